@@ -1,0 +1,1 @@
+"""Kernels of Octavo: one public function per operation, a torch reference beside each."""

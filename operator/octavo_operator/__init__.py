@@ -1,0 +1,1 @@
+"""The kopf operator: reconciles ModelDeployment resources into replicas."""

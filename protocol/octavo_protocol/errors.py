@@ -1,0 +1,102 @@
+"""The tree of errors that a caller can meet, and its one mapping to HTTP.
+
+    OctavoError                     500  internal_error
+    ├── ClientError                 400  invalid_request_error
+    │   ├── ValidationError         400  invalid_request_error   (also a ValueError)
+    │   ├── AuthenticationError     401  authentication_error
+    │   ├── NotFoundError           404  not_found_error
+    │   └── RequestTooLargeError    413  invalid_request_error
+    ├── ConfigError                 500  config_error            (also a ValueError; start-up only)
+    └── ServerError                 500  internal_error
+        ├── GenerationError         500  internal_error
+        └── UnavailableError        503  service_unavailable     (retryable elsewhere)
+
+A test asserts that every class is in the table of `http_status`.
+"""
+
+from typing import Any
+
+
+class OctavoError(Exception):
+    """Base of every error that Octavo raises on purpose."""
+
+    status_code = 500
+    error_type = "internal_error"
+
+    def __init__(
+        self, message: str, *, parameter: str | None = None, code: str | None = None
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.parameter = parameter
+        self.code = code
+
+
+class ClientError(OctavoError):
+    """The request cannot be served as it is; sending it again will not help."""
+
+    status_code = 400
+    error_type = "invalid_request_error"
+
+
+class ValidationError(ClientError, ValueError):
+    """A value is out of range, of the wrong type, or in conflict with another."""
+
+
+class AuthenticationError(ClientError):
+    """No valid API key came with the request."""
+
+    status_code = 401
+    error_type = "authentication_error"
+
+
+class NotFoundError(ClientError):
+    """The model or resource that the request names does not exist."""
+
+    status_code = 404
+    error_type = "not_found_error"
+
+
+class RequestTooLargeError(ClientError):
+    """The body exceeds the server's limit in bytes."""
+
+    status_code = 413
+
+
+class ConfigError(OctavoError, ValueError):
+    """A setting, a checkpoint or the machine does not allow to start."""
+
+    error_type = "config_error"
+
+
+class ServerError(OctavoError):
+    """The server failed; the request was fine."""
+
+
+class GenerationError(ServerError):
+    """The engine failed while it worked on the request."""
+
+
+class UnavailableError(ServerError):
+    """No capacity at this moment: starting, draining, overloaded or gone. Retry elsewhere."""
+
+    status_code = 503
+    error_type = "service_unavailable"
+
+
+def error_body(
+    message: str, *, error_type: str, code: str | int | None = None, parameter: str | None = None
+) -> dict[str, Any]:
+    """The OpenAI error envelope: `{"error": {"message", "type", "param", "code"}}`."""
+    return {"error": {"message": message, "type": error_type, "param": parameter, "code": code}}
+
+
+def envelope(error: OctavoError) -> tuple[int, dict[str, Any]]:
+    """HTTP status and JSON body for `error`. `code` is the status where none was given."""
+    body = error_body(
+        error.message,
+        error_type=error.error_type,
+        code=error.code if error.code is not None else error.status_code,
+        parameter=error.parameter,
+    )
+    return error.status_code, body

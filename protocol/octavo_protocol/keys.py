@@ -1,0 +1,45 @@
+"""Every Redis key that Octavo uses, under `octavo:{namespace}:{deployment}:`.
+
+replica:{id}                 record with a time to live (msgpack `ReplicaRecord`)
+replicas                     sorted set: replica id -> Unix time of its last heartbeat; an index
+                             over the records, so that nobody needs SCAN
+events:{incarnation}         stream of KV event batches; entry id `{seq}-0`, field `batch`
+snapshot:{incarnation}       msgpack `KVSnapshot` of all cached blocks as of a sequence number
+snapshot_wanted:{incarnation}  set by a consumer that saw a gap; the replica answers and deletes
+"""
+
+from dataclasses import dataclass
+
+RECORD_TTL_S = 5
+HEARTBEAT_S = 1.0
+EVENT_STREAM_MAXLEN = 10_000
+SNAPSHOT_TTL_S = 60
+EVENT_FIELD = b"batch"
+
+
+@dataclass(frozen=True, slots=True)
+class Keys:
+    """Keys of one deployment."""
+
+    namespace: str
+    deployment: str
+
+    @property
+    def prefix(self) -> str:
+        return f"octavo:{self.namespace}:{self.deployment}:"
+
+    def replica(self, replica_id: str) -> str:
+        return f"{self.prefix}replica:{replica_id}"
+
+    @property
+    def replicas(self) -> str:
+        return f"{self.prefix}replicas"
+
+    def events(self, incarnation: str) -> str:
+        return f"{self.prefix}events:{incarnation}"
+
+    def snapshot(self, incarnation: str) -> str:
+        return f"{self.prefix}snapshot:{incarnation}"
+
+    def snapshot_wanted(self, incarnation: str) -> str:
+        return f"{self.prefix}snapshot_wanted:{incarnation}"

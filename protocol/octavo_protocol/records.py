@@ -1,0 +1,95 @@
+"""What a replica tells the cluster through Redis, and its encoding (msgpack).
+
+The stream of an incarnation is a log of batches with consecutive sequence numbers from 1. Applying
+them in order to an empty set, or those after `KVSnapshot.seq` to the snapshot's blocks, gives the
+blocks that the replica holds. A consumer that sees a gap asks for a snapshot (`keys.py`).
+"""
+
+import msgspec
+
+
+class ReplicaRecord(msgspec.Struct, omit_defaults=True):
+    """State of one live replica, refreshed every second.
+
+    url: base URL that the router calls. incarnation: random per start. model: served model name;
+    aliases in `served_names`. cache_model: the `HashIdentity.model` that its hashes bind.
+    Rates are tokens per second, measured by the replica over its recent steps; 0 = not yet known.
+    """
+
+    replica_id: str
+    incarnation: str
+    url: str
+    model: str
+    cache_model: str
+    block_size: int
+    num_blocks: int
+    max_model_len: int
+    served_names: list[str] = []
+    adapters: list[str] = []
+    running: int = 0
+    waiting: int = 0
+    waiting_tokens: int = 0
+    kv_usage: float = 0.0
+    prefill_tokens_per_s: float = 0.0
+    decode_tokens_per_s: float = 0.0
+    draining: bool = False
+    ready: bool = True
+    tokenizer_id: str = ""
+
+
+class BlocksStored(msgspec.Struct, tag="stored", array_like=True):
+    """Blocks that are now cached: a chain that follows `parent` (None = start of a prompt)."""
+
+    parent: bytes | None
+    hashes: list[bytes]
+    tier: str = "device"
+
+
+class BlocksRemoved(msgspec.Struct, tag="removed", array_like=True):
+    """Blocks that were evicted."""
+
+    hashes: list[bytes]
+
+
+class CacheCleared(msgspec.Struct, tag="cleared", array_like=True):
+    """The whole prefix cache was reset."""
+
+
+KVEvent = BlocksStored | BlocksRemoved | CacheCleared
+
+
+class KVEventBatch(msgspec.Struct, array_like=True):
+    """Events of one or more steps, in order."""
+
+    seq: int
+    events: list[KVEvent]
+
+
+class KVSnapshot(msgspec.Struct, array_like=True):
+    """All cached blocks after batch `seq`."""
+
+    seq: int
+    hashes: list[bytes]
+
+
+_encoder = msgspec.msgpack.Encoder()
+_record_decoder = msgspec.msgpack.Decoder(ReplicaRecord)
+_batch_decoder = msgspec.msgpack.Decoder(KVEventBatch)
+_snapshot_decoder = msgspec.msgpack.Decoder(KVSnapshot)
+
+
+def encode(value: ReplicaRecord | KVEventBatch | KVSnapshot) -> bytes:
+    return _encoder.encode(value)
+
+
+def decode_record(raw: bytes) -> ReplicaRecord:
+    """Raises `msgspec.DecodeError` on anything that is not a record."""
+    return _record_decoder.decode(raw)
+
+
+def decode_batch(raw: bytes) -> KVEventBatch:
+    return _batch_decoder.decode(raw)
+
+
+def decode_snapshot(raw: bytes) -> KVSnapshot:
+    return _snapshot_decoder.decode(raw)

@@ -1,0 +1,214 @@
+"""The tokenizer and chat template that the router and every replica share.
+
+One code path on both sides is what makes the router's block hashes equal the replica's. A replica
+serves its `TokenizerBundle` over HTTP; routers load it from there, so they need no model folder.
+"""
+
+import functools
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any, NoReturn
+
+import jinja2
+import jinja2.ext
+import jinja2.sandbox
+import msgspec
+import tokenizers
+
+from octavo_protocol.errors import ConfigError, ValidationError
+from octavo_protocol.openai import ChatCompletionRequest, ChatMessage, TokenizeRequest
+
+_TOKEN_NAMES = ("bos_token", "eos_token", "pad_token", "unk_token")
+
+
+class TokenizerBundle(msgspec.Struct):
+    """Everything that turns a request into token ids; travels as JSON."""
+
+    tokenizer_json: str
+    chat_template: str | None = None
+    special_tokens: dict[str, str] = {}
+
+    @property
+    def id(self) -> str:
+        """Equal ids tokenize equally."""
+        return hashlib.sha256(msgspec.json.encode(self)).hexdigest()[:16]
+
+    @classmethod
+    def from_folder(cls, folder: Path) -> "TokenizerBundle":
+        """Reads tokenizer.json, tokenizer_config.json and chat_template.jinja.
+
+        Raises `ConfigError` where the folder has no fast tokenizer.
+        """
+        path = folder / "tokenizer.json"
+        if not path.is_file():
+            raise ConfigError(
+                f"{folder} has no tokenizer.json. Save one with transformers: "
+                "AutoTokenizer.from_pretrained(folder).save_pretrained(folder)"
+            )
+        config: dict[str, Any] = {}
+        for name in ("special_tokens_map.json", "tokenizer_config.json"):
+            if (folder / name).is_file():
+                config |= json.loads((folder / name).read_text(encoding="utf-8"))
+        template = config.get("chat_template")
+        if isinstance(template, list):  # named templates; "default" is the one for chat
+            template = next((t["template"] for t in template if t["name"] == "default"), None)
+        if (folder / "chat_template.jinja").is_file():
+            template = (folder / "chat_template.jinja").read_text(encoding="utf-8")
+        special = {}
+        for name in _TOKEN_NAMES:
+            token = config.get(name)
+            if isinstance(token, dict):
+                token = token["content"]
+            if token is not None:
+                special[name] = token
+        return cls(path.read_text(encoding="utf-8"), template, special)
+
+
+class Tokenizer:
+    """Text to token ids and back. Thread-safe; encoding releases the GIL."""
+
+    def __init__(self, bundle: TokenizerBundle) -> None:
+        self.bundle = bundle
+        self.backend: tokenizers.Tokenizer = tokenizers.Tokenizer.from_str(bundle.tokenizer_json)
+        self.backend.no_truncation()
+        self.backend.no_padding()
+        eos = bundle.special_tokens.get("eos_token")
+        self.eos_token_id: int | None = self.backend.token_to_id(eos) if eos else None
+        self.vocab_size: int = self.backend.get_vocab_size(with_added_tokens=True)
+        self.special_token_ids: frozenset[int] = frozenset(
+            token_id
+            for token_id, token in self.backend.get_added_tokens_decoder().items()
+            if token.special
+        )
+
+    @classmethod
+    def from_folder(cls, folder: Path) -> "Tokenizer":
+        return cls(TokenizerBundle.from_folder(folder))
+
+    def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
+        try:
+            return self.backend.encode(text, add_special_tokens=add_special_tokens).ids
+        except TypeError:  # lone surrogates ("\ud800" in JSON) are not text
+            raise ValidationError("the prompt has characters that are not valid Unicode") from None
+
+    def decode(self, token_ids: Sequence[int], *, skip_special_tokens: bool = True) -> str:
+        return self.backend.decode(list(token_ids), skip_special_tokens=skip_special_tokens)
+
+    def token_text(self, token_id: int) -> str:
+        """One token as text; bytes that are no character alone become U+FFFD."""
+        return self.backend.decode([token_id], skip_special_tokens=False)
+
+    def apply_chat_template(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        *,
+        chat_template: str | None = None,
+        add_generation_prompt: bool = True,
+        continue_final_message: bool = False,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        **kwargs: Any,
+    ) -> str:
+        """The conversation as the model's prompt text, as transformers renders it.
+
+        Raises `ValidationError` where the model has no template or the template refuses.
+        """
+        source = chat_template or self.bundle.chat_template
+        if source is None:
+            raise ValidationError(
+                "this model has no chat template: use /v1/completions, or start the server "
+                "with --chat-template"
+            )
+        try:
+            text: str = _compile_template(source).render(
+                messages=list(messages),
+                tools=tools,
+                documents=None,
+                add_generation_prompt=add_generation_prompt,
+                **self.bundle.special_tokens,
+                **kwargs,
+            )
+        except jinja2.TemplateError as error:
+            raise ValidationError(f"chat template: {error}", parameter="messages") from error
+        if continue_final_message:
+            final = str(messages[-1]["content"]).strip()
+            end = text.rindex(final) + len(final) if final in text else len(text)
+            text = text[:end]
+        return text
+
+    def chat_token_ids(self, request: ChatCompletionRequest | TokenizeRequest) -> list[int]:
+        """The prompt of a chat request. The template owns the special tokens."""
+        return self.messages_token_ids(
+            request.messages or [],
+            add_generation_prompt=request.add_generation_prompt,
+            continue_final_message=request.continue_final_message,
+            add_special_tokens=bool(request.add_special_tokens),
+            chat_template_kwargs=request.chat_template_kwargs,
+        )
+
+    def messages_token_ids(
+        self,
+        messages: Sequence[ChatMessage],
+        *,
+        add_generation_prompt: bool,
+        continue_final_message: bool,
+        add_special_tokens: bool,
+        chat_template_kwargs: dict[str, Any] | None,
+    ) -> list[int]:
+        kwargs = dict(chat_template_kwargs or {})
+        for name in ("messages", "chat_template", "tools", "documents", *_TOKEN_NAMES):
+            if name in kwargs:
+                raise ValidationError(
+                    f"chat_template_kwargs may not set {name!r}", parameter="chat_template_kwargs"
+                )
+        add_generation_prompt = kwargs.pop("add_generation_prompt", add_generation_prompt)
+        text = self.apply_chat_template(
+            [message.as_template_input() for message in messages],
+            add_generation_prompt=add_generation_prompt,
+            continue_final_message=continue_final_message,
+            **kwargs,
+        )
+        return self.encode(text, add_special_tokens=add_special_tokens)
+
+    def prompt_token_ids(
+        self, prompt: str | list[int], *, add_special_tokens: bool | None = None
+    ) -> list[int]:
+        """A text-completion prompt as token ids. Raises `ValidationError` when it is empty."""
+        if isinstance(prompt, str):
+            token_ids = self.encode(prompt, add_special_tokens=add_special_tokens is not False)
+        else:
+            token_ids = prompt
+        if not token_ids:
+            raise ValidationError("prompt cannot be empty", parameter="prompt")
+        return token_ids
+
+
+@functools.lru_cache(maxsize=16)
+def _compile_template(source: str) -> jinja2.Template:
+    environment = jinja2.sandbox.ImmutableSandboxedEnvironment(
+        trim_blocks=True,
+        lstrip_blocks=True,
+        extensions=[jinja2.ext.loopcontrols],
+    )
+    environment.filters["tojson"] = _tojson
+    environment.globals["raise_exception"] = _raise_exception
+    environment.globals["strftime_now"] = _strftime_now
+    try:
+        return environment.from_string(source)
+    except jinja2.TemplateError as error:
+        raise ConfigError(f"the chat template does not compile: {error}") from error
+
+
+def _tojson(value: Any, ensure_ascii: bool = False, indent: int | None = None) -> str:
+    # Unlike jinja's own filter: no HTML escapes, which would reach the model as text.
+    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent)
+
+
+def _raise_exception(message: str) -> NoReturn:
+    raise jinja2.TemplateError(message)
+
+
+def _strftime_now(pattern: str) -> str:
+    return datetime.now().strftime(pattern)

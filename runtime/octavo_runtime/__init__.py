@@ -1,0 +1,1 @@
+"""The runtime: the engine and the server of one replica."""

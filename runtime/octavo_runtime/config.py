@@ -1,0 +1,37 @@
+"""Configuration of one replica's engine: what the user asked for, and what it resolved to."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+DTypeName = Literal["auto", "bfloat16", "float16", "float32"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineConfig:
+    """What the user asked for. "auto" and None are resolved when the engine starts (`EngineInfo`).
+
+    model: a local model folder (see `models/source.py` for how names become folders).
+    cache_model: `HashIdentity.model` for block hashes; None = the folder's resolved name.
+    kv_cache_memory_bytes: size of the KV pool; None = `kv_memory_fraction` of available memory,
+    but never more than `max_num_seqs` sequences of `max_model_len` could use.
+    num_gpu_blocks_override: number of KV blocks, over everything else.
+    long_prefill_token_threshold: longest prefill chunk of one sequence; 0 = the whole budget.
+    """
+
+    model: Path
+    cache_model: str | None = None
+    dtype: DTypeName = "auto"
+    max_model_len: int | None = None
+    max_num_seqs: int = 64
+    max_num_batched_tokens: int = 512
+    long_prefill_token_threshold: int = 0
+    block_size: int = 16
+    kv_cache_memory_bytes: int | None = None
+    kv_memory_fraction: float = 0.3
+    num_gpu_blocks_override: int | None = None
+    enable_prefix_caching: bool = True
+    scheduling_policy: Literal["fcfs", "priority"] = "fcfs"
+    load_format: Literal["auto", "dummy"] = "auto"
+    seed: int = 0
+    num_threads: int | None = None

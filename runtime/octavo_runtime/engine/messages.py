@@ -1,0 +1,115 @@
+"""What passes between the API side and the engine; msgpack when they are two processes.
+
+Down: `AddRequest | AbortRequests | ResetPrefixCache | Shutdown`. Up: `EngineInfo` once, when the
+engine is ready, then one `StepOutputs` per step that has something to say.
+"""
+
+import msgspec
+from octavo_protocol.records import KVEvent
+from octavo_protocol.sampling_params import SamplingParams
+
+
+class EngineRequest(msgspec.Struct, omit_defaults=True):
+    """One sequence to generate. `n > 1` arrives here as n requests (the API side fans out).
+
+    eos_token_id: the model's primary end-of-sequence token; extra end tokens of its generation
+    config are already among `sampling.stop_token_ids`. max_tokens is already resolved.
+    """
+
+    request_id: str
+    prompt_token_ids: list[int]
+    sampling: SamplingParams
+    arrival_time: float
+    eos_token_id: int | None = None
+    priority: int = 0
+    adapter: str = ""
+    cache_salt: str = ""
+
+
+class AddRequest(msgspec.Struct, tag="add"):
+    request: EngineRequest
+
+
+class AbortRequests(msgspec.Struct, tag="abort"):
+    """Unknown and finished ids are ignored. No output follows for the aborted ones."""
+
+    request_ids: list[str]
+
+
+class ResetPrefixCache(msgspec.Struct, tag="reset_prefix_cache"):
+    pass
+
+
+class Shutdown(msgspec.Struct, tag="shutdown"):
+    pass
+
+
+Command = AddRequest | AbortRequests | ResetPrefixCache | Shutdown
+
+
+class TokenLogprobs(msgspec.Struct, array_like=True):
+    """Log-probabilities at one output position: the sampled token first, then the top ones.
+
+    token_ids and logprobs: [1 + num_logprobs]; sampled_rank: 1 = the sampled token is the best.
+    """
+
+    token_ids: list[int]
+    logprobs: list[float]
+    sampled_rank: int
+
+
+class SequenceOutput(msgspec.Struct, omit_defaults=True):
+    """New tokens of one request in one step.
+
+    finish_reason: "stop" | "length" | "error" | None. stop_reason: the stop token id that ended it
+    (None for the primary end-of-sequence token). The token that stopped it is in `new_token_ids`.
+    num_cached_tokens: prompt tokens that the prefix cache supplied at first admission.
+    """
+
+    request_id: str
+    new_token_ids: list[int]
+    new_logprobs: list[TokenLogprobs] | None = None
+    finish_reason: str | None = None
+    stop_reason: int | None = None
+    num_cached_tokens: int = 0
+    num_preemptions: int = 0
+
+
+class EngineStats(msgspec.Struct, omit_defaults=True):
+    """State after a step. Rates are tokens per second over recent steps; 0 = not yet known.
+
+    waiting_tokens: prompt tokens of waiting and running requests that are not yet computed.
+    The `*_total` counters only grow.
+    """
+
+    running: int = 0
+    waiting: int = 0
+    waiting_tokens: int = 0
+    kv_usage: float = 0.0
+    prefill_tokens_per_s: float = 0.0
+    decode_tokens_per_s: float = 0.0
+    preemptions_total: int = 0
+    prefix_queried_tokens_total: int = 0
+    prefix_hit_tokens_total: int = 0
+    steps_total: int = 0
+
+
+class StepOutputs(msgspec.Struct, omit_defaults=True):
+    outputs: list[SequenceOutput] = []
+    kv_events: list[KVEvent] = []
+    stats: EngineStats = EngineStats()
+
+
+class EngineInfo(msgspec.Struct):
+    """What the engine resolved its configuration to. `stages` are start-up seconds by stage."""
+
+    model: str
+    cache_model: str
+    dtype: str
+    block_size: int
+    num_blocks: int
+    max_model_len: int
+    max_num_seqs: int
+    vocab_size: int
+    eos_token_ids: list[int]
+    stages: dict[str, float]
