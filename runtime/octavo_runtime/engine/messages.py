@@ -5,6 +5,7 @@ engine is ready, then one `StepOutputs` per step that has something to say.
 """
 
 import msgspec
+
 from octavo_protocol.records import KVEvent
 from octavo_protocol.sampling_params import SamplingParams
 
