@@ -1,0 +1,118 @@
+"""The folder where prepared models are kept, and how a model enters it: whole or not at all.
+
+$OCTAVO_CACHE, else $XDG_CACHE_HOME/octavo, else ~/.cache/octavo
+├── models/<key>/            one complete model in Hugging Face layout
+├── models/.partial-<key>/   being built; renamed to the line above when it is complete
+├── locks/<key>.lock         held while <key> is built; a lock dies with its process
+└── run/                     logs and sockets of `octavo up`
+"""
+
+import errno
+import fcntl
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Protocol
+
+from octavo_protocol.errors import ConfigError
+
+_LOCK_POLL_S = 0.2
+
+
+class Progress(Protocol):
+    """Told how far a stage has come, in bytes. `total` is None where it is not known."""
+
+    def __call__(self, stage: str, done: int, total: int | None) -> None: ...
+
+
+def silent(stage: str, done: int, total: int | None) -> None:
+    """A `Progress` that shows nothing."""
+
+
+def cache_root() -> Path:
+    """Octavo's cache folder; it need not exist yet."""
+    if explicit := os.environ.get("OCTAVO_CACHE"):
+        return Path(explicit).expanduser().absolute()
+    if shared := os.environ.get("XDG_CACHE_HOME"):
+        return Path(shared).expanduser().absolute() / "octavo"
+    return Path.home() / ".cache" / "octavo"
+
+
+def build_once(
+    root: Path,
+    key: str,
+    build: Callable[[Path], None],
+    *,
+    needed_bytes: int,
+    progress: Progress = silent,
+) -> Path:
+    """The folder of `key`, built by `build(empty folder)` if it is not there yet.
+
+    Of several processes that ask at once, one builds and the others wait. After a failure, and
+    after a kill at any moment, the next call starts from nothing. needed_bytes: disk space that
+    the build takes at its peak; checked before it starts.
+    """
+    final = root / "models" / key
+    if final.is_dir():
+        return final
+    with _explained(root, needed_bytes):
+        partial = root / "models" / f".partial-{key}"
+        (root / "locks").mkdir(parents=True, exist_ok=True)
+        partial.parent.mkdir(parents=True, exist_ok=True)
+        with _lock(root / "locks" / f"{key}.lock", progress):
+            if final.is_dir():
+                return final
+            shutil.rmtree(partial, ignore_errors=True)
+            if (free := shutil.disk_usage(root).free) < needed_bytes:
+                raise OSError(errno.ENOSPC, f"{free} bytes are free")
+            partial.mkdir()
+            try:
+                build(partial)
+                _sync(partial)
+                partial.rename(final)
+            finally:
+                shutil.rmtree(partial, ignore_errors=True)
+    return final
+
+
+@contextmanager
+def _lock(path: Path, progress: Progress) -> Iterator[None]:
+    with path.open("a") as handle:
+        while True:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                progress("waiting for another process that prepares this model", 0, None)
+                time.sleep(_LOCK_POLL_S)
+        yield  # closing the file releases the lock
+
+
+@contextmanager
+def _explained(root: Path, needed_bytes: int) -> Iterator[None]:
+    """Turns what the file system refuses into a `ConfigError` that says what to do."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise ConfigError(
+                f"the disk is full: preparing this model takes {needed_bytes / 1e6:.0f} MB in "
+                f"{root}. Make room, or point OCTAVO_CACHE to a folder on a larger disk."
+            ) from error
+        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+            raise ConfigError(
+                f"cannot write to the cache folder {root}: {error.strerror}. Set OCTAVO_CACHE to "
+                "a folder that you may write to."
+            ) from error
+        raise
+
+
+def _sync(folder: Path) -> None:
+    # A rename may reach the disk before the data does; a power cut must not leave a hollow model.
+    for path in folder.rglob("*"):
+        if path.is_file():
+            with path.open("rb") as handle:
+                os.fsync(handle.fileno())
