@@ -76,7 +76,7 @@ class SequenceOutput(msgspec.Struct, omit_defaults=True):
     num_preemptions: int = 0
 
 
-class EngineStats(msgspec.Struct, omit_defaults=True):
+class EngineStats(msgspec.Struct, omit_defaults=True, frozen=True):
     """State after a step. Rates are tokens per second over recent steps; 0 = not yet known.
 
     waiting_tokens: prompt tokens of waiting and running requests that are not yet computed.

@@ -1,0 +1,234 @@
+"""The engine of one replica: schedule → execute → update, in one thread, synchronously."""
+
+import logging
+import os
+import secrets
+import time
+from collections.abc import Iterable
+
+import torch
+
+from octavo_kernels.allocator import tune_allocator
+from octavo_protocol.errors import ConfigError
+from octavo_runtime.config import EngineConfig
+from octavo_runtime.engine.block_pool import BlockPool
+from octavo_runtime.engine.messages import (
+    EngineInfo,
+    EngineRequest,
+    EngineStats,
+    StepOutputs,
+    TokenLogprobs,
+)
+from octavo_runtime.engine.scheduler import (
+    SampledToken,
+    ScheduledSequence,
+    Scheduler,
+    SchedulerConfig,
+    StepPlan,
+)
+from octavo_runtime.engine.sequence import Sequence
+from octavo_runtime.engine.step_rates import StepRates
+from octavo_runtime.layers.sampler import SampledRow, SamplingRow
+from octavo_runtime.model_config import ModelConfig, cache_identity
+from octavo_runtime.worker.model_runner import ModelRunner
+from octavo_runtime.worker.step_input import StepInput, StepSequence
+
+logger = logging.getLogger(__name__)
+
+WARM_UP_TOKENS = 32
+
+
+class EngineCore:
+    """Loads the model and then does one step per call. Not thread-safe.
+
+    Raises `ConfigError` when the model, the context length and the memory do not fit together.
+    """
+
+    def __init__(self, config: EngineConfig) -> None:
+        tune_allocator()
+        if config.num_threads is not None:
+            torch.set_num_threads(config.num_threads)
+        if config.max_num_batched_tokens < config.max_num_seqs:
+            raise ConfigError(
+                f"max_num_batched_tokens ({config.max_num_batched_tokens}) must be at least "
+                f"max_num_seqs ({config.max_num_seqs})"
+            )
+        model_config = ModelConfig.from_folder(config.model)
+        max_model_len = _max_model_len(config, model_config)
+        self._runner = ModelRunner(config, model_config, max_model_len)
+        started = time.perf_counter()
+        num_blocks = _num_blocks(config, self._runner.kv_block_bytes, max_model_len)
+        self._runner.allocate_kv_cache(num_blocks)
+        stages = self._runner.stages
+        stages["kv_cache"] = time.perf_counter() - started
+        cache_model = config.cache_model or cache_identity(config.model)
+        self.scheduler = Scheduler(
+            SchedulerConfig(
+                max_num_seqs=config.max_num_seqs,
+                max_num_batched_tokens=config.max_num_batched_tokens,
+                max_model_len=max_model_len,
+                block_size=config.block_size,
+                policy=config.scheduling_policy,
+                long_prefill_token_threshold=config.long_prefill_token_threshold,
+                cache_model=cache_model,
+            ),
+            BlockPool(num_blocks, enable_prefix_caching=config.enable_prefix_caching),
+        )
+        started = time.perf_counter()
+        self._warm_up(min(WARM_UP_TOKENS, max_model_len - 1))
+        stages["warm_up"] = time.perf_counter() - started
+        self.info = EngineInfo(
+            model=str(config.model),
+            cache_model=cache_model,
+            dtype=str(self._runner.dtype).removeprefix("torch."),
+            block_size=config.block_size,
+            num_blocks=num_blocks,
+            max_model_len=max_model_len,
+            max_num_seqs=config.max_num_seqs,
+            vocab_size=model_config.vocab_size,
+            eos_token_ids=list(model_config.eos_token_ids),
+            stages=stages,
+        )
+        self._rates = StepRates()
+        self._num_steps = 0
+
+    def add_request(self, request: EngineRequest) -> None:
+        """Queues a request that the API side has validated against `info`."""
+        if request.sampling.seed is None and not request.sampling.is_greedy:
+            request.sampling.seed = secrets.randbits(63)
+        self.scheduler.add(request)
+
+    def abort(self, request_ids: Iterable[str]) -> None:
+        """Ends requests and frees their blocks at once. Unknown ids are ignored."""
+        self.scheduler.abort(request_ids)
+
+    def has_work(self) -> bool:
+        return self.scheduler.has_work
+
+    def step(self) -> StepOutputs:
+        """One step; what is new. Without work: only the state."""
+        outputs = []
+        if self.has_work():
+            started = time.perf_counter()
+            plan = self.scheduler.schedule()
+            sampled = self._execute(plan) if plan.scheduled else {}
+            outputs = self.scheduler.update(plan, sampled)
+            self._num_steps += 1
+            num_decodes = sum(1 for item in plan.scheduled if item.sequence.num_output_tokens > 1)
+            self._rates.add(plan.num_tokens, num_decodes, time.perf_counter() - started)
+        return StepOutputs(outputs, self.scheduler.pool.take_events(), self._stats())
+
+    def reset_prefix_cache(self) -> bool:
+        """Forgets all cached blocks. False while requests run."""
+        return self.scheduler.pool.reset_prefix_cache()
+
+    def shutdown(self) -> None:
+        """Gives up the memory; no step may follow."""
+        self._runner.kv_caches.clear()
+
+    def _execute(self, plan: StepPlan) -> dict[str, SampledToken]:
+        step = StepInput.build(
+            [_step_sequence(item) for item in plan.scheduled], self._runner.block_size
+        )
+        rows = {
+            index: _sampling_row(item.sequence)
+            for index, item in enumerate(plan.scheduled)
+            if item.samples
+        }
+        sampled = self._runner.execute(step, rows)
+        return {
+            plan.scheduled[index].sequence.request_id: _sampled_token(row)
+            for index, row in sampled.items()
+        }
+
+    def _warm_up(self, num_tokens: int) -> None:
+        """Runs a prompt and one decode through block 0, so that no request pays for first calls."""
+        table = range(-(-(num_tokens + 1) // self._runner.block_size))
+        prompt = StepSequence([0] * num_tokens, 0, table)
+        decode = StepSequence([0], num_tokens, table)
+        for sequence in (prompt, decode):
+            self._runner.execute(StepInput.build([sequence], self._runner.block_size), {})
+
+    def _stats(self) -> EngineStats:
+        scheduler = self.scheduler
+        pool = scheduler.pool
+        return EngineStats(
+            running=len(scheduler.running),
+            waiting=len(scheduler.waiting),
+            waiting_tokens=scheduler.num_uncomputed_tokens,
+            kv_usage=1 - pool.num_free / pool.num_blocks,
+            prefill_tokens_per_s=self._rates.prefill_tokens_per_s,
+            decode_tokens_per_s=self._rates.decode_tokens_per_s,
+            preemptions_total=scheduler.num_preemptions,
+            prefix_queried_tokens_total=scheduler.num_queried_tokens,
+            prefix_hit_tokens_total=scheduler.num_hit_tokens,
+            steps_total=self._num_steps,
+        )
+
+
+def _step_sequence(item: ScheduledSequence) -> StepSequence:
+    sequence = item.sequence
+    return StepSequence(
+        sequence.token_ids[item.start : item.start + item.num_new_tokens],
+        item.start,
+        sequence.block_table,
+        sequence.num_shared_tokens,
+    )
+
+
+def _sampling_row(sequence: Sequence) -> SamplingRow:
+    params = sequence.request.sampling
+    banned: list[int] = []
+    if sequence.num_output_tokens < params.min_tokens:
+        banned = list(params.stop_token_ids or [])
+        if sequence.request.eos_token_id is not None:
+            banned.append(sequence.request.eos_token_id)
+    return SamplingRow(
+        params=params,
+        seed=params.seed or 0,
+        num_output_tokens=sequence.num_output_tokens,
+        prompt_token_ids=sequence.request.prompt_token_ids,
+        output_token_ids=sequence.output_token_ids,
+        banned_token_ids=banned,
+    )
+
+
+def _sampled_token(row: SampledRow) -> SampledToken:
+    if row.logprobs is None or row.logprob_token_ids is None:
+        return SampledToken(row.token_id)
+    return SampledToken(row.token_id, TokenLogprobs(row.logprob_token_ids, row.logprobs, row.rank))
+
+
+def _max_model_len(config: EngineConfig, model_config: ModelConfig) -> int:
+    limit = model_config.max_position_embeddings
+    if config.max_model_len is None:
+        return limit
+    if not 2 <= config.max_model_len <= limit:
+        raise ConfigError(
+            f"max_model_len is {config.max_model_len}; this model takes 2 to {limit} tokens"
+        )
+    return config.max_model_len
+
+
+def _num_blocks(config: EngineConfig, block_bytes: int, max_model_len: int) -> int:
+    """Blocks of the KV pool. Raises `ConfigError` when they cannot hold one full sequence."""
+    blocks_per_sequence = -(-max_model_len // config.block_size)
+    if config.num_gpu_blocks_override is not None:
+        num_blocks = config.num_gpu_blocks_override
+    else:
+        memory = config.kv_cache_memory_bytes
+        if memory is None:
+            memory = int(_available_memory_bytes() * config.kv_memory_fraction)
+        num_blocks = min(memory // block_bytes, config.max_num_seqs * blocks_per_sequence)
+    if num_blocks < blocks_per_sequence:
+        raise ConfigError(
+            f"the KV cache holds {num_blocks} blocks x {config.block_size} tokens = "
+            f"{num_blocks * config.block_size} tokens, but max_model_len is {max_model_len}. Give "
+            f"at least {blocks_per_sequence * block_bytes} bytes "
+            f"({block_bytes} per block), or set --max-model-len {num_blocks * config.block_size}"
+        )
+    return num_blocks
+
+
+def _available_memory_bytes() -> int:
+    return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")

@@ -1,0 +1,280 @@
+"""Decides which tokens of which sequences the next step computes. Pure: no torch, no clock.
+
+One budget of tokens per step is shared by running sequences that need one token (decodes), then
+running ones in the middle of their prompt (prefill chunks), then newly admitted ones. When blocks
+run out, the running sequence that is last in queue order loses all of its blocks and waits again;
+the prefix cache still holds what it computed until someone needs the room.
+
+Blocks are registered in the prefix cache when they are scheduled, not after the step: every layer
+writes a step's keys and values before any sequence attends to them, so a sequence admitted in the
+same step may already share them (this is how `n > 1` shares its prompt).
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from octavo_protocol.hashing import HashIdentity, cached_tokens
+from octavo_runtime.engine.block_pool import BlockPool
+from octavo_runtime.engine.messages import EngineRequest, SequenceOutput, TokenLogprobs
+from octavo_runtime.engine.sequence import Sequence, SequenceStatus
+from octavo_runtime.engine.waiting_queue import WaitingQueue
+
+
+@dataclass(frozen=True, slots=True)
+class SchedulerConfig:
+    """Limits of one step. `cache_model` enters every block hash."""
+
+    max_num_seqs: int
+    max_num_batched_tokens: int
+    max_model_len: int
+    block_size: int
+    policy: str = "fcfs"
+    long_prefill_token_threshold: int = 0
+    cache_model: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ScheduledSequence:
+    """`num_new_tokens` tokens of `sequence` from position `start`, sampling at its end."""
+
+    sequence: Sequence
+    start: int
+    num_new_tokens: int
+
+    @property
+    def samples(self) -> bool:
+        return self.start + self.num_new_tokens == self.sequence.num_tokens
+
+
+@dataclass(frozen=True, slots=True)
+class StepPlan:
+    """Work of one step: sequences with one new token first, then prefill chunks."""
+
+    scheduled: tuple[ScheduledSequence, ...]
+    num_preempted: int = 0
+
+    @property
+    def num_tokens(self) -> int:
+        return sum(item.num_new_tokens for item in self.scheduled)
+
+    @property
+    def num_decodes(self) -> int:
+        """Leading sequences of `scheduled` that have exactly one new token."""
+        return sum(1 for item in self.scheduled if item.num_new_tokens == 1)
+
+
+@dataclass(frozen=True, slots=True)
+class SampledToken:
+    token_id: int
+    logprobs: TokenLogprobs | None = None
+
+
+class Scheduler:
+    """Owns all sequences and the block pool."""
+
+    def __init__(self, config: SchedulerConfig, pool: BlockPool) -> None:
+        if pool.num_blocks * config.block_size < config.max_model_len:
+            raise ValueError(
+                f"{pool.num_blocks} blocks of {config.block_size} tokens cannot hold one sequence "
+                f"of {config.max_model_len} tokens"
+            )
+        self.config = config
+        self.pool = pool
+        self.waiting = WaitingQueue("priority" if config.policy == "priority" else "fcfs")
+        self.running: list[Sequence] = []
+        self.num_preemptions = 0
+        self.num_queried_tokens = 0
+        self.num_hit_tokens = 0
+        self._num_added = 0
+
+    # -- requests in and out ------------------------------------------------------------------
+
+    def add(self, request: EngineRequest) -> None:
+        """Queues a request. Its id must be unknown and its prompt shorter than max_model_len."""
+        identity = HashIdentity(self.config.cache_model, request.adapter, request.cache_salt)
+        self.waiting.push(Sequence(request, self._num_added, identity.extra()))
+        self._num_added += 1
+
+    def abort(self, request_ids: Iterable[str]) -> None:
+        """Ends requests and frees their blocks at once. Unknown ids are ignored."""
+        for request_id in request_ids:
+            sequence = self.waiting.remove(request_id)
+            if sequence is None:
+                sequence = next((s for s in self.running if s.request_id == request_id), None)
+                if sequence is None:
+                    continue
+                self.running.remove(sequence)
+                self._free(sequence)
+            sequence.status = SequenceStatus.FINISHED
+
+    @property
+    def has_work(self) -> bool:
+        return bool(self.running) or len(self.waiting) > 0
+
+    @property
+    def num_uncomputed_tokens(self) -> int:
+        """Tokens of waiting sequences, and of running ones that are still in their prompt."""
+        return self.waiting.num_tokens + sum(
+            max(0, s.num_prompt_tokens - s.num_computed_tokens) for s in self.running
+        )
+
+    # -- the step -----------------------------------------------------------------------------
+
+    def schedule(self) -> StepPlan:
+        """Plans a step and counts its tokens as computed: the step must then be executed."""
+        budget = self.config.max_num_batched_tokens
+        planned, num_preempted = self._schedule_running(budget)
+        for sequence, count in planned.items():
+            sequence.num_computed_tokens += count
+            self._register_full_blocks(sequence)
+        budget -= sum(planned.values())
+        if num_preempted == 0:
+            self._admit(budget, planned)
+        items = [
+            ScheduledSequence(sequence, sequence.num_computed_tokens - count, count)
+            for sequence, count in planned.items()
+        ]
+        items.sort(key=lambda item: item.num_new_tokens > 1)
+        return StepPlan(tuple(items), num_preempted)
+
+    def update(self, plan: StepPlan, sampled: Mapping[str, SampledToken]) -> list[SequenceOutput]:
+        """Appends the sampled tokens, ends what is finished, and returns what is new."""
+        outputs: list[SequenceOutput] = []
+        for item in plan.scheduled:
+            sequence = item.sequence
+            if not item.samples or sequence.status is not SequenceStatus.RUNNING:
+                continue
+            token = sampled[sequence.request_id]
+            sequence.token_ids.append(token.token_id)
+            finish_reason, stop_reason = sequence.finish_reason(self.config.max_model_len)
+            if finish_reason is not None:
+                self.running.remove(sequence)
+                self._free(sequence)
+                sequence.status = SequenceStatus.FINISHED
+            outputs.append(
+                SequenceOutput(
+                    request_id=sequence.request_id,
+                    new_token_ids=[token.token_id],
+                    new_logprobs=None if token.logprobs is None else [token.logprobs],
+                    finish_reason=finish_reason,
+                    stop_reason=stop_reason,
+                    num_cached_tokens=sequence.num_cached_tokens or 0,
+                    num_preemptions=sequence.num_preemptions,
+                )
+            )
+        return outputs
+
+    def check(self) -> None:
+        """Asserts that blocks and sequences agree. For tests."""
+        self.pool.check()
+        in_use: dict[int, int] = {}
+        for sequence in self.running:
+            assert sequence.status is SequenceStatus.RUNNING
+            capacity = len(sequence.block_table) * self.config.block_size
+            assert sequence.num_computed_tokens <= sequence.num_tokens
+            assert sequence.num_computed_tokens <= capacity
+            assert len(set(sequence.block_table)) == len(sequence.block_table)
+            for block in sequence.block_table:
+                in_use[block] = in_use.get(block, 0) + 1
+        assert len(self.running) <= self.config.max_num_seqs
+        assert self.pool.num_blocks - self.pool.num_free == len(in_use), "blocks leaked"
+
+    # -- internals ----------------------------------------------------------------------------
+
+    def _schedule_running(self, budget: int) -> tuple[dict[Sequence, int], int]:
+        """Tokens for each running sequence, blocks allocated, preempting where there are none."""
+        planned: dict[Sequence, int] = {}
+        num_preempted = 0
+        decodes_first = sorted(self.running, key=lambda s: s.num_tokens - s.num_computed_tokens > 1)
+        for sequence in decodes_first:
+            if budget == 0:
+                break
+            if sequence.status is not SequenceStatus.RUNNING:
+                continue  # preempted for an earlier one
+            count = self._chunk(sequence, budget)
+            while not self._grow(sequence, sequence.num_computed_tokens + count):
+                victim = max(self.running, key=self.waiting.key)
+                budget += planned.pop(victim, 0)
+                self._preempt(victim)
+                num_preempted += 1
+                if victim is sequence:
+                    break
+            else:
+                planned[sequence] = count
+                budget -= count
+        return planned, num_preempted
+
+    def _admit(self, budget: int, planned: dict[Sequence, int]) -> None:
+        """Moves sequences from the queue to `planned` while budget, places and blocks last."""
+        while budget > 0 and len(self.waiting) > 0:
+            if len(self.running) >= self.config.max_num_seqs:
+                return
+            sequence = self.waiting.peek()
+            hit_blocks: list[int] = []
+            if self.pool.enable_prefix_caching:
+                hit_blocks = self.pool.match(sequence.extend_hashes(self.config.block_size))
+            num_hit = cached_tokens(len(hit_blocks), self.config.block_size, sequence.num_tokens)
+            count = self._chunk(sequence, budget, num_hit)
+            num_blocks = -(-(num_hit + count) // self.config.block_size)
+            num_new_blocks = max(0, num_blocks - len(hit_blocks))
+            if num_new_blocks > self.pool.num_free_after_acquire(hit_blocks):
+                return
+            self.waiting.pop()
+            self.pool.acquire(hit_blocks)
+            sequence.block_table = hit_blocks + self.pool.allocate(num_new_blocks)
+            sequence.num_registered_blocks = len(hit_blocks)
+            sequence.num_shared_tokens = len(hit_blocks) * self.config.block_size
+            sequence.num_computed_tokens = num_hit + count
+            if sequence.num_cached_tokens is None:
+                sequence.num_cached_tokens = num_hit
+                self.num_queried_tokens += sequence.num_prompt_tokens
+                self.num_hit_tokens += num_hit
+            sequence.status = SequenceStatus.RUNNING
+            self.running.append(sequence)
+            self._register_full_blocks(sequence)
+            planned[sequence] = count
+            budget -= count
+
+    def _chunk(self, sequence: Sequence, budget: int, num_computed: int | None = None) -> int:
+        """Tokens of `sequence` that the step computes: all that are left, within the limits."""
+        start = sequence.num_computed_tokens if num_computed is None else num_computed
+        count = min(sequence.num_tokens - start, budget)
+        if self.config.long_prefill_token_threshold > 0:
+            count = min(count, self.config.long_prefill_token_threshold)
+        return count
+
+    def _grow(self, sequence: Sequence, num_tokens: int) -> bool:
+        """Gives the sequence blocks for `num_tokens` tokens. False, and no change, if none left."""
+        needed = -(-num_tokens // self.config.block_size) - len(sequence.block_table)
+        if needed > self.pool.num_free:
+            return False
+        if needed > 0:
+            sequence.block_table += self.pool.allocate(needed)
+        return True
+
+    def _register_full_blocks(self, sequence: Sequence) -> None:
+        if not self.pool.enable_prefix_caching:
+            return
+        num_full = sequence.num_computed_tokens // self.config.block_size
+        first = sequence.num_registered_blocks
+        if num_full <= first:
+            return
+        hashes = sequence.extend_hashes(self.config.block_size)
+        parent = hashes[first - 1] if first else None
+        self.pool.register(sequence.block_table[first:num_full], hashes[first:num_full], parent)
+        sequence.num_registered_blocks = num_full
+
+    def _preempt(self, sequence: Sequence) -> None:
+        self.running.remove(sequence)
+        self._free(sequence)
+        sequence.status = SequenceStatus.WAITING
+        sequence.num_preemptions += 1
+        self.num_preemptions += 1
+        self.waiting.push(sequence)
+
+    def _free(self, sequence: Sequence) -> None:
+        self.pool.release(sequence.block_table)
+        sequence.block_table = []
+        sequence.num_computed_tokens = 0
+        sequence.num_shared_tokens = 0
+        sequence.num_registered_blocks = 0

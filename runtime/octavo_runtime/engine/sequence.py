@@ -1,0 +1,99 @@
+"""One token stream of a request, as the scheduler sees it.
+
+    token_ids  | prompt ............................ | output ............. |
+    positions  0            num_computed_tokens                    num_tokens
+               | KV written | next chunk of this sequence ......... |
+
+A sequence knows no phases: whenever `num_computed_tokens < num_tokens` there is work, and the step
+that computes the last known token samples the next one. Resumption after preemption is the same.
+"""
+
+from enum import StrEnum
+
+from octavo_protocol.hashing import block_hashes
+from octavo_runtime.engine.messages import EngineRequest
+
+
+class SequenceStatus(StrEnum):
+    WAITING = "waiting"
+    RUNNING = "running"
+    FINISHED = "finished"
+
+
+class Sequence:
+    """State of one sequence. Only the scheduler changes it; the model runner reads it.
+
+    order: position in arrival order, which preemption keeps.
+    num_shared_tokens: leading tokens whose KV is in blocks that others own; never written.
+    num_cached_tokens: prompt tokens supplied by the prefix cache at the first admission.
+    """
+
+    __slots__ = (
+        "block_hashes",
+        "block_table",
+        "extra",
+        "num_cached_tokens",
+        "num_computed_tokens",
+        "num_preemptions",
+        "num_prompt_tokens",
+        "num_registered_blocks",
+        "num_shared_tokens",
+        "order",
+        "request",
+        "status",
+        "token_ids",
+    )
+
+    def __init__(self, request: EngineRequest, order: int, extra: bytes) -> None:
+        self.request = request
+        self.order = order
+        self.extra = extra
+        self.status = SequenceStatus.WAITING
+        self.token_ids = list(request.prompt_token_ids)
+        self.num_prompt_tokens = len(self.token_ids)
+        self.num_computed_tokens = 0
+        self.num_shared_tokens = 0
+        self.num_cached_tokens: int | None = None
+        self.num_preemptions = 0
+        self.block_table: list[int] = []
+        self.block_hashes: list[bytes] = []
+        self.num_registered_blocks = 0  # leading blocks whose hash the pool knows
+
+    @property
+    def request_id(self) -> str:
+        return self.request.request_id
+
+    @property
+    def num_tokens(self) -> int:
+        return len(self.token_ids)
+
+    @property
+    def num_output_tokens(self) -> int:
+        return len(self.token_ids) - self.num_prompt_tokens
+
+    @property
+    def output_token_ids(self) -> list[int]:
+        return self.token_ids[self.num_prompt_tokens :]
+
+    def extend_hashes(self, block_size: int) -> list[bytes]:
+        """Hashes of all full blocks of the known tokens."""
+        self.block_hashes = block_hashes(
+            self.token_ids, block_size, self.extra, known=self.block_hashes
+        )
+        return self.block_hashes
+
+    def finish_reason(self, max_model_len: int) -> tuple[str | None, int | None]:
+        """(finish_reason, stop_reason) after the newest token; (None, None) while it goes on."""
+        params = self.request.sampling
+        newest = self.token_ids[-1]
+        if self.num_output_tokens >= params.min_tokens:
+            if newest == self.request.eos_token_id and not params.ignore_eos:
+                return "stop", None
+            if newest in (params.stop_token_ids or ()):
+                return "stop", newest
+        max_tokens = params.max_tokens
+        if max_tokens is not None and self.num_output_tokens >= max_tokens:
+            return "length", None
+        if self.num_tokens >= max_model_len:
+            return "length", None
+        return None, None

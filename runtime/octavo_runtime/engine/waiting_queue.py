@@ -1,0 +1,55 @@
+"""Sequences that wait for admission, in the order in which they will be admitted."""
+
+import heapq
+from typing import Literal
+
+from octavo_runtime.engine.sequence import Sequence
+
+
+class WaitingQueue:
+    """A heap by (priority, arrival order); with fcfs every priority counts as equal.
+
+    A preempted sequence keeps its arrival order, so it comes back before younger ones. Lower
+    priority values go first. `num_tokens` is the number of tokens still to be computed.
+    """
+
+    def __init__(self, policy: Literal["fcfs", "priority"]) -> None:
+        self._by_priority = policy == "priority"
+        self._heap: list[tuple[int, int, Sequence]] = []
+        self._live: dict[str, Sequence] = {}
+        self.num_tokens = 0
+
+    def __len__(self) -> int:
+        return len(self._live)
+
+    def key(self, sequence: Sequence) -> tuple[int, int]:
+        """Rank in the queue; the running sequence with the greatest key is preempted first."""
+        return (sequence.request.priority if self._by_priority else 0, sequence.order)
+
+    def push(self, sequence: Sequence) -> None:
+        self._live[sequence.request_id] = sequence
+        self.num_tokens += sequence.num_tokens
+        heapq.heappush(self._heap, (*self.key(sequence), sequence))
+
+    def peek(self) -> Sequence:
+        """The next one. Raises IndexError when empty."""
+        while self._live.get(self._heap[0][2].request_id) is not self._heap[0][2]:
+            heapq.heappop(self._heap)  # removed meanwhile
+        return self._heap[0][2]
+
+    def pop(self) -> Sequence:
+        sequence = self.peek()
+        heapq.heappop(self._heap)
+        self._forget(sequence)
+        return sequence
+
+    def remove(self, request_id: str) -> Sequence | None:
+        """Takes a sequence out wherever it stands; None if it is not here."""
+        sequence = self._live.get(request_id)
+        if sequence is not None:
+            self._forget(sequence)
+        return sequence
+
+    def _forget(self, sequence: Sequence) -> None:
+        del self._live[sequence.request_id]
+        self.num_tokens -= sequence.num_tokens

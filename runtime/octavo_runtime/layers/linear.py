@@ -1,0 +1,108 @@
+"""Linear layers: one matrix that several checkpoint tensors may share, packed once it is loaded.
+
+A layer names the checkpoint tensors it is made of (`weight_targets`); the loader copies each into
+its rows as it streams by. `pack()` then brings the matrix into the form that the kernel wants.
+"""
+
+from collections.abc import Iterator, Mapping
+
+import torch
+from octavo_kernels.linear import PackedWeight, linear, pack_linear_weight
+from torch import Tensor, nn
+
+
+class FusedLinear(nn.Module):
+    """y = x Wᵀ + b, where W stacks the rows of several checkpoint matrices.
+
+    qkv_proj = FusedLinear(576, {"q_proj": 576, "k_proj": 192, "v_proj": 192})
+
+                q_proj  (576 rows)
+    weight  =   k_proj  (192 rows)      one matmul instead of three
+                v_proj  (192 rows)
+    """
+
+    def __init__(
+        self, in_features: int, parts: Mapping[str, int], *, bias: bool, dtype: torch.dtype
+    ) -> None:
+        super().__init__()
+        self.parts = dict(parts)
+        out_features = sum(self.parts.values())
+        self.weight: Tensor | None = torch.empty(out_features, in_features, dtype=dtype)
+        self.bias: Tensor | None = torch.empty(out_features, dtype=dtype) if bias else None
+        self._packed: PackedWeight | None = None
+
+    def weight_targets(self, prefix: str) -> Iterator[tuple[str, Tensor]]:
+        """(checkpoint name, tensor to fill) for every part; `prefix` is the parent module's."""
+        assert self.weight is not None, "weights are loaded before pack()"
+        row = 0
+        for name, rows in self.parts.items():
+            yield f"{prefix}{name}.weight", self.weight[row : row + rows]
+            if self.bias is not None:
+                yield f"{prefix}{name}.bias", self.bias[row : row + rows]
+            row += rows
+
+    def pack(self) -> None:
+        """Brings the loaded matrix into the kernel's layout and gives up the plain one."""
+        assert self.weight is not None, "pack() is called once"
+        self._packed = pack_linear_weight(self.weight)
+        self.weight = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x: [num_tokens, in_features] → [num_tokens, out_features]."""
+        assert self._packed is not None, "pack() comes before the first step"
+        return linear(x, self._packed, self.bias)
+
+
+class Linear(FusedLinear):
+    """A `FusedLinear` of one checkpoint matrix."""
+
+    def __init__(
+        self, name: str, in_features: int, out_features: int, *, bias: bool, dtype: torch.dtype
+    ) -> None:
+        super().__init__(in_features, {name: out_features}, bias=bias, dtype=dtype)
+
+
+class Embedding(nn.Module):
+    """Token embedding; when tied, also the output matrix."""
+
+    def __init__(self, name: str, vocab_size: int, hidden_size: int, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.name = name
+        self.weight = torch.empty(vocab_size, hidden_size, dtype=dtype)
+
+    def weight_targets(self, prefix: str) -> Iterator[tuple[str, Tensor]]:
+        yield f"{prefix}{self.name}.weight", self.weight
+
+    def forward(self, token_ids: Tensor) -> Tensor:
+        """token_ids: [num_tokens] int64 → [num_tokens, hidden_size]."""
+        return nn.functional.embedding(token_ids, self.weight)
+
+
+class OutputHead(nn.Module):
+    """Hidden states to logits: its own matrix, or the embedding's when tied."""
+
+    def __init__(
+        self, vocab_size: int, hidden_size: int, dtype: torch.dtype, *, tied_to: Embedding | None
+    ) -> None:
+        super().__init__()
+        self._tied_to = (tied_to,)  # in a tuple: not a submodule, its weights are loaded there
+        self.weight: Tensor | None = (
+            None if tied_to else torch.empty(vocab_size, hidden_size, dtype=dtype)
+        )
+        self._packed: PackedWeight | None = None
+
+    def weight_targets(self, prefix: str) -> Iterator[tuple[str, Tensor]]:
+        if self.weight is not None:
+            yield f"{prefix}lm_head.weight", self.weight
+
+    def pack(self) -> None:
+        (embedding,) = self._tied_to
+        weight = self.weight if embedding is None else embedding.weight
+        assert weight is not None
+        self._packed = pack_linear_weight(weight)
+        self.weight = None
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """hidden: [num_rows, hidden_size] → logits [num_rows, vocab_size]."""
+        assert self._packed is not None
+        return linear(hidden, self._packed, None)

@@ -1,0 +1,29 @@
+"""RMS normalisation, alone or fused with the residual addition before it."""
+
+from collections.abc import Iterator
+
+import torch
+from octavo_kernels.norm import add_rms_norm, rms_norm
+from torch import Tensor, nn
+
+
+class RMSNorm(nn.Module):
+    """Source: Zhang and Sennrich 2019. Variance in fp32, as Hugging Face's Llama does."""
+
+    def __init__(self, name: str, hidden_size: int, eps: float, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.name = name
+        self.eps = eps
+        self.weight = torch.empty(hidden_size, dtype=dtype)
+
+    def weight_targets(self, prefix: str) -> Iterator[tuple[str, Tensor]]:
+        yield f"{prefix}{self.name}.weight", self.weight
+
+    def forward(self, x: Tensor, residual: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """(normed, residual): adds `x` to the residual stream first where there is one.
+
+        x, residual: [num_tokens, hidden_size].
+        """
+        if residual is None:
+            return rms_norm(x, self.weight, self.eps), x
+        return add_rms_norm(x, residual, self.weight, self.eps)

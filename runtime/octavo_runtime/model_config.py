@@ -1,0 +1,140 @@
+"""A checkpoint's config.json as a typed value.
+
+Read without transformers, whose import costs seconds of start-up.
+"""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from octavo_protocol.errors import ConfigError
+
+_DTYPES = {
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+    "float32": torch.float32,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class RopeConfig:
+    """Rotary embedding. `scaling` is the checkpoint's rope_scaling (type under `rope_type`)."""
+
+    theta: float
+    scaling: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class ModelConfig:
+    """What a model definition needs to know. Sizes in elements, lengths in tokens."""
+
+    architecture: str
+    vocab_size: int
+    hidden_size: int
+    intermediate_size: int
+    num_layers: int
+    num_heads: int
+    num_kv_heads: int
+    head_dim: int
+    rms_norm_eps: float
+    max_position_embeddings: int
+    rope: RopeConfig
+    tie_word_embeddings: bool
+    attention_bias: bool
+    mlp_bias: bool
+    sliding_window: int | None
+    dtype: torch.dtype
+    eos_token_ids: tuple[int, ...]
+
+    @classmethod
+    def from_folder(cls, folder: Path) -> "ModelConfig":
+        """Reads config.json and the end tokens of generation_config.json.
+
+        Raises `ConfigError` that names the file and the key.
+        """
+        raw = _read_json(folder / "config.json")
+        if raw is None:
+            raise ConfigError(f"{folder} has no config.json: it is not a model folder")
+        architectures = raw.get("architectures") or []
+        if len(architectures) != 1:
+            raise ConfigError(
+                f"{folder / 'config.json'}: architectures must name one class, it has "
+                f"{architectures!r}"
+            )
+
+        def need(key: str) -> Any:
+            if raw.get(key) is None:
+                raise ConfigError(f"{folder / 'config.json'} lacks {key!r}")
+            return raw[key]
+
+        num_heads = need("num_attention_heads")
+        hidden_size = need("hidden_size")
+        scaling = dict(raw.get("rope_parameters") or raw.get("rope_scaling") or {})
+        theta = scaling.pop("rope_theta", None) or raw.get("rope_theta") or 10000.0
+        scaling.setdefault("rope_type", scaling.pop("type", "default"))
+        dtype_name = str(raw.get("dtype") or raw.get("torch_dtype") or "float32")
+        if dtype_name not in _DTYPES:
+            raise ConfigError(f"{folder / 'config.json'}: dtype {dtype_name!r} is not supported")
+        return cls(
+            architecture=architectures[0],
+            vocab_size=need("vocab_size"),
+            hidden_size=hidden_size,
+            intermediate_size=need("intermediate_size"),
+            num_layers=need("num_hidden_layers"),
+            num_heads=num_heads,
+            num_kv_heads=raw.get("num_key_value_heads") or num_heads,
+            head_dim=raw.get("head_dim") or hidden_size // num_heads,
+            rms_norm_eps=need("rms_norm_eps"),
+            max_position_embeddings=need("max_position_embeddings"),
+            rope=RopeConfig(float(theta), scaling),
+            tie_word_embeddings=bool(raw.get("tie_word_embeddings", False)),
+            attention_bias=bool(raw.get("attention_bias", False)),
+            mlp_bias=bool(raw.get("mlp_bias", False)),
+            sliding_window=raw.get("sliding_window"),
+            dtype=_DTYPES[dtype_name],
+            eos_token_ids=_eos_token_ids(folder, raw),
+        )
+
+
+def resolve_dtype(name: str, checkpoint: torch.dtype, device: str) -> torch.dtype:
+    """The compute dtype. auto is the checkpoint's; on a CPU float16 is too slow: bfloat16 then."""
+    if name != "auto":
+        return _DTYPES[name]
+    if device == "cpu" and checkpoint is torch.float16:
+        return torch.bfloat16
+    return checkpoint
+
+
+def cache_identity(folder: Path) -> str:
+    """`name@digest` that is equal for equal checkpoints on any machine, without reading weights."""
+    digest = hashlib.sha256((folder / "config.json").read_bytes())
+    for path in sorted(folder.glob("*.safetensors")):
+        digest.update(f"{path.name}:{path.stat().st_size}".encode())
+    return f"{folder.name}@{digest.hexdigest()[:12]}"
+
+
+def _eos_token_ids(folder: Path, raw: dict[str, Any]) -> tuple[int, ...]:
+    """The model's own end token first, then further ones of its generation config."""
+    ids: list[int] = []
+    for source in (raw, _read_json(folder / "generation_config.json") or {}):
+        value = source.get("eos_token_id")
+        for token_id in value if isinstance(value, list) else [value]:
+            if token_id is not None and token_id not in ids:
+                ids.append(token_id)
+    return tuple(ids)
+
+
+def _read_json(path: Path) -> dict[str, Any] | None:
+    if not path.is_file():
+        return None
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ConfigError(f"{path} is not valid JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise ConfigError(f"{path} must hold a JSON object")
+    return value

@@ -1,0 +1,98 @@
+"""Executes a step plan on the device: inputs, forward pass, sampling. The only code that does.
+
+Reads the plan's sequences and changes none of them.
+"""
+
+import logging
+import time
+from collections.abc import Mapping
+
+import torch
+
+from octavo_kernels.metadata import AttentionMetadata
+from octavo_protocol.errors import ConfigError
+from octavo_runtime.config import EngineConfig
+from octavo_runtime.layers.attention import ForwardBatch, KVCache
+from octavo_runtime.layers.rotary import rotary_table
+from octavo_runtime.layers.sampler import SampledRow, SamplingRow, sample
+from octavo_runtime.model_config import ModelConfig, resolve_dtype
+from octavo_runtime.models.loader import load_dummy_weights, load_weights
+from octavo_runtime.models.registry import build_model
+from octavo_runtime.worker.step_input import StepInput
+
+logger = logging.getLogger(__name__)
+
+
+class ModelRunner:
+    """One device's model and KV cache.
+
+    stages: seconds of start-up by stage, in order.
+    """
+
+    def __init__(self, config: EngineConfig, model_config: ModelConfig, max_model_len: int) -> None:
+        self.stages: dict[str, float] = {}
+        self.device = "cpu"
+        self.model_config = model_config
+        self.block_size = config.block_size
+        self.dtype = resolve_dtype(config.dtype, model_config.dtype, self.device)
+        started = time.perf_counter()
+        self.model = build_model(model_config, self.dtype)
+        if config.load_format == "dummy":
+            load_dummy_weights(self.model, config.seed)
+        else:
+            load_weights(self.model, config.model)
+        self.stages["weights"] = time.perf_counter() - started
+        self.cos_sin = rotary_table(model_config.rope, model_config.head_dim, max_model_len)
+        self.kv_caches: list[KVCache] = []
+
+    @property
+    def kv_block_bytes(self) -> int:
+        """Bytes of one block over all layers, keys and values."""
+        config = self.model_config
+        elements = 2 * config.num_layers * self.block_size * config.num_kv_heads * config.head_dim
+        return elements * self.dtype.itemsize
+
+    def allocate_kv_cache(self, num_blocks: int) -> None:
+        """Raises `ConfigError` with the arithmetic when the memory cannot be had."""
+        config = self.model_config
+        shape = (num_blocks, self.block_size, config.num_kv_heads, config.head_dim)
+        try:
+            self.kv_caches = [
+                KVCache(torch.empty(shape, dtype=self.dtype), torch.empty(shape, dtype=self.dtype))
+                for _ in range(config.num_layers)
+            ]
+        except RuntimeError as error:
+            raise ConfigError(
+                f"cannot allocate the KV cache: {num_blocks} blocks x {self.kv_block_bytes} bytes "
+                f"= {num_blocks * self.kv_block_bytes / 2**30:.2f} GiB. Lower "
+                "--kv-cache-memory-bytes or --max-model-len"
+            ) from error
+
+    @torch.inference_mode()
+    def execute(self, step: StepInput, rows: Mapping[int, SamplingRow]) -> dict[int, SampledRow]:
+        """Computes the step's tokens and samples.
+
+        rows: index of a sequence in the step → how to sample after its last new token. Sequences
+        that are not in it (in the middle of their prompt) yield nothing.
+        """
+        batch = ForwardBatch(
+            token_ids=torch.from_numpy(step.token_ids),
+            positions=torch.from_numpy(step.positions),
+            attention=AttentionMetadata.from_numpy(
+                step.query_start_loc,
+                step.context_lens,
+                step.block_tables,
+                step.slot_mapping,
+                num_decodes=step.num_decodes,
+            ),
+            kv_caches=self.kv_caches,
+            cos_sin=self.cos_sin,
+        )
+        hidden = self.model(batch)
+        if not rows:
+            return {}
+        last = step.query_start_loc[1:] - 1
+        indices = list(rows)
+        logits = self.model.compute_logits(hidden[torch.from_numpy(last[indices])])
+        sampled = sample(logits, list(rows.values()))
+        return dict(zip(indices, sampled, strict=True))

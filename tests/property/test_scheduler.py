@@ -1,0 +1,315 @@
+"""The scheduler under random traffic, with an oracle for what the KV cache must hold.
+
+Instead of a model, every slot of the simulated cache stores a digest of the whole prefix up to its
+position. Each step first writes the slots that the plan says, then reads every position that
+attention would read and compares it with the sequence's own tokens. A block shared wrongly, written
+twice, freed too early or not computed shows as a wrong digest.
+"""
+
+import hashlib
+import random
+from collections.abc import Iterator
+
+import hypothesis.strategies as st
+from hypothesis import settings
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+
+from octavo_protocol.sampling_params import SamplingParams
+from octavo_runtime.engine.block_pool import BlockPool
+from octavo_runtime.engine.messages import EngineRequest
+from octavo_runtime.engine.scheduler import (
+    SampledToken,
+    Scheduler,
+    SchedulerConfig,
+    StepPlan,
+)
+from octavo_runtime.worker.step_input import StepInput, StepSequence
+
+EOS = 7
+
+
+def prefix_digests(token_ids: list[int], salt: str) -> Iterator[bytes]:
+    state = hashlib.sha256(salt.encode())
+    for token_id in token_ids:
+        state.update(token_id.to_bytes(4, "little"))
+        yield state.digest()
+
+
+class SimulatedEngine:
+    """Executes plans against a cache of digests; "samples" by a hash of the prefix."""
+
+    def __init__(
+        self,
+        *,
+        num_blocks: int = 16,
+        block_size: int = 4,
+        max_num_seqs: int = 4,
+        budget: int = 12,
+        max_model_len: int = 40,
+        caching: bool = True,
+        policy: str = "fcfs",
+        threshold: int = 0,
+    ) -> None:
+        config = SchedulerConfig(
+            max_num_seqs=max_num_seqs,
+            max_num_batched_tokens=budget,
+            max_model_len=max_model_len,
+            block_size=block_size,
+            policy=policy,
+            long_prefill_token_threshold=threshold,
+            cache_model="m",
+        )
+        self.scheduler = Scheduler(config, BlockPool(num_blocks, enable_prefix_caching=caching))
+        self.slots: dict[int, bytes] = {}
+        self.finished: dict[str, list[int]] = {}
+        self.outputs: dict[str, list[int]] = {}
+
+    def add(self, request_id: str, prompt: list[int], **kwargs: object) -> None:
+        salt = str(kwargs.pop("cache_salt", ""))
+        priority = kwargs.pop("priority", 0)
+        params = SamplingParams(temperature=0.0, **kwargs)  # type: ignore[arg-type]
+        request = EngineRequest(
+            request_id,
+            prompt,
+            params,
+            0.0,
+            EOS,
+            priority=priority,
+            cache_salt=salt,  # type: ignore[arg-type]
+        )
+        self.outputs[request_id] = []
+        self.scheduler.add(request)
+
+    def step(self) -> StepPlan:
+        plan = self.scheduler.schedule()
+        assert plan.num_tokens <= self.scheduler.config.max_num_batched_tokens
+        assert plan.scheduled, "there was work, but nothing was scheduled"
+        block_size = self.scheduler.config.block_size
+        step = StepInput.build(
+            [
+                StepSequence(
+                    i.sequence.token_ids[i.start : i.start + i.num_new_tokens],
+                    i.start,
+                    i.sequence.block_table,
+                    i.sequence.num_shared_tokens,
+                )
+                for i in plan.scheduled
+            ],
+            block_size,
+        )
+        expected = [
+            list(prefix_digests(i.sequence.token_ids, i.sequence.request.cache_salt))
+            for i in plan.scheduled
+        ]
+        for row, item in enumerate(plan.scheduled):
+            first = int(step.query_start_loc[row])
+            for offset in range(item.num_new_tokens):
+                slot = int(step.slot_mapping[first + offset])
+                if slot >= 0:
+                    self.slots[slot] = expected[row][item.start + offset]
+        sampled = {}
+        for row, item in enumerate(plan.scheduled):
+            context = int(step.context_lens[row])
+            table = item.sequence.block_table
+            for position in range(context):
+                slot = table[position // block_size] * block_size + position % block_size
+                assert self.slots.get(slot) == expected[row][position], (
+                    f"{item.sequence.request_id}: wrong KV at position {position}"
+                )
+            if item.samples:
+                sampled[item.sequence.request_id] = SampledToken(expected[row][context - 1][0] % 32)
+        for output in self.scheduler.update(plan, sampled):
+            self.outputs[output.request_id] += output.new_token_ids
+            if output.finish_reason is not None:
+                self.finished[output.request_id] = self.outputs.pop(output.request_id)
+        return plan
+
+    def run(self) -> None:
+        while self.scheduler.has_work:
+            self.step()
+            self.scheduler.check()
+
+
+class SchedulerMachine(RuleBasedStateMachine):
+    @initialize(
+        block_size=st.sampled_from([1, 2, 4]),
+        spare=st.integers(0, 10),
+        budget=st.integers(4, 24),
+        caching=st.booleans(),
+        policy=st.sampled_from(["fcfs", "priority"]),
+        threshold=st.integers(0, 5),
+    )
+    def start(
+        self,
+        block_size: int,
+        spare: int,
+        budget: int,
+        caching: bool,
+        policy: str,
+        threshold: int,
+    ) -> None:
+        self.engine = SimulatedEngine(
+            num_blocks=-(-24 // block_size) + spare,
+            block_size=block_size,
+            budget=budget,
+            max_model_len=24,
+            caching=caching,
+            policy=policy,
+            threshold=threshold,
+        )
+        self.count = 0
+
+    @rule(
+        prompt=st.lists(st.integers(0, 1), min_size=1, max_size=20),
+        max_tokens=st.integers(1, 12),
+        salt=st.sampled_from(["", "tenant"]),
+        priority=st.integers(-1, 1),
+        ignore_eos=st.booleans(),
+    )
+    def add(
+        self, prompt: list[int], max_tokens: int, salt: str, priority: int, ignore_eos: bool
+    ) -> None:
+        self.engine.add(
+            str(self.count),
+            prompt,
+            max_tokens=max_tokens,
+            cache_salt=salt,
+            priority=priority,
+            ignore_eos=ignore_eos,
+        )
+        self.count += 1
+
+    @rule()
+    def step(self) -> None:
+        if self.engine.scheduler.has_work:
+            self.engine.step()
+
+    @rule(which=st.integers(0, 30))
+    def abort(self, which: int) -> None:
+        self.engine.scheduler.abort([str(which)])
+        self.engine.outputs.pop(str(which), None)
+
+    @invariant()
+    def consistent(self) -> None:
+        self.engine.scheduler.check()
+        queue = self.engine.scheduler.waiting
+        assert queue.num_tokens == sum(s.num_tokens for s in queue._live.values())
+
+    def teardown(self) -> None:
+        if not hasattr(self, "engine"):
+            return
+        self.engine.run()
+        assert not self.engine.outputs, "a request never finished"
+        assert self.engine.scheduler.pool.num_free == self.engine.scheduler.pool.num_blocks
+
+
+TestScheduler = SchedulerMachine.TestCase
+TestScheduler.settings = settings(max_examples=200, stateful_step_count=30, deadline=None)
+
+
+def test_ten_thousand_requests_with_cancellations_leak_nothing() -> None:
+    rng = random.Random(0)
+    engine = SimulatedEngine(num_blocks=24, max_num_seqs=6, budget=16)
+    prefixes = [[rng.randrange(32) for _ in range(12)] for _ in range(5)]
+    added = 0
+    while added < 10_000 or engine.scheduler.has_work:
+        while added < 10_000 and len(engine.scheduler.waiting) < 8:
+            prompt = [*rng.choice(prefixes)[: rng.randint(1, 12)], rng.randrange(32)]
+            engine.add(str(added), prompt, max_tokens=rng.randint(1, 6))
+            added += 1
+        if rng.random() < 0.2:
+            victim = str(rng.randrange(max(0, added - 12), added))
+            engine.scheduler.abort([victim])
+            engine.outputs.pop(victim, None)
+        if engine.scheduler.has_work:
+            engine.step()
+    engine.scheduler.check()
+    assert not engine.outputs
+    assert engine.scheduler.pool.num_free == 24
+    assert engine.scheduler.num_hit_tokens > 0
+
+
+def test_results_do_not_depend_on_caching_chunking_or_memory() -> None:
+    prompts = {str(i): [1, 2, 3, 4] * 3 + [i] for i in range(8)}
+    results = []
+    for options in (
+        {},
+        {"caching": False},
+        {"budget": 4, "threshold": 1},
+        {"num_blocks": 10},
+        {"policy": "priority"},
+        {"max_num_seqs": 1},
+    ):
+        engine = SimulatedEngine(**options)  # type: ignore[arg-type]
+        for request_id, prompt in prompts.items():
+            engine.add(request_id, prompt, max_tokens=9, ignore_eos=True)
+        engine.run()
+        results.append(engine.finished)
+    assert all(result == results[0] for result in results)
+
+
+def test_tight_memory_preempts_the_youngest_and_it_comes_back_first() -> None:
+    engine = SimulatedEngine(num_blocks=10, budget=32)
+    for i in range(3):
+        engine.add(str(i), [i] * 12, max_tokens=20, ignore_eos=True)
+    preempted = []
+    while engine.scheduler.has_work:
+        before = {s.request_id for s in engine.scheduler.running}
+        plan = engine.step()
+        if plan.num_preempted:
+            after = {s.request_id for s in engine.scheduler.running} | set(engine.finished)
+            preempted += sorted(before - after)
+    assert preempted
+    assert "0" not in preempted, "the oldest is never preempted"
+    assert list(engine.finished) == ["0", "1", "2"]
+
+
+def test_equal_prompts_admitted_in_one_step_share_their_full_blocks() -> None:
+    engine = SimulatedEngine(budget=40)
+    for i in range(3):
+        engine.add(str(i), list(range(10)), max_tokens=4, ignore_eos=True)
+    plan = engine.step()
+    assert [item.num_new_tokens for item in plan.scheduled] == [10, 2, 2]
+    tables = [item.sequence.block_table for item in plan.scheduled]
+    assert tables[0][:2] == tables[1][:2] == tables[2][:2]
+    assert len({table[2] for table in tables}) == 3
+
+
+def test_a_prompt_that_hits_everything_recomputes_its_last_token_only() -> None:
+    engine = SimulatedEngine()
+    engine.add("a", list(range(8)), max_tokens=1)
+    engine.run()
+    engine.add("b", list(range(8)), max_tokens=3, ignore_eos=True)
+    plan = engine.step()
+    assert [(item.start, item.num_new_tokens) for item in plan.scheduled] == [(7, 1)]
+    assert plan.scheduled[0].sequence.num_cached_tokens == 7
+    engine.run()
+    assert engine.finished["b"][0] == engine.finished["a"][0]
+
+
+def test_different_salts_never_share() -> None:
+    engine = SimulatedEngine()
+    engine.add("a", list(range(9)), max_tokens=1, cache_salt="x")
+    engine.run()
+    engine.add("b", list(range(9)), max_tokens=1, cache_salt="y")
+    assert engine.step().scheduled[0].start == 0
+
+
+def test_priority_policy_admits_urgent_requests_first() -> None:
+    engine = SimulatedEngine(policy="priority", max_num_seqs=1)
+    engine.add("late", [1, 2], max_tokens=2, priority=1, ignore_eos=True)
+    engine.add("soon", [3, 4], max_tokens=2, priority=-1, ignore_eos=True)
+    engine.run()
+    assert list(engine.finished) == ["soon", "late"]
+
+
+def test_decodes_come_before_prefill_chunks_in_the_budget() -> None:
+    engine = SimulatedEngine(budget=4, max_num_seqs=4, num_blocks=20)
+    engine.add("a", [1], max_tokens=10, ignore_eos=True)
+    engine.step()
+    engine.add("b", list(range(12)), max_tokens=1)
+    plan = engine.step()
+    assert [(i.sequence.request_id, i.num_new_tokens) for i in plan.scheduled] == [
+        ("a", 1),
+        ("b", 3),
+    ]
