@@ -1,1 +1,33 @@
-"""Kernels of Octavo: one public function per operation, a torch reference beside each."""
+"""Operations of an inference step on tensors; each has a plain torch reference and a fast path per device.
+
+Nothing here knows requests, models or schedulers.
+"""
+
+from octavo_kernels.activation import silu_and_mul
+from octavo_kernels.allocator import tune_allocator
+from octavo_kernels.backend import CpuBackend, KernelError, cpu_backend, use_cpu_backend
+from octavo_kernels.kv_cache import kv_cache_shapes, write_kv_cache
+from octavo_kernels.linear import PackedWeight, linear, pack_linear_weight
+from octavo_kernels.metadata import AttentionMetadata
+from octavo_kernels.norm import add_rms_norm, rms_norm
+from octavo_kernels.paged_attention import paged_attention
+from octavo_kernels.rotary import rotary_and_cache
+
+__all__ = [
+    "AttentionMetadata",
+    "CpuBackend",
+    "KernelError",
+    "PackedWeight",
+    "add_rms_norm",
+    "cpu_backend",
+    "kv_cache_shapes",
+    "linear",
+    "pack_linear_weight",
+    "paged_attention",
+    "rms_norm",
+    "rotary_and_cache",
+    "silu_and_mul",
+    "tune_allocator",
+    "use_cpu_backend",
+    "write_kv_cache",
+]

@@ -1,0 +1,127 @@
+"""What one step tells every attention layer: who the tokens belong to and where their keys and values lie.
+
+    tokens of the step   [ seq 0 | seq 1 | ... | seq S-2          | seq S-1     ]   T in all
+    query_start_loc      0       1       2 ...                                  T
+                         └── num_decodes, one token each ──┘└─ prefill chunks ──┘
+
+Built once per step from host arrays; layers read it, nobody writes it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from octavo_kernels.backend import KernelError
+
+IntArray = npt.NDArray[np.integer]
+
+# Tokens of a prefill chunk that one work item covers: small enough to balance over threads.
+_TILE_TOKENS = 16
+
+
+@dataclass(frozen=True)
+class AttentionMetadata:
+    """Ragged batch of S sequences with T new tokens.
+
+    query_start_loc: [S + 1] int32, first token of each sequence in the step
+    context_lens:    [S] int32, tokens in the cache including this step's new ones
+    block_tables:    [S, max_blocks] int32; entries past the context are never read
+    slot_mapping:    [T] int64, block * block_size + offset of each new token; -1: do not write
+    positions:       [T] int64, place of each new token in its sequence
+    num_decodes:     the first num_decodes sequences have one new token; the rest may have any number
+    work_items:      [num_items, 3] int32 of (sequence, first new token, number of tokens), costly ones first
+    The *_host fields repeat the first three on the host.
+    """
+
+    query_start_loc: Tensor
+    context_lens: Tensor
+    block_tables: Tensor
+    slot_mapping: Tensor
+    positions: Tensor
+    num_decodes: int
+    work_items: Tensor
+    query_start_loc_host: IntArray
+    context_lens_host: IntArray
+    block_tables_host: IntArray
+
+    @classmethod
+    def from_numpy(
+        cls,
+        query_start_loc: IntArray,
+        context_lens: IntArray,
+        block_tables: IntArray,
+        slot_mapping: IntArray,
+        *,
+        num_decodes: int,
+        device: torch.device | str = "cpu",
+    ) -> AttentionMetadata:
+        """Checks that the arrays fit each other; KernelError says which does not."""
+        starts = np.ascontiguousarray(query_start_loc, dtype=np.int32)
+        contexts = np.ascontiguousarray(context_lens, dtype=np.int32)
+        tables = np.ascontiguousarray(block_tables, dtype=np.int32)
+        slots = np.ascontiguousarray(slot_mapping, dtype=np.int64)
+        query_lens = np.diff(starts)
+        _check(starts, contexts, tables, slots, query_lens, num_decodes)
+        offsets = np.repeat((contexts - query_lens) - starts[:-1], query_lens)
+        positions = np.arange(starts[-1], dtype=np.int64) + offsets
+        items = _work_items(query_lens, contexts)
+        to_device = [
+            torch.from_numpy(each).to(device)
+            for each in (starts, contexts, tables, slots, positions, items)
+        ]
+        return cls(*to_device[:5], num_decodes, to_device[5], starts, contexts, tables)
+
+    @property
+    def num_sequences(self) -> int:
+        return len(self.context_lens_host)
+
+    @property
+    def num_tokens(self) -> int:
+        return int(self.query_start_loc_host[-1])
+
+    @cached_property
+    def query_lens_host(self) -> IntArray:
+        return np.diff(self.query_start_loc_host)
+
+
+def _check(
+    starts: IntArray,
+    contexts: IntArray,
+    tables: IntArray,
+    slots: IntArray,
+    query_lens: IntArray,
+    num_decodes: int,
+) -> None:
+    num_sequences = len(contexts)
+    if len(starts) != num_sequences + 1 or tables.shape[:1] != (num_sequences,) or tables.ndim != 2:
+        raise KernelError(
+            f"query_start_loc {starts.shape}, context_lens {contexts.shape} and block_tables {tables.shape} disagree"
+        )
+    if len(slots) != starts[-1] or starts[0] != 0:
+        raise KernelError(
+            f"slot_mapping has {len(slots)} entries for tokens {starts[0]} to {starts[-1]}"
+        )
+    if num_sequences and (query_lens.min() < 1 or (contexts < query_lens).any()):
+        raise KernelError(
+            "every sequence needs at least one new token, and its context must include them"
+        )
+    if not 0 <= num_decodes <= num_sequences or (query_lens[:num_decodes] != 1).any():
+        raise KernelError(f"num_decodes={num_decodes}, but query lengths are {query_lens.tolist()}")
+
+
+def _work_items(query_lens: IntArray, contexts: IntArray) -> npt.NDArray[np.int32]:
+    """Cut every sequence into runs of at most _TILE_TOKENS, the longest scans first so that threads end together."""
+    tiles = -(-query_lens // _TILE_TOKENS)
+    sequence = np.repeat(np.arange(len(query_lens)), tiles)
+    first_tile = np.cumsum(tiles) - tiles
+    first = (np.arange(len(sequence)) - first_tile[sequence]) * _TILE_TOKENS
+    count = np.minimum(query_lens[sequence] - first, _TILE_TOKENS)
+    keys_seen = contexts[sequence] - query_lens[sequence] + first + count
+    order = np.argsort(-keys_seen * count, kind="stable")
+    return np.stack([sequence, first, count], axis=1)[order].astype(np.int32)

@@ -1,0 +1,45 @@
+"""Root-mean-square normalization, alone and together with the residual sum before it."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from octavo_kernels.backend import CpuBackend, cpu_backend
+from octavo_kernels.reference import norm as reference
+
+_DTYPES = (torch.float32, torch.bfloat16)
+
+
+def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    """x / rms(x) * weight over the last dimension: statistics in fp32, rounded to x's dtype before the weight.
+
+    x: [..., hidden], weight: [hidden], same dtype; returns a new tensor like x.
+    """
+    if cpu_backend() is CpuBackend.NUMBA and _fits_numba(x, weight):
+        from octavo_kernels.cpu import norm
+
+        return norm.rms_norm(x.contiguous(), weight, eps)
+    return reference.rms_norm(x, weight, eps)
+
+
+def add_rms_norm(x: Tensor, residual: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    """(rms_norm(x + residual), x + residual), both new; the sum is rounded to x's dtype first.
+
+    x, residual: [..., hidden], weight: [hidden], same dtype.
+    """
+    if cpu_backend() is CpuBackend.NUMBA and _fits_numba(x, weight) and residual.dtype == x.dtype:
+        from octavo_kernels.cpu import norm
+
+        return norm.add_rms_norm(x.contiguous(), residual.contiguous(), weight, eps)
+    return reference.add_rms_norm(x, residual, weight, eps)
+
+
+def _fits_numba(x: Tensor, weight: Tensor) -> bool:
+    return (
+        x.device.type == "cpu"
+        and x.dtype in _DTYPES
+        and x.dtype == weight.dtype
+        and weight.is_contiguous()
+        and x.shape[-1] % 16 == 0
+    )

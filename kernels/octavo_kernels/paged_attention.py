@@ -1,0 +1,67 @@
+"""Attention of a ragged batch over the paged KV cache: the public function, which picks an implementation."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from octavo_kernels.backend import CpuBackend, cpu_backend
+from octavo_kernels.metadata import AttentionMetadata
+from octavo_kernels.reference import paged_attention as reference
+
+_DTYPES = (torch.float32, torch.bfloat16)
+
+
+def paged_attention(
+    query: Tensor,
+    key_cache: Tensor,
+    value_cache: Tensor,
+    metadata: AttentionMetadata,
+    *,
+    scale: float,
+    out: Tensor | None = None,
+) -> Tensor:
+    """Causal attention of every new token over its sequence's cache, decode and prefill mixed. Softmax in fp32.
+
+    Token i of a sequence with q new tokens sees the cache positions up to context_len - q + i; its own key and
+    value must be in the cache already. Only slots of the context are read, whatever the others hold.
+    Source: vLLM paper, §4.1 (paging); FlashAttention, §3.1 (running softmax).
+
+    query:        [T, num_heads, head_dim]                          fp32 or bf16; may be a slice of a fused qkv
+    key_cache:    [num_blocks, num_kv_heads, head_dim, block_size]  same dtype, see `kv_cache_shapes`
+    value_cache:  [num_blocks, num_kv_heads, block_size, head_dim]  same dtype
+    metadata:     of this step; num_heads is a multiple of num_kv_heads
+    scale:        of the scores, before the softmax
+    returns       [T, num_heads, head_dim]: `out` if given, else a new tensor
+    """
+    if query.device.type != "cpu" or cpu_backend() is CpuBackend.REFERENCE:
+        return reference.paged_attention(
+            query, key_cache, value_cache, metadata, scale=scale, out=out
+        )
+    if out is None:
+        out = torch.empty(query.shape, dtype=query.dtype)
+    if query.shape[0] == 0:
+        return out
+    if cpu_backend() is CpuBackend.NUMBA and _fits_numba(query, key_cache, value_cache, out):
+        from octavo_kernels.cpu import paged_attention as compiled
+
+        return compiled.paged_attention(
+            query, key_cache, value_cache, metadata, scale=scale, out=out
+        )
+    from octavo_kernels.cpu import torch_paged_attention as composed
+
+    return composed.paged_attention(query, key_cache, value_cache, metadata, scale=scale, out=out)
+
+
+def _fits_numba(query: Tensor, key_cache: Tensor, value_cache: Tensor, out: Tensor) -> bool:
+    head_dim, block_size = key_cache.shape[2:]
+    return (
+        query.dtype in _DTYPES
+        and query.dtype == key_cache.dtype == value_cache.dtype == out.dtype
+        and block_size in (8, 16, 32)
+        and ((head_dim % 16 == 0 and head_dim <= 128) or head_dim == 256)
+        and query.stride()[1:] == (head_dim, 1)
+        and out.stride()[1:] == (head_dim, 1)
+        and key_cache.is_contiguous()
+        and value_cache.is_contiguous()
+    )

@@ -1,0 +1,1 @@
+"""Each operation once more in plain torch, written to be obviously right; tests and fallbacks use it."""

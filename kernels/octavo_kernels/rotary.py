@@ -1,0 +1,67 @@
+"""Rotary position embedding, fused with the write to the KV cache."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from octavo_kernels.backend import CpuBackend, cpu_backend
+from octavo_kernels.kv_cache import fits_numba
+from octavo_kernels.reference import rotary as reference
+
+
+def rotary_and_cache(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    cos_sin: Tensor,
+    positions: Tensor,
+    key_cache: Tensor,
+    value_cache: Tensor,
+    slot_mapping: Tensor,
+) -> None:
+    """Turn queries and keys by their positions (the two halves of a head form the pairs, as in Llama and GPT-NeoX);
+    queries change in place, keys and values go to the cache. `key` itself is left as it is.
+
+    query:        [T, num_heads, head_dim]     fp32 or bf16; query, key and value may be slices of a fused qkv
+    key, value:   [T, num_kv_heads, head_dim]  same dtype
+    cos_sin:      [max_position, rotary_dim] fp32: cosines of rotary_dim / 2 frequencies, then their sines.
+                  rotary_dim <= head_dim; elements of a head past it do not turn
+    positions:    [T] int64
+    key_cache, value_cache: see `kv_cache_shapes`; changed in place
+    slot_mapping: [T] int64; a token with -1 is not written, its query turns all the same
+
+    Computed in fp32 and rounded once.
+    """
+    if cpu_backend() is CpuBackend.NUMBA and _fits_numba(
+        query, key, value, cos_sin, key_cache, value_cache
+    ):
+        from octavo_kernels.cpu import rotary
+
+        rotary.rotary_and_cache(
+            query, key, value, cos_sin, positions, key_cache, value_cache, slot_mapping
+        )
+    else:
+        reference.rotary_and_cache(
+            query, key, value, cos_sin, positions, key_cache, value_cache, slot_mapping
+        )
+
+
+def _fits_numba(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    cos_sin: Tensor,
+    key_cache: Tensor,
+    value_cache: Tensor,
+) -> bool:
+    rotary_dim = cos_sin.shape[1]
+    return (
+        fits_numba(key, value, key_cache, value_cache)
+        and query.dtype == key.dtype
+        and query.stride()[1:] == (key.shape[2], 1)
+        and cos_sin.dtype == torch.float32
+        and cos_sin.is_contiguous()
+        and rotary_dim % 2 == 0
+        and rotary_dim >= 32
+    )
