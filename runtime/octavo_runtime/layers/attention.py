@@ -11,7 +11,7 @@ from octavo_kernels.rotary import rotary_and_cache
 
 @dataclass(frozen=True, slots=True)
 class KVCache:
-    """Keys and values of one layer: [num_blocks, block_size, num_kv_heads, head_dim] each."""
+    """Keys and values of one layer, in the layout of `octavo_kernels.kv_cache.kv_cache_shapes`."""
 
     key: Tensor
     value: Tensor

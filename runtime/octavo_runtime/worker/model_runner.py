@@ -9,6 +9,7 @@ from collections.abc import Mapping
 
 import torch
 
+from octavo_kernels.kv_cache import kv_cache_shapes
 from octavo_kernels.metadata import AttentionMetadata
 from octavo_protocol.errors import ConfigError
 from octavo_runtime.config import EngineConfig
@@ -55,10 +56,12 @@ class ModelRunner:
     def allocate_kv_cache(self, num_blocks: int) -> None:
         """Raises `ConfigError` with the arithmetic when the memory cannot be had."""
         config = self.model_config
-        shape = (num_blocks, self.block_size, config.num_kv_heads, config.head_dim)
+        shapes = kv_cache_shapes(
+            num_blocks, self.block_size, config.num_kv_heads, config.head_dim
+        )
         try:
             self.kv_caches = [
-                KVCache(torch.empty(shape, dtype=self.dtype), torch.empty(shape, dtype=self.dtype))
+                KVCache(*(torch.empty(shape, dtype=self.dtype) for shape in shapes))
                 for _ in range(config.num_layers)
             ]
         except RuntimeError as error:
