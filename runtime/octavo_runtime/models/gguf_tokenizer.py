@@ -64,7 +64,7 @@ def build_tokenizer(metadata: Mapping[str, Any]) -> Tokenizer:
     kind = metadata.get("tokenizer.ggml.model")
     if kind != "gpt2":
         raise ConfigError(
-            f"the GGUF file has a tokenizer of kind {kind!r}; supported is 'gpt2' "
+            f"the GGUF file has a tokenizer of kind {kind!r}; supported is 'gpt2', byte-level BPE. "
             "Use the model's Hugging Face folder (safetensors and tokenizer.json) instead."
         )
     name = metadata.get("tokenizer.ggml.pre", "gpt-2")

@@ -18,7 +18,7 @@ def is_repository_name(name: str) -> bool:
     return _REPOSITORY.fullmatch(name) is not None
 
 
-def fetch_repository(name: str, *, revision: str | None) -> Path:
+def fetch_repository(name: str, *, revision: str | None, local_only: bool = False) -> Path:
     """The repository's model folder: from the local cache if complete there, else downloaded.
 
     Raises `ConfigError` when the hub cannot be reached or refuses, and when the repository has no
@@ -35,6 +35,7 @@ def fetch_repository(name: str, *, revision: str | None) -> Path:
                 revision=revision,
                 allow_patterns=_PATTERNS,
                 ignore_patterns=_NOT_IN_SUBFOLDERS,
+                local_files_only=local_only,
             )
         )
     except errors.GatedRepoError as error:

@@ -11,6 +11,7 @@ A relative folder that holds a model goes before catalogue and hub. What is in t
 
 import hashlib
 import os
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -20,6 +21,8 @@ from octavo_runtime.models.cache import Progress, build_once, cache_root, silent
 from octavo_runtime.models.catalogue import CATALOGUE, CatalogueEntry, fetch_gguf, find_entry
 from octavo_runtime.models.gguf import CONVERTER_VERSION, convert_gguf, converted_bytes
 from octavo_runtime.models.hub import fetch_repository, is_repository_name
+
+_Prepare = Callable[[str, Callable[[Progress, Path], None], int], Path]
 
 _LOCAL_PREFIXES = ("/", "./", "../", "~")
 _REMOTE_SCHEMES = ("s3", "gs", "oci", "pvc", "http", "https")
@@ -31,14 +34,17 @@ def resolve_model(
     revision: str | None = None,
     cache_dir: Path | None = None,
     progress: Progress | None = None,
+    local_only: bool = False,
 ) -> Path:
     """The model's folder, fetched and converted if it is not here yet.
 
     revision: branch, tag or commit; hub models only. cache_dir: instead of `cache_root()`.
+    local_only: fetch and convert nothing.
+
     Raises `ConfigError` that says where was looked and what to write instead.
     """
     root = cache_dir or cache_root()
-    report = progress or silent
+    prepare = partial(_prepare, name, root, progress or silent, local_only)
     scheme, _, rest = name.partition("://") if "://" in name else ("", "", name)
     if scheme in _REMOTE_SCHEMES:
         raise ConfigError(
@@ -50,12 +56,13 @@ def resolve_model(
     if not rest:
         raise ConfigError("the model's name is empty; try `smollm2`")
     if scheme != "hf" and (local := _local_path(scheme, name)) is not None:
-        return _local_model(local, root, report)
+        return _local_model(local, prepare)
     if (entry := find_entry(rest)) is not None:
         _refuse_revision(entry, revision)
-        return _catalogue_model(entry, root, report)
+        needed = entry.wheel_bytes + entry.gguf_bytes + entry.model_bytes
+        return prepare(catalogue_key(entry), partial(_build_from_catalogue, entry), needed)
     if is_repository_name(rest) and (scheme == "hf" or "/" in rest):
-        return fetch_repository(rest, revision=revision)
+        return fetch_repository(rest, revision=revision, local_only=local_only)
     raise ConfigError(
         f"there is no model {name!r}: not a folder or .gguf file in {Path.cwd()}, not in the "
         f"catalogue ({', '.join(e.name for e in CATALOGUE)}), and hub models are written "
@@ -82,10 +89,27 @@ def _local_path(scheme: str, name: str) -> Path | None:
     return None
 
 
-def _local_model(path: Path, root: Path, progress: Progress) -> Path:
+def _prepare(
+    name: str,
+    root: Path,
+    progress: Progress,
+    local_only: bool,
+    key: str,
+    build: Callable[[Progress, Path], None],
+    needed_bytes: int,
+) -> Path:
+    if local_only and not (root / "models" / key).is_dir():
+        raise ConfigError(f"{name} is not in {root}; run `octavo models pull {name}`")
+    return build_once(
+        root, key, partial(build, progress), needed_bytes=needed_bytes, progress=progress
+    )
+
+
+def _local_model(path: Path, prepare: _Prepare) -> Path:
     path = path.absolute()
     if path.is_file() and path.suffix == ".gguf":
-        return _converted(path, root, progress)
+        path = path.resolve()
+        return prepare(_file_key(path), partial(_build_from_file, path), converted_bytes(path))
     if not path.exists():
         raise ConfigError(f"there is no model at {path}")
     if not (path / "config.json").is_file():
@@ -98,22 +122,14 @@ def _local_model(path: Path, root: Path, progress: Progress) -> Path:
     return path
 
 
-def _converted(path: Path, root: Path, progress: Progress) -> Path:
-    path = path.resolve()
+def _file_key(path: Path) -> str:
     state = path.stat()
     identity = os.fsencode(path) + f"\0{state.st_size}\0{state.st_mtime_ns}".encode()
-    digest = hashlib.sha256(identity).hexdigest()[:12]
+    return f"{path.stem}-{hashlib.sha256(identity).hexdigest()[:12]}-c{CONVERTER_VERSION}"
 
-    def build(folder: Path) -> None:
-        convert_gguf(path, folder, progress=progress)
 
-    return build_once(
-        root,
-        f"{path.stem}-{digest}-c{CONVERTER_VERSION}",
-        build,
-        needed_bytes=converted_bytes(path),
-        progress=progress,
-    )
+def _build_from_file(source: Path, progress: Progress, folder: Path) -> None:
+    convert_gguf(source, folder, progress=progress)
 
 
 def _refuse_revision(entry: CatalogueEntry, revision: str | None) -> None:
@@ -124,17 +140,7 @@ def _refuse_revision(entry: CatalogueEntry, revision: str | None) -> None:
         )
 
 
-def _catalogue_model(entry: CatalogueEntry, root: Path, progress: Progress) -> Path:
-    return build_once(
-        root,
-        catalogue_key(entry),
-        partial(_build_catalogue_model, entry, progress),
-        needed_bytes=entry.wheel_bytes + entry.gguf_bytes + entry.model_bytes,
-        progress=progress,
-    )
-
-
-def _build_catalogue_model(entry: CatalogueEntry, progress: Progress, folder: Path) -> None:
+def _build_from_catalogue(entry: CatalogueEntry, progress: Progress, folder: Path) -> None:
     source = fetch_gguf(entry, folder, progress=progress)
     found = convert_gguf(source, folder, progress=progress)
     source.unlink()

@@ -1,0 +1,141 @@
+"""Streaming chat over HTTP with any OpenAI-compatible server.
+
+For `octavo chat` and the greeting of `octavo up`; it needs nothing beyond httpx. Programs use the
+official `openai` client.
+"""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import httpx
+
+from octavo_protocol.errors import ClientError, OctavoError, ServerError, UnavailableError
+
+Message = Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Token counts of one answer."""
+
+    prompt_tokens: int = 0
+    cached_tokens: int = 0
+    completion_tokens: int = 0
+
+
+@dataclass(slots=True)
+class Answer:
+    """What is known of an answer once its stream has ended."""
+
+    text: str = ""
+    finish_reason: str | None = None
+    usage: Usage = field(default_factory=Usage)
+
+
+class ChatClient:
+    """Chats with the server at `base_url` (without /v1)."""
+
+    def __init__(
+        self,
+        base_url: str,
+        *,
+        api_key: str | None = None,
+        timeout_s: float = 600.0,
+        transport: httpx.BaseTransport | None = None,
+    ) -> None:
+        headers = {"authorization": f"Bearer {api_key}"} if api_key else {}
+        self._http = httpx.Client(
+            base_url=base_url,
+            headers=headers,
+            timeout=httpx.Timeout(timeout_s, connect=5.0),
+            transport=transport,
+        )
+        self._base_url = base_url
+
+    def close(self) -> None:
+        self._http.close()
+
+    def models(self) -> list[str]:
+        """Names of the served models. Raises `OctavoError`."""
+        try:
+            response = self._http.get("/v1/models")
+        except httpx.HTTPError as error:
+            raise self._unreachable(error) from error
+        if response.status_code != httpx.codes.OK:
+            raise _error(response)
+        return [model["id"] for model in response.json()["data"]]
+
+    def stream(
+        self, model: str, messages: Sequence[Message], answer: Answer, **parameters: Any
+    ) -> Iterator[str]:
+        """The pieces of the answer's text as they arrive; `answer` is filled along the way.
+
+        Raises `OctavoError` with what the server said, or that nothing answers.
+        """
+        body = {
+            "model": model,
+            "messages": list(messages),
+            "stream": True,
+            "stream_options": {"include_usage": True},
+            **{name: value for name, value in parameters.items() if value is not None},
+        }
+        try:
+            with self._http.stream("POST", "/v1/chat/completions", json=body) as response:
+                if response.status_code != httpx.codes.OK:
+                    response.read()
+                    raise _error(response)
+                for chunk in _events(response.iter_lines()):
+                    piece = _take(chunk, answer)
+                    if piece:
+                        answer.text += piece
+                        yield piece
+        except httpx.HTTPError as error:
+            raise self._unreachable(error) from error
+
+    def _unreachable(self, error: httpx.HTTPError) -> OctavoError:
+        if isinstance(error, httpx.ConnectError):
+            return UnavailableError(
+                f"nothing answers at {self._base_url}. Start the platform with `octavo up -f "
+                "examples/01-smollm2.yaml` (or `make run`), or give its address with --url."
+            )
+        return UnavailableError(f"{self._base_url}: {type(error).__name__}: {error}")
+
+
+def _events(lines: Iterator[str]) -> Iterator[dict[str, Any]]:
+    for line in lines:
+        if not line.startswith("data:"):
+            continue
+        data = line.removeprefix("data:").strip()
+        if data == "[DONE]":
+            return
+        event: dict[str, Any] = json.loads(data)
+        if "error" in event:
+            raise ServerError(str(event["error"].get("message", event["error"])))
+        yield event
+
+
+def _take(chunk: Mapping[str, Any], answer: Answer) -> str:
+    """The chunk's text; its finish reason and usage go into `answer`."""
+    if usage := chunk.get("usage"):
+        details = usage.get("prompt_tokens_details") or {}
+        answer.usage = Usage(
+            prompt_tokens=usage["prompt_tokens"],
+            cached_tokens=details.get("cached_tokens") or 0,
+            completion_tokens=usage["completion_tokens"],
+        )
+    text = ""
+    for choice in chunk.get("choices", []):
+        answer.finish_reason = choice.get("finish_reason") or answer.finish_reason
+        text += choice.get("delta", {}).get("content") or ""
+    return text
+
+
+def _error(response: httpx.Response) -> OctavoError:
+    try:
+        message = response.json()["error"]["message"]
+    except (ValueError, KeyError, TypeError):
+        message = response.text[:200] or response.reason_phrase
+    kind = ClientError if response.is_client_error else ServerError
+    return kind(f"the server answered {response.status_code}: {message}")

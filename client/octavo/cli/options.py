@@ -1,0 +1,40 @@
+"""How flags are declared and read: an environment variable for each, sizes as people write them."""
+
+import re
+from typing import Any
+
+import typer
+
+_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kKmMgGtT]?)(i?)[bB]?")
+_POWERS = {"k": 1, "m": 2, "g": 3, "t": 4}
+
+
+def option(flag: str, *more: str, help: str, **settings: Any) -> Any:
+    """A `typer.Option` that can also be set as OCTAVO_<FLAG> in the environment."""
+    if "min" in settings:
+        settings.setdefault("metavar", "NUMBER")
+    name = flag.split("/")[0].removeprefix("--").replace("-", "_").upper()
+    return typer.Option(flag, *more, help=help, envvar=f"OCTAVO_{name}", **settings)
+
+
+def size_option(flag: str, *, help: str, **settings: Any) -> Any:
+    """An option whose value may be written as 4096, 4k, 4K, 4Ki or 1.5G."""
+    return option(flag, help=help, parser=parse_size, metavar="SIZE", **settings)
+
+
+def parse_size(text: str) -> int:
+    """`4k` is 4000; `4K`, `4Ki` and `4KiB` are 4096 (vLLM's reading of k and K).
+
+    Raises `typer.BadParameter`.
+    """
+    match = _SIZE.fullmatch(text.strip())
+    if match is None:
+        raise typer.BadParameter(f"{text!r} is not a size; write for example 4096, 4k, 4Ki or 1.5G")
+    number, unit, is_binary = match.groups()
+    if not unit and is_binary:
+        raise typer.BadParameter(f"{text!r} is not a size; write for example 4Ki")
+    base = 1024 if is_binary or unit.isupper() else 1000
+    value = float(number) * base ** _POWERS.get(unit.lower(), 0)
+    if value != int(value):
+        raise typer.BadParameter(f"{text!r} is not a whole number")
+    return int(value)

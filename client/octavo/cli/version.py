@@ -1,0 +1,8 @@
+"""`octavo version`."""
+
+
+def version() -> None:
+    """Print Octavo's version."""
+    from importlib import metadata
+
+    print(metadata.version("octavo"))

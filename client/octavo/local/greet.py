@@ -1,0 +1,61 @@
+"""The first answer of a fresh platform, and lines to paste for the next ones."""
+
+import shlex
+import sys
+from collections.abc import Callable
+
+from octavo.chat_client import Answer, ChatClient
+from octavo_protocol.errors import OctavoError
+
+QUESTION = "What is the capital of France?"
+_MAX_TOKENS = 64
+
+
+def ask_first_question(base_url: str, model: str, write: Callable[[str], None]) -> bool:
+    """Streams the answer to `QUESTION` through `write`; False (and why) where it fails."""
+    client = ChatClient(base_url)
+    answer = Answer()
+    write(f"\nyou: {QUESTION}\n{model}: ")
+    try:
+        messages = [{"role": "user", "content": QUESTION}]
+        settings = {"max_tokens": _MAX_TOKENS, "temperature": 0}
+        for piece in client.stream(model, messages, answer, **settings):
+            write(piece)
+    except OctavoError as error:
+        write(f"\nthe first question failed: {error.message}\n")
+        return False
+    finally:
+        client.close()
+    write("\n")
+    return True
+
+
+def ready_lines(base_url: str, model: str, source: str) -> str:
+    """How to ask the next question: octavo chat, curl, the openai client, the LLM class.
+
+    source: what names the model for `LLM`, which runs without the platform.
+    """
+    body = f'{{"model": "{model}", "messages": [{{"role": "user", "content": "Hello!"}}]}}'
+    python = shlex.quote(sys.executable)
+    url_flag = "" if base_url.endswith(":8000") else f" --url {base_url}"
+    return f"""
+The platform is up at {base_url} (OpenAI-compatible; Ctrl-C stops it).
+
+  Talk to it:
+    {python} -m octavo chat{url_flag}
+
+  curl:
+    curl {base_url}/v1/chat/completions -H 'content-type: application/json' \\
+      -d '{body}'
+
+  The official openai client:
+    from openai import OpenAI
+    client = OpenAI(base_url="{base_url}/v1", api_key="none")
+    print(client.chat.completions.create(
+        model="{model}", messages=[{{"role": "user", "content": "Hello!"}}]
+    ).choices[0].message.content)
+
+  In process, without the platform:
+    from octavo import LLM
+    print(LLM("{source}").chat([{{"role": "user", "content": "Hello!"}}])[0].outputs[0].text)
+"""
