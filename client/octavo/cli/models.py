@@ -41,20 +41,17 @@ def pull(model: _Name, revision: _Revision = None) -> None:
 @app.command("list")
 def list_models() -> None:
     """List the models that can be pulled by name, and what the cache holds."""
-    from rich.console import Console
-    from rich.table import Table
-
     from octavo_runtime.models.inventory import cached_models, catalogue_models
 
-    table = Table(box=None, pad_edge=False)
-    for column in ("MODEL", "SIZE", "IN CACHE", "ABOUT"):
-        table.add_column(column)
     rows = catalogue_models()
     named = {row.path for row in rows}
-    for row in [*rows, *(row for row in cached_models() if row.path not in named)]:
+    rows += [row for row in cached_models() if row.path not in named]
+    width = max(len(row.name) for row in rows)
+    print(f"{'MODEL':<{width}}  {'SIZE':>8}  CACHED  ABOUT")
+    for row in rows:
+        cached = "yes" if row.is_present else "no"
         size = f"{row.num_bytes / 1e6:.0f} MB"
-        table.add_row(row.name, size, "yes" if row.is_present else "no", row.about)
-    Console().print(table)
+        print(f"{row.name:<{width}}  {size:>8}  {cached:<6}  {row.about}")
 
 
 @app.command()

@@ -22,11 +22,13 @@ def size_option(flag: str, *, help: str, **settings: Any) -> Any:
     return option(flag, help=help, parser=parse_size, metavar="SIZE", **settings)
 
 
-def parse_size(text: str) -> int:
+def parse_size(text: str | int) -> int:
     """`4k` is 4000; `4K`, `4Ki` and `4KiB` are 4096 (vLLM's reading of k and K).
 
     Raises `typer.BadParameter`.
     """
+    if isinstance(text, int):  # a default
+        return text
     match = _SIZE.fullmatch(text.strip())
     if match is None:
         raise typer.BadParameter(f"{text!r} is not a size; write for example 4096, 4k, 4Ki or 1.5G")

@@ -1,0 +1,72 @@
+# What a developer does with this repository. `make` alone lists it.
+# Only python3 (3.11 or later, with its venv module) has to be there before.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --progress-bar on
+PORT ?= 8000
+MANIFEST ?= examples/01-smollm2.yaml
+PYTEST_ARGS ?=
+
+.PHONY: help setup run model test check lint format clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+run: $(VENV)/.installed-up ## start the platform on this machine (PORT=8000)
+	@$(BIN)/octavo up -f $(MANIFEST) --port $(PORT)
+
+model: $(VENV)/.installed-up ## fetch SmolLM2 into the cache
+	@$(BIN)/octavo models pull smollm2
+
+setup: $(VENV)/.installed-dev ## create .venv with everything for development
+
+test: $(VENV)/.installed-dev ## run every test that needs no GPU and no cluster
+	@$(BIN)/octavo models pull smollm2
+	@$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+lint: $(VENV)/.installed-dev ## check format, style, types and import contracts
+	@$(BIN)/ruff format --check .
+	@$(BIN)/ruff check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+
+check: lint ## lint, and the tests that start no server and need no model
+	@$(BIN)/python -m pytest -m "not model and not integration and not gpu and not cluster and not bench" $(PYTEST_ARGS)
+
+format: $(VENV)/.installed-dev ## format the code and sort its imports
+	@$(BIN)/ruff check --fix --select I .
+	@$(BIN)/ruff format .
+
+clean: ## remove .venv and tool caches; models stay (octavo models remove)
+	@rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache dist build
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# A stamp is newer than what it was made from, or pip runs again.
+$(VENV)/.installed-up: pyproject.toml constraints.txt | $(BIN)/python
+	@echo "Installing what Octavo needs into $(VENV) (a few minutes the first time)"
+	@$(PIP) torch -c constraints.txt
+	@$(PIP) -e '.[up]' -c constraints.txt
+	@touch $@
+
+$(VENV)/.installed-dev: pyproject.toml constraints.txt | $(BIN)/python
+	@echo "Installing what development needs into $(VENV) (a few minutes the first time)"
+	@$(PIP) torch -c constraints.txt
+	@$(PIP) -e '.[dev]' -c constraints.txt
+	@touch $(VENV)/.installed-up $@
+
+$(BIN)/python:
+	@command -v $(PYTHON) >/dev/null || { \
+	  echo "Python is missing. On Debian and Ubuntu: sudo apt-get install python3 python3-venv" >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "Octavo needs Python 3.11 or later; $(PYTHON) is $$($(PYTHON) -V 2>&1)." >&2; \
+	  echo "Name another one: make $(MAKECMDGOALS) PYTHON=python3.12" >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
+	  echo "Python's venv module is missing. On Debian and Ubuntu: sudo apt-get install python3-venv" >&2; exit 1; }
+	@$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); exit 1; }
