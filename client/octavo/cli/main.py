@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from octavo.cli import chat, doctor, models, router, serve, up, version
+from octavo.cli import bench, chat, doctor, models, router, serve, up, version
 from octavo_protocol.errors import OctavoError
 
 EXIT_ERROR = 2
@@ -64,6 +64,7 @@ app.command("router")(router.router)
 app.command("chat")(chat.chat)
 app.add_typer(models.app, name="models")
 app.command("doctor")(doctor.doctor)
+app.add_typer(bench.app, name="bench")
 app.command("version")(version.version)
 
 
