@@ -1,4 +1,4 @@
-"""Operations of an inference step on tensors; each has a plain torch reference and a fast path per device.
+"""Operations of an inference step on tensors, each with a plain torch reference.
 
 Nothing here knows requests, models or schedulers.
 """

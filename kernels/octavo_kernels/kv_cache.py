@@ -1,12 +1,14 @@
 """The paged KV cache: its layout, and writing to it.
 
-A block holds `block_size` tokens. Keys lie with the tokens innermost, so that one query element meets a vector of
-neighbouring keys and no sum runs across vector lanes; values lie with the head dimension innermost.
+A block holds `block_size` tokens. Keys lie with the tokens innermost, so that one query element
+meets a vector of neighbouring keys and no sum runs across vector lanes; values lie with the head
+dimension innermost.
 
     key_cache   [num_blocks, num_kv_heads, head_dim, block_size]
     value_cache [num_blocks, num_kv_heads, block_size, head_dim]
 
-`key_cache[b]` and `value_cache[b]` are contiguous: a block can be copied, sent or stored as two runs of bytes.
+`key_cache[b]` and `value_cache[b]` are contiguous: a block can be copied, sent or stored as two
+runs of bytes.
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ from octavo_kernels.reference import linear as reference
 
 @dataclass(frozen=True)
 class PackedWeight:
-    """A weight ready for `linear`. When is_prepacked, `data` is opaque and only `linear` can read it."""
+    """A weight ready for `linear`; when is_prepacked, only `linear` can read `data`."""
 
     data: Tensor
     in_features: int
@@ -25,8 +25,9 @@ class PackedWeight:
 def pack_linear_weight(weight: Tensor) -> PackedWeight:
     """Prepare `weight` ([out_features, in_features], fp32 or bf16) for many products.
 
-    The result is a copy of the same size where oneDNN is available, else `weight` itself. Drop the original to keep
-    memory flat; an embedding table that is tied to the output layer has to stay beside the copy.
+    The result is a copy of the same size where oneDNN is available, else `weight` itself. Drop the
+    original to keep memory flat; an embedding table that is tied to the output layer has to stay
+    beside the copy.
     """
     out_features, in_features = weight.shape
     is_prepacked = False
@@ -41,7 +42,8 @@ def pack_linear_weight(weight: Tensor) -> PackedWeight:
 def linear(x: Tensor, packed: PackedWeight, bias: Tensor | None = None) -> Tensor:
     """x @ weight.T + bias, accumulated in fp32.
 
-    x: [..., in_features] of the weight's dtype; bias: [out_features]; returns [..., out_features], new.
+    x: [..., in_features] of the weight's dtype; bias: [out_features]; returns [..., out_features],
+    new.
     """
     if packed.is_prepacked:
         from octavo_kernels.cpu import linear as cpu

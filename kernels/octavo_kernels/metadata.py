@@ -1,4 +1,4 @@
-"""What one step tells every attention layer: who the tokens belong to and where their keys and values lie.
+"""What one step tells every attention layer: whose its tokens are, where keys and values lie.
 
     tokens of the step   [ seq 0 | seq 1 | ... | seq S-2          | seq S-1     ]   T in all
     query_start_loc      0       1       2 ...                                  T
@@ -32,10 +32,10 @@ class AttentionMetadata:
     query_start_loc: [S + 1] int32, first token of each sequence in the step
     context_lens:    [S] int32, tokens in the cache including this step's new ones
     block_tables:    [S, max_blocks] int32; entries past the context are never read
-    slot_mapping:    [T] int64, block * block_size + offset of each new token; -1: do not write
+    slot_mapping:    [T] int64, flat slot of each new token; -1: do not write
     positions:       [T] int64, place of each new token in its sequence
-    num_decodes:     the first num_decodes sequences have one new token; the rest may have any number
-    work_items:      [num_items, 3] int32 of (sequence, first new token, number of tokens), costly ones first
+    num_decodes:     the first num_decodes sequences have one new token; the rest have any number
+    work_items:      [num_items, 3] int32: sequence, first new token, number; costly ones first
     The *_host fields repeat the first three on the host.
     """
 
@@ -70,12 +70,22 @@ class AttentionMetadata:
         _check(starts, contexts, tables, slots, query_lens, num_decodes)
         offsets = np.repeat((contexts - query_lens) - starts[:-1], query_lens)
         positions = np.arange(starts[-1], dtype=np.int64) + offsets
-        items = _work_items(query_lens, contexts)
-        to_device = [
-            torch.from_numpy(each).to(device)
-            for each in (starts, contexts, tables, slots, positions, items)
-        ]
-        return cls(*to_device[:5], num_decodes, to_device[5], starts, contexts, tables)
+
+        def on_device(array: IntArray) -> Tensor:
+            return torch.from_numpy(array).to(device)
+
+        return cls(
+            query_start_loc=on_device(starts),
+            context_lens=on_device(contexts),
+            block_tables=on_device(tables),
+            slot_mapping=on_device(slots),
+            positions=on_device(positions),
+            num_decodes=num_decodes,
+            work_items=on_device(_work_items(query_lens, contexts)),
+            query_start_loc_host=starts,
+            context_lens_host=contexts,
+            block_tables_host=tables,
+        )
 
     @property
     def num_sequences(self) -> int:
@@ -101,7 +111,8 @@ def _check(
     num_sequences = len(contexts)
     if len(starts) != num_sequences + 1 or tables.shape[:1] != (num_sequences,) or tables.ndim != 2:
         raise KernelError(
-            f"query_start_loc {starts.shape}, context_lens {contexts.shape} and block_tables {tables.shape} disagree"
+            f"query_start_loc {starts.shape}, context_lens {contexts.shape} and"
+            f" block_tables {tables.shape} disagree"
         )
     if len(slots) != starts[-1] or starts[0] != 0:
         raise KernelError(
@@ -116,7 +127,7 @@ def _check(
 
 
 def _work_items(query_lens: IntArray, contexts: IntArray) -> npt.NDArray[np.int32]:
-    """Cut every sequence into runs of at most _TILE_TOKENS, the longest scans first so that threads end together."""
+    """Runs of at most _TILE_TOKENS, the longest scans first so that threads end together."""
     tiles = -(-query_lens // _TILE_TOKENS)
     sequence = np.repeat(np.arange(len(query_lens)), tiles)
     first_tile = np.cumsum(tiles) - tiles

@@ -12,7 +12,7 @@ _DTYPES = (torch.float32, torch.bfloat16)
 
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
-    """x / rms(x) * weight over the last dimension: statistics in fp32, rounded to x's dtype before the weight.
+    """x / rms(x) * weight over the last dimension: statistics in fp32, rounded before the weight.
 
     x: [..., hidden], weight: [hidden], same dtype; returns a new tensor like x.
     """

@@ -1,4 +1,4 @@
-"""Attention of a ragged batch over the paged KV cache: the public function, which picks an implementation."""
+"""Attention of a ragged batch over the paged KV cache."""
 
 from __future__ import annotations
 
@@ -21,15 +21,16 @@ def paged_attention(
     scale: float,
     out: Tensor | None = None,
 ) -> Tensor:
-    """Causal attention of every new token over its sequence's cache, decode and prefill mixed. Softmax in fp32.
+    """Causal attention of a ragged batch over its cache, decode and prefill mixed; softmax in fp32.
 
-    Token i of a sequence with q new tokens sees the cache positions up to context_len - q + i; its own key and
-    value must be in the cache already. Only slots of the context are read, whatever the others hold.
+    Token i of a sequence with q new tokens sees the cache positions up to context_len - q + i; its
+    own key and value must be in the cache already. Only slots of the context are read, whatever
+    the others hold.
     Source: vLLM paper, §4.1 (paging); FlashAttention, §3.1 (running softmax).
 
-    query:        [T, num_heads, head_dim]                          fp32 or bf16; may be a slice of a fused qkv
-    key_cache:    [num_blocks, num_kv_heads, head_dim, block_size]  same dtype, see `kv_cache_shapes`
-    value_cache:  [num_blocks, num_kv_heads, block_size, head_dim]  same dtype
+    query:        [T, num_heads, head_dim], fp32 or bf16; may be a slice of a fused qkv
+    key_cache:    [num_blocks, num_kv_heads, head_dim, block_size], same dtype (`kv_cache_shapes`)
+    value_cache:  [num_blocks, num_kv_heads, block_size, head_dim], same dtype
     metadata:     of this step; num_heads is a multiple of num_kv_heads
     scale:        of the scores, before the softmax
     returns       [T, num_heads, head_dim]: `out` if given, else a new tensor

@@ -20,13 +20,14 @@ def rotary_and_cache(
     value_cache: Tensor,
     slot_mapping: Tensor,
 ) -> None:
-    """Turn queries and keys by their positions (the two halves of a head form the pairs, as in Llama and GPT-NeoX);
-    queries change in place, keys and values go to the cache. `key` itself is left as it is.
+    """Turn queries in place; write turned keys, and values, to the cache.
 
-    query:        [T, num_heads, head_dim]     fp32 or bf16; query, key and value may be slices of a fused qkv
-    key, value:   [T, num_kv_heads, head_dim]  same dtype
-    cos_sin:      [max_position, rotary_dim] fp32: cosines of rotary_dim / 2 frequencies, then their sines.
-                  rotary_dim <= head_dim; elements of a head past it do not turn
+    The two halves of a head form the pairs, as in Llama and GPT-NeoX. `key` stays as it is.
+
+    query:        [T, num_heads, head_dim], fp32 or bf16
+    key, value:   [T, num_kv_heads, head_dim], same dtype; all three may be slices of a fused qkv
+    cos_sin:      [max_position, rotary_dim] fp32: rotary_dim / 2 cosines, then as many sines;
+                  elements of a head past rotary_dim do not turn
     positions:    [T] int64
     key_cache, value_cache: see `kv_cache_shapes`; changed in place
     slot_mapping: [T] int64; a token with -1 is not written, its query turns all the same

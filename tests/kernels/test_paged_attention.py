@@ -20,14 +20,16 @@ from octavo_kernels.reference.paged_attention import paged_attention as referenc
 MakeBatch = Callable[..., Any]
 
 # fp32: both sides add up to ~1,000 products of size ~1 in their own order; errors stay near 1e-6.
-FP32 = {"atol": 5e-6, "rtol": 1e-5}
-# bf16: inputs are equal and sums are fp32 on the compiled path, so one rounding of the result (2^-8) remains; torch's
-# own attention also rounds the weights to bf16, which moves results of size ~1 by about as much again.
-BF16 = {"atol": 1.6e-2, "rtol": 1.6e-2}
+FP32 = (5e-6, 1e-5)
+# bf16: inputs are equal and sums are fp32 on the compiled path, so one rounding of the result
+# (2^-8) remains; torch's own attention also rounds the weights to bf16, which moves results of
+# size ~1 by about as much again.
+BF16 = (1.6e-2, 1.6e-2)
 
 
-def tolerance(dtype: torch.dtype) -> dict[str, float]:
-    return FP32 if dtype == torch.float32 else BF16
+def assert_close(actual: Tensor, expected: Tensor) -> None:
+    atol, rtol = FP32 if expected.dtype == torch.float32 else BF16
+    torch.testing.assert_close(actual, expected, atol=atol, rtol=rtol)
 
 
 def check(batch: Any, scale: float | None = None) -> None:
@@ -36,7 +38,7 @@ def check(batch: Any, scale: float | None = None) -> None:
     expected = reference(*arguments, scale=scale)
     actual = paged_attention(*arguments, scale=scale)
     assert not expected.isnan().any()
-    torch.testing.assert_close(actual, expected, **tolerance(batch.query.dtype))
+    assert_close(actual, expected)
 
 
 BATCHES = {
@@ -119,9 +121,7 @@ def test_reference_matches_dense_attention(make_batch: MakeBatch) -> None:
         context = k.shape[1]
         mask = torch.ones(query_len, context, dtype=torch.bool).tril(context - query_len)
         expected = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=0.125)
-        torch.testing.assert_close(
-            actual[start : start + query_len], expected.transpose(0, 1), **FP32
-        )
+        assert_close(actual[start : start + query_len], expected.transpose(0, 1))
         start += query_len
 
 
@@ -131,7 +131,7 @@ def test_large_scores_do_not_overflow(make_batch: MakeBatch, backend: str) -> No
     scale = 1.0  # scores of several hundred: exp overflows unless the maximum is taken off
     arguments = (batch.query, batch.key_cache, batch.value_cache, batch.metadata)
     actual = paged_attention(*arguments, scale=scale)
-    # Scores of ~1,000 carry an absolute rounding error of ~1e-4, which their weights inherit as a relative one.
+    # Scores of ~1,000 carry an absolute rounding error of ~1e-4, their weights a relative one.
     torch.testing.assert_close(actual, reference(*arguments, scale=scale), atol=2e-3, rtol=2e-3)
 
 
@@ -143,11 +143,11 @@ def test_query_may_be_a_slice_and_out_is_used(make_batch: MakeBatch, backend: st
     rest = (batch.key_cache, batch.value_cache, batch.metadata)
     returned = paged_attention(fused[:, :4], *rest, scale=0.125, out=out)
     assert returned is out
-    torch.testing.assert_close(out, reference(batch.query, *rest, scale=0.125), **FP32)
+    assert_close(out, reference(batch.query, *rest, scale=0.125))
 
 
 def test_neighbours_do_not_change_a_sequence(make_batch: MakeBatch) -> None:
-    """A decode gets the same bits alone and in a batch: its sums do not depend on who else is there."""
+    """A decode gets the same bits alone and in a batch: its sums do not depend on others."""
     pytest.importorskip("numba")
     batch = make_batch([1, 1, 25], [70, 33, 40])
     together = paged_attention(
@@ -174,7 +174,7 @@ def test_odd_block_size_falls_back_to_torch(make_batch: MakeBatch) -> None:
 
 def test_empty_step_returns_nothing(backend: str) -> None:
     metadata = AttentionMetadata.from_numpy(
-        np.array([0]), np.empty(0), np.empty((0, 1)), np.empty(0), num_decodes=0
+        np.array([0]), np.empty(0, int), np.empty((0, 1), int), np.empty(0, int), num_decodes=0
     )
     cache = torch.zeros(1, 1, 16, 16), torch.zeros(1, 1, 16, 16)
     assert paged_attention(torch.empty(0, 1, 16), *cache, metadata, scale=1.0).shape == (0, 1, 16)
@@ -198,7 +198,11 @@ class TestMetadata:
         contexts = lens + np.array([old for _, old in sequences])
         starts = np.concatenate([[0], np.cumsum(lens)])
         metadata = AttentionMetadata.from_numpy(
-            starts, contexts, np.zeros((len(lens), 8)), np.zeros(starts[-1]), num_decodes=0
+            starts,
+            contexts,
+            np.zeros((len(lens), 8), int),
+            np.zeros(starts[-1], int),
+            num_decodes=0,
         )
         covered: list[Tensor] = []
         for sequence, first, count in metadata.work_items.tolist():
@@ -223,7 +227,7 @@ class TestMetadata:
             AttentionMetadata.from_numpy(
                 np.array(starts),
                 np.array(contexts),
-                np.zeros((1, 4)),
-                np.zeros(slots),
+                np.zeros((1, 4), int),
+                np.zeros(slots, int),
                 num_decodes=num_decodes,
             )

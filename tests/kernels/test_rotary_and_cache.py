@@ -37,14 +37,15 @@ def test_matches_reference_in_every_slot(
     for choice in ("auto", "reference"):
         with use_cpu_backend(choice):
             copy = fused.clone()
-            query, key, value = copy.split([4, 2, 2], dim=1)
+            query, key, value = copy[:, :4], copy[:, 4:6], copy[:, 6:]
             key_cache, value_cache = caches(head_dim, block_size, dtype)
             rotary_and_cache(
                 query, key, value, table(rotary_dim), positions, key_cache, value_cache, slots
             )
             assert torch.equal(copy[:, 4:], fused[:, 4:])
             results.append((query, key_cache, value_cache))
-    # fp32: two products and a sum, fused or not, differ by an ulp of values up to ~8. bf16: one last bit of those.
+    # fp32: two products and a sum, fused or not, differ by an ulp of values up to ~8.
+    # bf16: one last bit of those.
     bound = 1e-6 if dtype == torch.float32 else 2**-7
     for actual, expected in zip(*results, strict=True):
         torch.testing.assert_close(actual, expected, atol=bound, rtol=bound, equal_nan=True)

@@ -1,1 +1,4 @@
-"""Fast paths for CPU: numba kernels on torch's own threads, prepacked oneDNN products, and torch where numba is missing."""
+"""Fast paths for CPU: numba kernels on torch's own threads, prepacked oneDNN products.
+
+Torch alone serves where numba is missing.
+"""

@@ -1,4 +1,4 @@
-"""Compiles a kernel once per machine: numba keeps the machine code in its cache folder for later processes."""
+"""Compiles a kernel once per machine: numba keeps the machine code for later processes."""
 
 from __future__ import annotations
 
@@ -17,17 +17,16 @@ _kept: list[Any] = []
 def compile_kernel(kernel: Callable[[Any], None]) -> int:
     """Address of `kernel` compiled as a C function of one pointer.
 
-    Hazard: numba keys its cache on this kernel's file and its closure. The closure must hold plain numbers only
-    (objects differ between processes), and a change in `simd.py` needs a change of the kernel's file to be seen.
+    Hazard: numba keys its cache on this kernel's file and its closure. The closure must hold plain
+    numbers only (objects differ between processes), and a change in `simd.py` needs a change of
+    the kernel's file to be seen.
     """
     try:
         compiled = cfunc(_SIGNATURE, cache=True)(kernel)
     except RuntimeError as error:
         if "no locator available" not in str(error):
             raise
-        _logger.warning(
-            "no writable folder for compiled kernels (set NUMBA_CACHE_DIR): compiling in this process"
-        )
+        _logger.warning("no writable folder for compiled kernels; NUMBA_CACHE_DIR can name one")
         compiled = cfunc(_SIGNATURE)(kernel)
     _kept.append(compiled)
     return int(compiled.address)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 @functools.cache
 def can_prepack(dtype: torch.dtype) -> bool:
-    if not torch.backends.mkldnn.is_available():
+    if not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
         return False
     if dtype == torch.bfloat16:
         return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
@@ -18,7 +18,7 @@ def can_prepack(dtype: torch.dtype) -> bool:
 
 
 def prepack(weight: Tensor) -> Tensor:
-    """An opaque copy; laid out for any number of rows, since layouts per row count gain under 10 %."""
+    """An opaque copy. One layout for any number of rows: those per row count gain under 10 %."""
     return torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), None)  # type: ignore[no-any-return]
 
 

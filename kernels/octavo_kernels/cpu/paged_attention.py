@@ -1,4 +1,7 @@
-"""Paged attention in numba, decode and prefill alike: every work item walks the blocks of its own context once."""
+"""Paged attention in numba, decode and prefill alike.
+
+Every work item walks the blocks of its own context once, so nothing is gathered or padded.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,8 @@ from octavo_kernels.cpu.compile import compile_kernel
 from octavo_kernels.cpu.team import float_bits, launch
 from octavo_kernels.metadata import AttentionMetadata
 
-# Keys scored at a time: the scores of a row tile stay in the L1 and L2 caches however long the context is.
+# Keys scored at a time: the scores of a row tile stay in the L1 and L2 caches however long the
+# context is.
 _CHUNK = 512
 # Not a power of two, so that rows of scores do not compete for the same cache sets.
 _SCORE_STRIDE = _CHUNK + 16
@@ -123,10 +127,8 @@ def _kernel(head_dim: int, block_size: int, bf16: int) -> int:
                 for begin in range(0, limit, chunk):
                     num_keys = min(chunk, limit - begin)
                     for offset in range(0, num_keys, block):
-                        place = (
-                            read_i32(table + 4 * ((begin + offset) // block)) * num_kv_heads
-                            + kv_head
-                        )
+                        place = read_i32(table + 4 * ((begin + offset) // block))
+                        place = place * num_kv_heads + kv_head
                         keys = key_cache + place * head_bytes
                         score = scores + 4 * offset
                         tile_matmul(
@@ -136,7 +138,8 @@ def _kernel(head_dim: int, block_size: int, bf16: int) -> int:
                     padded = (num_keys + 15) // 16 * 16
                     for r in range(rows):
                         scored = scores + 4 * r * score_stride
-                        # Causal, and no slot past the context counts: whatever it holds was overwritten here.
+                        # Causal, and no slot past the context counts: whatever it holds was
+                        # overwritten here.
                         seen = prior + first + (row + r) // group + 1 - begin
                         seen = min(max(seen, 0), num_keys)
                         for j in range(seen, padded):
@@ -161,17 +164,17 @@ def _kernel(head_dim: int, block_size: int, bf16: int) -> int:
                         store_f32(sums + 64 * r, total)
                         write_f32(maxima + 4 * r, now)
                     for offset in range(0, num_keys, block):
-                        place = (
-                            read_i32(table + 4 * ((begin + offset) // block)) * num_kv_heads
-                            + kv_head
-                        )
+                        place = read_i32(table + 4 * ((begin + offset) // block))
+                        place = place * num_kv_heads + kv_head
                         values = value_cache + place * head_bytes
                         count = min(block, num_keys - offset)
                         for part in range(slices):
+                            part_values = values + part * slice_dim * size
+                            part_output = output + 4 * part * slice_dim
                             tile_matmul(
                                 rows_max, value_vecs, 16, 0, bf16,
-                                rows, scores + 4 * offset, score_stride, values + part * slice_dim * size, dim,
-                                count, output + 4 * part * slice_dim, dim, begin + offset,
+                                rows, scores + 4 * offset, score_stride, part_values, dim,
+                                count, part_output, dim, begin + offset,
                             )  # fmt: skip
                 for r in range(rows):
                     token = start + first + (row + r) // group

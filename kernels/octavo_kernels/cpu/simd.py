@@ -1,13 +1,15 @@
-"""Vectors of 16 floats for numba kernels: loads, stores, arithmetic and one register-tiled matrix product.
+"""Vectors of 16 floats for numba kernels, and one register-tiled matrix product.
 
-Explicit vectors instead of the auto-vectorizer: what a kernel computes, and in which order it rounds, does not then
-depend on the optimizer's mood. LLVM splits the 16 lanes on machines with narrower registers.
-Addresses are plain int64; bfloat16 is read and written as the upper half of a float32.
+Explicit vectors instead of the auto-vectorizer: what a kernel computes, and in which order it
+rounds, does not then depend on the optimizer's mood. LLVM splits the 16 lanes on machines with
+narrower registers. Addresses are plain int64; bfloat16 is read and written as the upper half of a
+float32.
 """
 
-# mypy: disable-error-code="no-untyped-def, no-any-return"
+# mypy: disable-error-code="no-untyped-def, no-untyped-call, no-any-return, misc"
 from __future__ import annotations
 
+import struct
 from collections.abc import Callable
 from typing import Any
 
@@ -22,7 +24,8 @@ _F32 = ir.FloatType()
 _I16, _I32, _I64 = ir.IntType(16), ir.IntType(32), ir.IntType(64)
 _VF, _VI = ir.VectorType(_F32, LANES), ir.VectorType(_I32, LANES)
 
-# Cephes expf: |error| < 1 ulp over the clamped range. ln 2 in two parts, so that the reduction is exact.
+# Cephes expf: |error| < 1 ulp over the clamped range. ln 2 in two parts, so that the reduction is
+# exact.
 _EXP_LOW, _EXP_HIGH = -87.33, 88.37
 _LOG2_E, _LN2_HIGH, _LN2_LOW = 1.44269504088896341, 0.693359375, -2.12194440e-4
 _EXP_POLYNOMIAL = (
@@ -51,8 +54,6 @@ class _VectorModel(models.PrimitiveModel):
 
 def _as_f32(value: float) -> float:
     """llvmlite wants float constants that float32 holds exactly."""
-    import struct
-
     return float(struct.unpack("f", struct.pack("f", value))[0])
 
 
@@ -89,7 +90,7 @@ def _load(builder: ir.IRBuilder, address: ir.Value, bf16: bool, width: int = LAN
 
 
 def _round_bits(builder: ir.IRBuilder, value: ir.Value) -> ir.Value:
-    """Bits of `value` rounded to bfloat16, to nearest even, still in the upper half; NaN stays NaN."""
+    """`value` as a bfloat16 in the upper half of each lane, to nearest even; NaN stays NaN."""
     bits = builder.bitcast(value, _VI)
     odd = builder.and_(
         builder.lshr(bits, ir.Constant(_VI, [16] * LANES)), ir.Constant(_VI, [1] * LANES)
@@ -219,9 +220,10 @@ def tile_matmul(
 ):
     """c[rows, vecs * width] (+)= a[rows, k] @ b[k, vecs * width], the sum held in registers.
 
-    max_rows, vecs, width, split and bf16 are constants; 1 <= rows <= max_rows picks one of max_rows loops.
-    a and c are float32; b is float32, or bfloat16 when bf16 is 1. Strides count elements. With split, k (then
-    a multiple of 4) is summed in up to four parts side by side, where one would wait for the adder.
+    max_rows, vecs, width, split and bf16 are constants; 1 <= rows <= max_rows picks a loop.
+    a and c are float32; b is float32, or bfloat16 when bf16 is 1. Strides count elements. With
+    split, k (then a multiple of 4) is summed in up to four parts side by side, where one sum alone
+    would wait for the adder.
     """
     literals = (max_rows, vecs, width, split, bf16)
     if not all(isinstance(each, types.IntegerLiteral) for each in literals):

@@ -1,11 +1,12 @@
 """Runs a compiled kernel on the threads that torch already has.
 
-A second thread pool beside torch's would fight it for the cores, since OpenMP workers spin for a while after each
-region. So the kernel goes to the same team, through the entry point that compilers call for `#pragma omp parallel`.
-Where that entry point cannot be found the kernel runs on the calling thread alone; results are the same.
+A second thread pool beside torch's would fight it for the cores, since OpenMP workers spin for a
+while after each region. So the kernel goes to the same team, through the entry point that
+compilers call for `#pragma omp parallel`. Where that entry point cannot be found the kernel runs
+on the calling thread alone; results are the same.
 
-A kernel is a C function of one pointer to int64 arguments. Its threads share the work by taking numbers from
-a counter, `arguments[0]`, so it neither knows nor cares how many threads run it.
+A kernel is a C function of one pointer to int64 arguments. Its threads share the work by taking
+numbers from a counter, `arguments[0]`, so it neither knows nor cares how many threads run it.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ _OPENMP_NAMES = ("libgomp", "libiomp5", "libomp")
 
 @functools.cache
 def _parallel() -> Callable[[int, int, int, int], None] | None:
-    """`GOMP_parallel(function, data, num_threads, flags)` of the OpenMP library that torch has loaded."""
+    """`GOMP_parallel(function, data, num_threads, flags)` of the OpenMP that torch has loaded."""
     if not sys.platform.startswith("linux"):
         return None
     loaded: set[str] = set()
@@ -55,7 +56,7 @@ def _callable(address: int) -> Callable[[int], None]:
 
 
 def launch(address: int, arguments: array[int], num_tasks: int) -> None:
-    """Run the kernel at `address`; returns when all of its threads have. `arguments[0]` must be 0."""
+    """Run the kernel at `address` until all its threads are done; `arguments[0]` must be 0."""
     data = arguments.buffer_info()[0]
     num_threads = min(torch.get_num_threads(), num_tasks)
     parallel = _parallel() if num_threads > 1 else None

@@ -1,7 +1,7 @@
-"""Paged attention from torch operators, for machines without numba: gathered keys, masked dense products.
+"""Paged attention from torch operators, for machines without numba: gather, dense products.
 
-Decodes go in groups of similar context length, so that padding stays small; prefill chunks go one by one, since
-padding two chunks to one shape costs more than the second call.
+Decodes go in groups of similar context length, so that padding stays small; prefill chunks go one
+by one, since padding two chunks to one shape costs more than the second call.
 """
 
 from __future__ import annotations
@@ -30,7 +30,8 @@ def paged_attention(
     for members, context in _groups(metadata):
         rows, lengths = metadata.query_start_loc_host[members], metadata.context_lens_host[members]
         place = np.minimum(np.arange(context), lengths[:, None] - 1)
-        # Places past a context repeat its last token: masked below, and never a slot that was not written.
+        # Places past a context repeat its last token: masked below, and never a slot that was not
+        # written.
         blocks = np.take_along_axis(
             metadata.block_tables_host[members], place // block_size, axis=1
         )

@@ -1,1 +1,1 @@
-"""Each operation once more in plain torch, written to be obviously right; tests and fallbacks use it."""
+"""Each operation in plain torch, written to be obviously right; tests and fallbacks use it."""

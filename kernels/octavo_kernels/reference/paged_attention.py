@@ -23,7 +23,8 @@ def paged_attention(
         context = int(metadata.context_lens_host[sequence])
         num_blocks = -(-context // block_size)
         blocks = metadata.block_tables[sequence, :num_blocks].long()
-        # [num_blocks, heads, dim, block_size] and [num_blocks, heads, block_size, dim] to [heads, context, dim]
+        # [num_blocks, heads, dim, block_size] and [num_blocks, heads, block_size, dim] to [heads,
+        # context, dim]
         keys = (
             key_cache[blocks]
             .permute(1, 0, 3, 2)
