@@ -1,0 +1,106 @@
+"""Streaming chat: text, usage, and what an error looks like."""
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import httpx
+import pytest
+
+from octavo.chat_client import Answer, ChatClient, Usage
+from octavo.local.greet import QUESTION, ask_first_question, ready_lines
+from octavo_protocol.errors import ClientError, ServerError, UnavailableError
+
+Handler = Callable[[httpx.Request], httpx.Response]
+
+
+def sse(*events: Any) -> httpx.Response:
+    lines = [f"data: {event if isinstance(event, str) else json.dumps(event)}" for event in events]
+    return httpx.Response(200, text=": ping\n\n" + "\n\n".join(lines) + "\n\n")
+
+
+def delta(text: str, finish_reason: str | None = None) -> dict[str, Any]:
+    return {"choices": [{"delta": {"content": text}, "finish_reason": finish_reason}]}
+
+
+def client(handler: Handler) -> ChatClient:
+    return ChatClient("http://server", transport=httpx.MockTransport(handler))
+
+
+def test_pieces_arrive_and_the_answer_is_filled() -> None:
+    sent: list[dict[str, Any]] = []
+
+    def handler(request: httpx.Request) -> httpx.Response:
+        sent.append(json.loads(request.content))
+        usage = {
+            "prompt_tokens": 9,
+            "completion_tokens": 2,
+            "prompt_tokens_details": {"cached_tokens": 4},
+        }
+        role = {"choices": [{"delta": {"role": "assistant"}}]}
+        return sse(
+            role, delta("Hel"), delta("lo", "stop"), {"choices": [], "usage": usage}, "[DONE]"
+        )
+
+    answer = Answer()
+    messages = [{"role": "user", "content": "hi"}]
+    pieces = list(client(handler).stream("m", messages, answer, max_tokens=5, temperature=None))
+
+    assert pieces == ["Hel", "lo"]
+    assert answer == Answer("Hello", "stop", Usage(9, 4, 2))
+    assert sent[0] == {
+        "model": "m",
+        "messages": messages,
+        "stream": True,
+        "stream_options": {"include_usage": True},
+        "max_tokens": 5,
+    }
+
+
+def test_error_inside_the_stream_is_raised() -> None:
+    stream = client(lambda _: sse(delta("x"), {"error": {"message": "engine died"}})).stream(
+        "m", [], Answer()
+    )
+    with pytest.raises(ServerError, match="engine died"):
+        list(stream)
+
+
+def test_refusal_carries_what_the_server_said() -> None:
+    body = {"error": {"message": "no model 'x'"}}
+    with pytest.raises(ClientError, match="answered 404: no model 'x'"):
+        list(client(lambda _: httpx.Response(404, json=body)).stream("x", [], Answer()))
+
+
+def test_answer_that_is_no_json_is_shown() -> None:
+    with pytest.raises(ServerError, match="answered 502: bad gateway"):
+        client(lambda _: httpx.Response(502, text="bad gateway")).models()
+
+
+def test_nobody_there_says_how_to_start() -> None:
+    def refuse(request: httpx.Request) -> httpx.Response:
+        raise httpx.ConnectError("refused", request=request)
+
+    with pytest.raises(UnavailableError, match=r"nothing answers at http://server.*octavo up"):
+        client(refuse).models()
+
+
+def test_models_are_listed() -> None:
+    body = {"data": [{"id": "a"}, {"id": "b"}]}
+    assert client(lambda _: httpx.Response(200, json=body)).models() == ["a", "b"]
+
+
+def test_failed_greeting_says_why_and_is_no_error() -> None:
+    written: list[str] = []
+    assert ask_first_question("http://127.0.0.1:1", "m", written.append) is False
+    assert QUESTION in written[0]
+    assert "nothing answers" in written[-1]
+
+
+def test_ready_lines_name_url_and_model() -> None:
+    text = ready_lines("http://127.0.0.1:8001", "m", "smollm2")
+
+    assert "curl http://127.0.0.1:8001/v1/chat/completions" in text
+    assert 'base_url="http://127.0.0.1:8001/v1"' in text
+    assert 'LLM("smollm2")' in text
+    assert "--url http://127.0.0.1:8001" in text
+    assert "--url" not in ready_lines("http://127.0.0.1:8000", "m", "smollm2")

@@ -1,0 +1,71 @@
+"""The doctor's findings and their advice."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from octavo import doctor
+from octavo.doctor import Finding, Level
+from octavo.local.machine import usable_cores
+
+OLD_CPU = "processor : 0\nmodel name : Old\nflags : sse sse2\n\nprocessor : 1\nflags : sse\n"
+PLAIN_CPU = "model name : Plain\nflags : avx2 f16c avx512f\n"
+NEW_CPU = "model name : New\nflags : avx2 f16c avx512f avx512_bf16 amx_bf16\n"
+
+
+@pytest.mark.parametrize(
+    ("cpuinfo", "value", "level"),
+    [
+        (OLD_CPU, "no AVX2", Level.NOTE),
+        (PLAIN_CPU, "avx2 f16c avx512f", Level.NOTE),
+        (NEW_CPU, "avx2 f16c avx512f avx512_bf16 amx_bf16", Level.OK),
+    ],
+)
+def test_cpu_features_are_judged(tmp_path: Path, cpuinfo: str, value: str, level: Level) -> None:
+    path = tmp_path / "cpuinfo"
+    path.write_text(cpuinfo)
+
+    cpu, features = doctor._cpu(path)
+
+    assert cpu.value.startswith(cpuinfo.split("model name : ")[1].split("\n")[0])
+    assert (features.value, features.level) == (value, level)
+
+
+def test_unknown_cpu_is_no_failure(tmp_path: Path) -> None:
+    assert doctor._cpu(tmp_path / "none")[1] == Finding("cpu features", "unknown")
+
+
+def test_report_covers_everything_and_serialises() -> None:
+    findings = doctor.examine(port=8000)
+
+    topics = {finding.topic for finding in findings}
+    assert {"system", "python", "cpu", "memory", "disk", "gpu", "torch", "redis server"} <= topics
+    assert [item["topic"] for item in json.loads(doctor.as_json(findings))] == [
+        finding.topic for finding in findings
+    ]
+
+
+def test_advice_stands_below_its_finding() -> None:
+    table = doctor.as_table(
+        [Finding("a", "fine"), Finding("bb", "gone", Level.MISSING, "install bb")]
+    )
+
+    assert table.splitlines() == [
+        "  a   fine",
+        "! bb  gone",
+        "      -> install bb",
+        "",
+        "1 missing (!). 0 could be better (~).",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("quota", "cores"),
+    [("50000 100000", 1), ("100000 100000", 1), ("garbage", None), ("max 1", None)],
+)
+def test_container_quota_bounds_the_cores(tmp_path: Path, quota: str, cores: int | None) -> None:
+    path = tmp_path / "cpu.max"
+    path.write_text(quota)
+
+    assert usable_cores(path) == (cores or usable_cores(tmp_path / "none"))
