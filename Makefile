@@ -14,7 +14,9 @@ PORT ?= 8000
 MANIFEST ?= examples/01-smollm2.yaml
 PYTEST_ARGS ?=
 
-.PHONY: help setup run model test check lint format clean
+BENCH_ARGS ?=
+
+.PHONY: help setup run model test check lint format bench-cpu clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -43,6 +45,10 @@ check: lint ## lint, and the tests that start no server and need no model
 format: $(VENV)/.installed-dev ## format the code and sort its imports
 	@$(BIN)/ruff check --fix --select I .
 	@$(BIN)/ruff format .
+
+bench-cpu: $(VENV)/.installed-dev ## measure this machine beside Hugging Face; takes minutes
+	@$(BIN)/octavo models pull smollm2
+	@$(BIN)/python -m benchmarks.cpu $(BENCH_ARGS)
 
 clean: ## remove .venv and tool caches; models stay (octavo models remove)
 	@rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache dist build
