@@ -86,6 +86,9 @@ def _weight_files(folder: Path) -> list[Path]:
             )
         except (ValueError, KeyError, AttributeError, TypeError) as error:
             raise ConfigError(f"{index} is not a safetensors index: {error!r}") from error
+        outside = [name for name in names if Path(name).name != name]
+        if outside:
+            raise ConfigError(f"{index} names a file outside the folder: {outside[0]!r}")
         missing = [name for name in names if not (folder / name).is_file()]
         if missing:
             raise ConfigError(
