@@ -1,6 +1,8 @@
 """The first answer of a fresh platform, and lines to paste for the next ones."""
 
+import os
 import shlex
+import shutil
 import sys
 from collections.abc import Callable
 
@@ -36,26 +38,37 @@ def ready_lines(base_url: str, model: str, source: str) -> str:
     source: what names the model for `LLM`, which runs without the platform.
     """
     body = f'{{"model": "{model}", "messages": [{{"role": "user", "content": "Hello!"}}]}}'
-    python = shlex.quote(sys.executable)
+    command, python = _short(sys.argv[0], "octavo"), _short(sys.executable, "python")
     url_flag = "" if base_url.endswith(":8000") else f" --url {base_url}"
     return f"""
 The platform is up at {base_url} (OpenAI-compatible; Ctrl-C stops it).
 
   Talk to it:
-    {python} -m octavo chat{url_flag}
+    {command} chat{url_flag}
 
   curl:
     curl {base_url}/v1/chat/completions -H 'content-type: application/json' \\
       -d '{body}'
 
-  The official openai client:
+  The official openai client, in {python}:
     from openai import OpenAI
     client = OpenAI(base_url="{base_url}/v1", api_key="none")
     print(client.chat.completions.create(
         model="{model}", messages=[{{"role": "user", "content": "Hello!"}}]
     ).choices[0].message.content)
 
-  In process, without the platform:
+  In process, without the platform, in {python}:
     from octavo import LLM
     print(LLM("{source}").chat([{{"role": "user", "content": "Hello!"}}])[0].outputs[0].text)
+
 """
+
+
+def _short(program: str, name: str) -> str:
+    """How to type `program` here: its bare `name` where PATH leads to it."""
+    if (found := shutil.which(name)) and os.path.samefile(found, program):
+        return name
+    if os.path.basename(program) == "__main__.py":  # python -m octavo
+        return f"{_short(sys.executable, 'python')} -m octavo"
+    relative = os.path.relpath(program)
+    return shlex.quote(program if relative.startswith("..") else relative)

@@ -74,7 +74,7 @@ def run_platform(options: UpOptions) -> int:
             _welcome(options, local, source.source, log_folder)
             supervisor.run()
     finally:
-        reporter.note("stopping (again Ctrl-C: at once)")
+        reporter.note("stopping; Ctrl-C again does not wait")
         supervisor.stop(hurry=signals.requested_twice)
     return 0
 
