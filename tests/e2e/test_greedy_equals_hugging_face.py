@@ -84,7 +84,6 @@ def generate_all(core: EngineCore, prompts: Sequence[Sequence[int]]) -> list[lis
     [
         pytest.param({}, id="defaults"),
         pytest.param({"enable_prefix_caching": False}, id="no-prefix-caching"),
-        pytest.param({"max_num_seqs": 1}, id="one-at-a-time"),
         pytest.param({"max_num_seqs": 4, "block_size": 8}, id="batch-4-block-8"),
         pytest.param({"max_num_seqs": 32, "block_size": 32}, id="batch-32-block-32"),
         pytest.param({"max_num_seqs": 16, "max_num_batched_tokens": 16}, id="budget-16"),
@@ -99,6 +98,11 @@ def test_all_prompts_at_once(
     smollm2: Path, prompts: list[list[int]], expected: list[list[int]], options: dict[str, Any]
 ) -> None:
     assert generate_all(engine(smollm2, **options), prompts) == expected
+
+
+def test_one_at_a_time(smollm2: Path, prompts: list[list[int]], expected: list[list[int]]) -> None:
+    core = engine(smollm2, max_num_seqs=1)
+    assert generate_all(core, prompts[::8]) == expected[::8]
 
 
 def test_chunks_of_one_token(
