@@ -41,7 +41,7 @@ def chat(
         str | None, option("--api-key", help="Key for servers that ask for one.")
     ] = None,
 ) -> None:
-    """Chat with the model of a running platform; answers stream as they are written."""
+    """Chat with the model of a running platform."""
     from octavo.chat_client import ChatClient
 
     client = ChatClient(url.rstrip("/").removesuffix("/v1"), api_key=api_key)

@@ -9,7 +9,7 @@ def doctor(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
     port: Annotated[int, typer.Option(help="The port that `octavo up` would take.")] = 8000,
 ) -> None:
-    """Show what this machine offers for serving models, and how to mend what is missing.
+    """Check this machine; say how to mend what is missing.
 
     Reads only this machine: nothing is downloaded and no network is asked. Exits with 1 when
     something is missing that Octavo cannot run without.

@@ -45,9 +45,10 @@ def router(
         option("--log-level", help="How much to log."),
     ] = "info",
 ) -> None:
-    """Route requests to the replicas of a deployment, by where their prompt is already cached.
+    """Route requests to a deployment's replicas.
 
-    Replicas are found through Redis (`octavo serve --redis-url …` with the same namespace and
+    Each request goes where its first token is expected soonest: by what is queued there and by how
+    much of its prompt is already cached. Replicas are found through Redis (`octavo serve --redis-url …` with the same namespace and
     deployment), or listed with --replica-url. Every flag can also be set as OCTAVO_<FLAG>.
     """
     if redis_url is None and not replica_url:

@@ -38,9 +38,9 @@ def up(
         option("--log-level", help="How much the processes log."),
     ] = "info",
 ) -> None:
-    """Run a ModelDeployment on this machine: Redis, its replicas, and a router in front.
+    """Run a manifest's whole platform on this machine.
 
-    Fetches the model if needed, starts everything, asks a first question, and stays until Ctrl-C,
+    That is Redis, the deployment's replicas, and a router in front of them. Fetches the model if needed, starts everything, asks a first question, and stays until Ctrl-C,
     which lets running requests finish. The same manifest is what Kubernetes gets.
     """
     from octavo.local.platform import UpOptions, run_platform
