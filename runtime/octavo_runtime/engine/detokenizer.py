@@ -1,0 +1,97 @@
+"""Tokens to text as they come, and stop strings on that text."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from octavo_protocol.tokenizer import Tokenizer
+
+REPLACEMENT = "\ufffd"
+# A character spans a few tokens at most; longer runs that end in U+FFFD are invalid bytes.
+_MAX_PENDING_TOKENS = 64
+
+
+class IncrementalDetokenizer:
+    """Decodes a growing list of tokens; the pieces together equal one decode of the whole.
+
+        token_ids  [ ... | prefix ......... | pending ..... ]
+                         prefix_offset      read_offset
+
+    The text of `pending` is what the window from prefix_offset decodes to beyond the prefix's own
+    text: a decoder may treat the first token of a text differently, and a character may need
+    several tokens. While the window ends in U+FFFD, the last character may be unfinished: wait.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, *, skip_special_tokens: bool = True) -> None:
+        self._tokenizer = tokenizer
+        self._skip_special_tokens = skip_special_tokens
+        self._token_ids: list[int] = []
+        self._prefix_offset = 0
+        self._read_offset = 0
+
+    def append(self, token_ids: Sequence[int]) -> str:
+        """The text that is now certain."""
+        text = ""
+        for token_id in token_ids:
+            self._token_ids.append(token_id)
+            text += self._advance(is_last=False)
+        return text
+
+    def flush(self) -> str:
+        """What was held back for an unfinished character. Nothing may be appended after it."""
+        return self._advance(is_last=True)
+
+    def _advance(self, *, is_last: bool) -> str:
+        prefix = self._decode(self._token_ids[self._prefix_offset : self._read_offset])
+        window = self._decode(self._token_ids[self._prefix_offset :])
+        num_pending = len(self._token_ids) - self._read_offset
+        is_unfinished = window.endswith(REPLACEMENT) and num_pending < _MAX_PENDING_TOKENS
+        if not is_last and (is_unfinished or len(window) <= len(prefix)):
+            return ""
+        self._prefix_offset = self._read_offset
+        self._read_offset = len(self._token_ids)
+        return window[len(prefix) :]
+
+    def _decode(self, token_ids: list[int]) -> str:
+        if not token_ids:
+            return ""
+        return self._tokenizer.decode(token_ids, skip_special_tokens=self._skip_special_tokens)
+
+
+@dataclass(frozen=True, slots=True)
+class StopMatch:
+    """`string` ended the text, which is to be cut at `cut`."""
+
+    string: str
+    cut: int
+
+
+class StopStrings:
+    """Finds the stop string that completes first; also says how much text may be shown already.
+
+    A match may begin in text that came earlier, so while more can come, the last
+    `len(longest) - 1` characters are held back: they may turn out to be the start of a match.
+    """
+
+    def __init__(self, strings: Sequence[str], *, include: bool) -> None:
+        self._strings = tuple(strings)
+        self._include = include
+        self._longest = max((len(string) for string in strings), default=0)
+
+    def find(self, text: str, num_new_chars: int) -> StopMatch | None:
+        """A match that completes within the last `num_new_chars` characters of `text`."""
+        first = max(0, len(text) - num_new_chars - self._longest + 1)
+        best: tuple[int, int, str] | None = None
+        for string in self._strings:
+            start = text.find(string, first)
+            if start >= 0 and (best is None or (start + len(string), start) < best[:2]):
+                best = (start + len(string), start, string)
+        if best is None:
+            return None
+        end, start, string = best
+        return StopMatch(string, end if self._include else start)
+
+    def num_safe_chars(self, text: str) -> int:
+        """Leading characters of `text` that no later match can take back."""
+        if self._include or self._longest == 0:
+            return len(text)
+        return max(0, len(text) - self._longest + 1)
