@@ -33,10 +33,11 @@ class InputProcessor:
         self._check_stop_token_ids(params)
         room = self.info.max_model_len - len(prompt_token_ids)
         max_tokens = room if params.max_tokens is None else min(params.max_tokens, room)
-        eos, *more_eos = self.info.eos_token_ids or [None]
+        eos = self.info.eos_token_ids[0] if self.info.eos_token_ids else None
+        more_eos = self.info.eos_token_ids[1:]
         stop_token_ids = list(params.stop_token_ids or [])
         if not params.ignore_eos:
-            stop_token_ids += [t for t in more_eos if t is not None and t not in stop_token_ids]
+            stop_token_ids += [t for t in more_eos if t not in stop_token_ids]
         arrival_time = time.time()
         children = []
         for i in range(params.n):

@@ -1,7 +1,7 @@
 """What passes between the API side and the engine; msgpack when they are two processes.
 
-Down: `AddRequest | AbortRequests | ResetPrefixCache | Shutdown`. Up: `EngineInfo` once, when the
-engine is ready, then one `StepOutputs` per step that has something to say.
+Down (`Command`): requests, aborts, control. Up (`Report`): `EngineInfo` once, when the engine is
+ready, or `StartFailed`; then a `StepOutputs` per step, and answers to control commands.
 """
 
 import msgspec
@@ -95,13 +95,13 @@ class EngineStats(msgspec.Struct, omit_defaults=True, frozen=True):
     steps_total: int = 0
 
 
-class StepOutputs(msgspec.Struct, omit_defaults=True):
+class StepOutputs(msgspec.Struct, omit_defaults=True, tag="step"):
     outputs: list[SequenceOutput] = []
     kv_events: list[KVEvent] = []
     stats: EngineStats = EngineStats()
 
 
-class EngineInfo(msgspec.Struct):
+class EngineInfo(msgspec.Struct, tag="info"):
     """What the engine resolved its configuration to. `stages` are start-up seconds by stage."""
 
     model: str
@@ -114,3 +114,19 @@ class EngineInfo(msgspec.Struct):
     vocab_size: int
     eos_token_ids: list[int]
     stages: dict[str, float]
+
+
+class StartFailed(msgspec.Struct, tag="start_failed"):
+    """The engine cannot start; `is_config` when the user's settings or files are the cause."""
+
+    message: str
+    is_config: bool
+
+
+class PrefixCacheReset(msgspec.Struct, tag="prefix_cache_reset"):
+    """Answer to `ResetPrefixCache`; not done while blocks are in use."""
+
+    done: bool
+
+
+Report = EngineInfo | StartFailed | StepOutputs | PrefixCacheReset

@@ -127,7 +127,7 @@ class OutputProcessor:
         return ProcessedStep(results, aborts)
 
     def _update(self, sequence: _SequenceState, output: SequenceOutput) -> bool:
-        """Takes new tokens in. True when a stop string ended a sequence that the engine still runs."""
+        """Takes new tokens in. True when a stop string ended what the engine still runs."""
         state = sequence.request
         now = time.monotonic()
         if state.stats.first_token_ts == 0.0:

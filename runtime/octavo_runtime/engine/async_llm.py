@@ -1,0 +1,212 @@
+"""The engine for servers: requests as async iterators, the engine itself in its own process."""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Callable
+
+from octavo_protocol.errors import ConfigError, GenerationError, UnavailableError
+from octavo_protocol.outputs import RequestOutput
+from octavo_protocol.records import KVEvent
+from octavo_protocol.sampling_params import SamplingParams
+from octavo_protocol.tokenizer import Tokenizer
+from octavo_runtime.config import EngineConfig
+from octavo_runtime.engine.core_client import EngineProcess
+from octavo_runtime.engine.default_params import default_sampling_params
+from octavo_runtime.engine.input_processor import InputProcessor
+from octavo_runtime.engine.messages import (
+    AbortRequests,
+    AddRequest,
+    EngineInfo,
+    EngineStats,
+    PrefixCacheReset,
+    Report,
+    ResetPrefixCache,
+    StartFailed,
+    StepOutputs,
+)
+from octavo_runtime.engine.output_processor import OutputProcessor
+
+logger = logging.getLogger(__name__)
+
+ENGINE_CORE = "octavo_runtime.engine.engine_core:EngineCore"
+_Queue = asyncio.Queue[RequestOutput | Exception]
+
+
+class AsyncLLM:
+    """Requests in, `RequestOutput`s out. Belongs to the event loop in which `start` was called."""
+
+    def __init__(self, process: EngineProcess, tokenizer: Tokenizer, defaults: SamplingParams):
+        self.tokenizer = tokenizer
+        self.default_sampling_params = defaults
+        self.info: EngineInfo | None = None
+        self.stats = EngineStats()
+        self._process = process
+        self._inputs: InputProcessor | None = None
+        self._outputs = OutputProcessor(tokenizer)
+        self._queues: dict[str, _Queue] = {}
+        self._kv_callbacks: list[Callable[[list[KVEvent]], None]] = []
+        self._started: asyncio.Future[EngineInfo] = asyncio.get_running_loop().create_future()
+        self._resets: list[asyncio.Future[bool]] = []
+        self._stopping = False
+        self._reader = asyncio.create_task(self._read())
+        self._watcher = asyncio.create_task(self._watch())
+
+    @classmethod
+    def start(
+        cls, config: EngineConfig, tokenizer: Tokenizer, *, core_factory: str = ENGINE_CORE
+    ) -> "AsyncLLM":
+        """Starts the engine process and returns at once; `wait_ready` waits for the model.
+
+        core_factory: `module:callable` that makes the core from an `EngineConfig`.
+        """
+        defaults = default_sampling_params(config.model)
+        return cls(EngineProcess(config, core_factory), tokenizer, defaults)
+
+    async def wait_ready(self) -> EngineInfo:
+        """Raises `ConfigError` or `GenerationError` when the engine cannot start."""
+        return await asyncio.shield(self._started)
+
+    @property
+    def is_ready(self) -> bool:
+        return self.info is not None and self.is_healthy
+
+    @property
+    def is_healthy(self) -> bool:
+        """The engine process is alive, loading or loaded."""
+        return not self._process.ended.is_set() and self._process.is_alive
+
+    @property
+    def num_unfinished(self) -> int:
+        return len(self._queues)
+
+    def on_kv_events(self, callback: Callable[[list[KVEvent]], None]) -> None:
+        """Calls `callback` in the event loop with the events of every step that has any."""
+        self._kv_callbacks.append(callback)
+
+    async def generate(
+        self,
+        prompt_token_ids: list[int],
+        sampling_params: SamplingParams,
+        request_id: str,
+        *,
+        prompt_text: str | None = None,
+        priority: int = 0,
+        cache_salt: str = "",
+    ) -> AsyncIterator[RequestOutput]:
+        """Yields outputs as `sampling_params.output_kind` says, the last one with `finished`.
+
+        Closing or cancelling the iterator aborts the request in the engine at once. Raises
+        `ValidationError` for a request that the model cannot take, `UnavailableError` while the
+        engine loads or stops, `GenerationError` when it dies.
+        """
+        if self._inputs is None or not self.is_healthy or self._stopping:
+            raise UnavailableError("the engine is not ready")
+        children = self._inputs.process(
+            request_id, prompt_token_ids, sampling_params, priority=priority, cache_salt=cache_salt
+        )
+        if request_id in self._queues:
+            raise GenerationError(f"request id {request_id} is in use")
+        queue: _Queue = asyncio.Queue()
+        self._queues[request_id] = queue
+        self._outputs.add(request_id, children, sampling_params, prompt=prompt_text)
+        for child in children:
+            self._process.send(AddRequest(child))
+        try:
+            while True:
+                output = await queue.get()
+                if isinstance(output, Exception):
+                    raise output
+                yield output
+                if output.finished:
+                    return
+        finally:
+            self._queues.pop(request_id, None)
+            self.abort(request_id)
+
+    def abort(self, request_id: str) -> None:
+        """Frees what the request holds in the engine. Unknown and finished ids are ignored."""
+        running = self._outputs.abort(request_id)
+        if running:
+            self._process.send(AbortRequests(running))
+
+    async def reset_prefix_cache(self) -> bool:
+        """Forgets all cached blocks. False while requests run."""
+        answer: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        self._resets.append(answer)
+        self._process.send(ResetPrefixCache())
+        return await answer
+
+    async def shutdown(self) -> None:
+        """Stops the engine process; requests in flight fail with `UnavailableError`."""
+        self._stopping = True
+        self._fail_all(UnavailableError("the server is stopping"))
+        await self._process.stop()
+        await self._watcher
+        self._process.close()
+        if self._started.done():
+            self._started.exception()  # nobody may have asked for it
+        else:
+            self._started.cancel()
+
+    async def _read(self) -> None:
+        while True:
+            self._take(await self._process.receive())
+
+    async def _watch(self) -> None:
+        """When the process ends: takes its last words, then fails what still waits."""
+        await self._process.ended.wait()
+        self._reader.cancel()
+        for report in await self._process.last_reports():
+            self._take(report)
+        if not self._stopping:
+            self._on_death()
+
+    def _take(self, report: Report) -> None:
+        match report:
+            case StepOutputs():
+                self._take_step(report)
+            case EngineInfo():
+                self.info = report
+                self._inputs = InputProcessor(report)
+                self._started.set_result(report)
+            case StartFailed():
+                kind = ConfigError if report.is_config else GenerationError
+                self._started.set_exception(kind(report.message))
+            case PrefixCacheReset():
+                answer = self._resets.pop(0)
+                if not answer.done():
+                    answer.set_result(report.done)
+
+    def _take_step(self, step: StepOutputs) -> None:
+        self.stats = step.stats
+        if step.kv_events:
+            for callback in self._kv_callbacks:
+                callback(step.kv_events)
+        processed = self._outputs.process(step.outputs)
+        if processed.aborts:
+            self._process.send(AbortRequests(processed.aborts))
+        for output in processed.outputs:
+            queue = self._queues.get(output.request_id)
+            if queue is None:
+                continue
+            failed = any(o.finish_reason == "error" for o in output.outputs)
+            queue.put_nowait(
+                GenerationError("the engine refused the request") if failed else output
+            )
+
+    def _on_death(self) -> None:
+        status = self._process.process.returncode
+        logger.error("the engine process ended with status %s", status)
+        error = GenerationError(f"the engine process ended with status {status}")
+        self._fail_all(error)
+        if not self._started.done():
+            self._started.set_exception(error)
+            self._started.exception()  # nobody may be waiting
+
+    def _fail_all(self, error: Exception) -> None:
+        for queue in self._queues.values():
+            queue.put_nowait(error)
+        for answer in self._resets:
+            if not answer.done():
+                answer.set_exception(error)
+        self._resets.clear()

@@ -1,0 +1,158 @@
+"""The engine process: commands in, steps, reports out.
+
+Started by `core_client` as `python -m octavo_runtime.engine.core_process ADDRESS FACTORY`, with the
+configuration as JSON on standard input. It ends when told to, when its parent ends, or with exit
+status 1 when a step fails: a half-done step leaves no state that could be trusted.
+"""
+
+import ctypes
+import importlib
+import logging
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any, Protocol
+
+import msgspec
+import zmq
+
+from octavo_protocol.errors import ConfigError
+from octavo_runtime.config import EngineConfig
+from octavo_runtime.engine.messages import (
+    AbortRequests,
+    AddRequest,
+    Command,
+    EngineInfo,
+    EngineRequest,
+    PrefixCacheReset,
+    Report,
+    ResetPrefixCache,
+    SequenceOutput,
+    Shutdown,
+    StartFailed,
+    StepOutputs,
+)
+
+logger = logging.getLogger(__name__)
+
+_PR_SET_PDEATHSIG = 1
+_encoder = msgspec.msgpack.Encoder()
+_decoder: msgspec.msgpack.Decoder[Command] = msgspec.msgpack.Decoder(Command)
+
+
+class Core(Protocol):
+    """What the process runs: `EngineCore`, or a fake in tests."""
+
+    info: EngineInfo
+
+    def add_request(self, request: EngineRequest) -> None: ...
+    def abort(self, request_ids: Iterable[str]) -> None: ...
+    def step(self) -> StepOutputs: ...
+    def has_work(self) -> bool: ...
+    def reset_prefix_cache(self) -> bool: ...
+    def shutdown(self) -> None: ...
+
+
+def encode_config(config: EngineConfig) -> bytes:
+    return msgspec.json.encode(config, enc_hook=str)
+
+
+def decode_config(raw: bytes) -> EngineConfig:
+    return msgspec.json.decode(raw, type=EngineConfig, dec_hook=_to_path)
+
+
+def run(socket: "zmq.Socket[bytes]", core: Core) -> None:
+    """Serves until `Shutdown`. Takes commands between steps; waits for them only without work."""
+    _send(socket, core.info)
+    while True:
+        flags = zmq.NOBLOCK if core.has_work() else 0
+        try:
+            while True:
+                if not _handle(socket, core, _decoder.decode(socket.recv(flags))):
+                    return
+                flags = zmq.NOBLOCK
+        except zmq.Again:
+            pass
+        _send(socket, core.step())
+
+
+def _handle(socket: "zmq.Socket[bytes]", core: Core, command: Command) -> bool:
+    """Carries out one command; False when it was the last."""
+    match command:
+        case AddRequest(request):
+            try:
+                core.add_request(request)
+            except Exception:
+                logger.exception("request %s was not accepted", request.request_id)
+                failed = SequenceOutput(request.request_id, [], finish_reason="error")
+                _send(socket, StepOutputs([failed]))
+        case AbortRequests(request_ids):
+            core.abort(request_ids)
+        case ResetPrefixCache():
+            _send(socket, PrefixCacheReset(core.reset_prefix_cache()))
+        case Shutdown():
+            return False
+    return True
+
+
+def main(arguments: list[str]) -> int:
+    """Exit status: 0 stopped as told, 1 failed (the cause is logged, and reported at start)."""
+    address, factory_name = arguments
+    _die_with_parent()
+    # Ctrl-C reaches the whole process group; the API process decides what it means.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
+    config = decode_config(sys.stdin.buffer.read())
+    context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+    socket = context.socket(zmq.PAIR)
+    socket.connect(address)
+    try:
+        try:
+            core = _factory(factory_name)(config)
+        except ConfigError as error:
+            _send(socket, StartFailed(error.message, True))
+            return 1
+        except Exception as error:
+            logger.exception("the engine did not start")
+            _send(socket, StartFailed(f"{type(error).__name__}: {error}", False))
+            return 1
+        try:
+            run(socket, core)
+        except Exception:
+            logger.exception("a step failed; the engine stops")
+            return 1
+        core.shutdown()
+        return 0
+    finally:
+        context.destroy(linger=1000)
+
+
+def _factory(name: str) -> Callable[[EngineConfig], Core]:
+    module, _, attribute = name.partition(":")
+    factory: Callable[[EngineConfig], Core] = getattr(importlib.import_module(module), attribute)
+    return factory
+
+
+def _send(socket: "zmq.Socket[bytes]", report: Report) -> None:
+    socket.send(_encoder.encode(report))
+
+
+def _to_path(kind: type, value: Any) -> Any:
+    if kind is Path:
+        return Path(value)
+    raise NotImplementedError(f"no decoder for {kind}")
+
+
+def _die_with_parent() -> None:
+    """Linux: SIGKILL for this process when its parent's main thread ends, however that happens."""
+    if sys.platform == "linux":
+        parent = os.getppid()
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != parent:  # it ended before the call
+            os._exit(1)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
