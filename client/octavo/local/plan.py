@@ -67,7 +67,7 @@ def plan(
             ProcessSpec(
                 name=f"replica-{index}",
                 command=(
-                    *(sys.executable, "-P", "-m", "octavo", "serve", str(facts.model)),
+                    *(sys.executable, "-m", "octavo", "serve", str(facts.model)),
                     *_names(spec.served_names),
                     *("--host", _LOOPBACK, "--port", str(replica_port)),
                     *("--replica-id", f"{metadata.name}-{index}"),
@@ -86,7 +86,7 @@ def plan(
     router = ProcessSpec(
         name="router",
         command=(
-            *(sys.executable, "-P", "-m", "octavo", "router"),
+            *(sys.executable, "-m", "octavo", "router"),
             *("--host", host, "--port", str(port)),
             *("--policy", spec.routing.policy),
             *("--drain-timeout", f"{_DRAIN_S:g}"),
@@ -132,5 +132,12 @@ def _environment(facts: MachineFacts, num_threads: int) -> dict[str, str | None]
     leaking = (name for name in facts.environment if name.startswith("OCTAVO_"))
     removed: dict[str, str | None] = {name: None for name in leaking if name not in _KEPT_VARIABLES}
     threads = dict.fromkeys(_THREAD_VARIABLES, str(num_threads))
-    # Not a flag: the URL may hold a password, and every user of the machine can read arguments.
-    return removed | threads | {"OCTAVO_REDIS_URL": facts.redis_url, "PYTHONUNBUFFERED": "1"}
+    return {
+        **removed,
+        **threads,
+        # Not a flag: the URL may hold a password, and every user of the machine can read arguments.
+        "OCTAVO_REDIS_URL": facts.redis_url,
+        # The folder that `octavo up` runs in must not supply modules; grandchildren inherit this.
+        "PYTHONSAFEPATH": "1",
+        "PYTHONUNBUFFERED": "1",
+    }
