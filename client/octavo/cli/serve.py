@@ -32,7 +32,9 @@ def serve(
     host: Annotated[
         str, option("--host", help="Address to listen on; 0.0.0.0 for every interface.")
     ] = "127.0.0.1",
-    port: Annotated[int, option("--port", help="Port to listen on.", min=1, max=65535)] = 8000,
+    port: Annotated[
+        int, option("--port", help="Port to listen on; 0: any free one.", min=0, max=65535)
+    ] = 8000,
     served_model_name: Annotated[
         list[str] | None,
         option(
@@ -125,7 +127,7 @@ def serve(
     ] = None,
     max_body_bytes: Annotated[
         Any, size_option("--max-body-bytes", help="Largest request body; larger ones get a 413.")
-    ] = 10 * 2**20,
+    ] = 16 * 2**20,
     drain_timeout: Annotated[
         float,
         option("--drain-timeout", help="Seconds that running requests get at shutdown.", min=0),

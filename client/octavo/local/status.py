@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 # A replica's start in order; how far it is decides how far its bar is.
-STAGES = ("starting", "loading", "warming", "ready")
+STAGES = ("starting", "loading", "registering", "ready")
 
 
 class StatusReporter:
