@@ -50,9 +50,9 @@ class PagedAttention:
         num_tokens = qkv.shape[0]
         cache = batch.kv_caches[self.layer]
         heads = qkv.view(num_tokens, -1, self.head_dim)
-        query, key, value = heads.split(
-            [self.num_heads, self.num_kv_heads, self.num_kv_heads], dim=1
-        )
+        last_key = self.num_heads + self.num_kv_heads
+        query = heads[:, : self.num_heads]
+        key, value = heads[:, self.num_heads : last_key], heads[:, last_key:]
         rotary_and_cache(
             query,
             key,

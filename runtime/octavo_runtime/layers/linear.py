@@ -7,8 +7,9 @@ its rows as it streams by. `pack()` then brings the matrix into the form that th
 from collections.abc import Iterator, Mapping
 
 import torch
-from octavo_kernels.linear import PackedWeight, linear, pack_linear_weight
 from torch import Tensor, nn
+
+from octavo_kernels.linear import PackedWeight, linear, pack_linear_weight
 
 
 class FusedLinear(nn.Module):

@@ -3,8 +3,9 @@
 from collections.abc import Iterator
 
 import torch
-from octavo_kernels.norm import add_rms_norm, rms_norm
 from torch import Tensor, nn
+
+from octavo_kernels.norm import add_rms_norm, rms_norm
 
 
 class RMSNorm(nn.Module):

@@ -8,6 +8,7 @@ A draw inverts the cumulative distribution at one uniform number per row, which 
 replica all continue with the same draws. Source of the hash: splitmix64 (Steele et al. 2014).
 """
 
+from collections import Counter
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass
 
@@ -101,13 +102,14 @@ def _apply_penalties(logits: Tensor, rows: Seq[SamplingRow]) -> Tensor:
             logits, copied = logits.clone(), True
         values = logits[i]
         if params.repetition_penalty != 1.0:
-            seen = torch.tensor([*row.prompt_token_ids, *row.output_token_ids]).unique()
+            seen = torch.tensor(sorted({*row.prompt_token_ids, *row.output_token_ids}))
             old = values[seen]
             values[seen] = torch.where(
                 old > 0, old / params.repetition_penalty, old * params.repetition_penalty
             )
         if row.output_token_ids:
-            generated, counts = torch.tensor(list(row.output_token_ids)).unique(return_counts=True)
+            counter = Counter(row.output_token_ids)
+            generated, counts = torch.tensor(list(counter)), torch.tensor(list(counter.values()))
             values[generated] -= params.frequency_penalty * counts + params.presence_penalty
     return logits
 
@@ -134,7 +136,7 @@ def _draw(logits: Tensor, rows: Seq[SamplingRow]) -> list[int]:
     # `right`: the point lies strictly inside the chosen token's interval, so a token of
     # probability zero (an empty interval) is never chosen.
     token_ids = torch.searchsorted(cumulative, points * cumulative[:, -1:], right=True)
-    return token_ids.clamp_(max=vocab_size - 1).squeeze(1).tolist()  # type: ignore[no-any-return]
+    return token_ids.clamp_(max=vocab_size - 1).squeeze(1).tolist()
 
 
 def _mask_top(logits: Tensor, params: Seq[SamplingParams]) -> Tensor:

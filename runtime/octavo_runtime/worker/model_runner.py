@@ -56,9 +56,7 @@ class ModelRunner:
     def allocate_kv_cache(self, num_blocks: int) -> None:
         """Raises `ConfigError` with the arithmetic when the memory cannot be had."""
         config = self.model_config
-        shapes = kv_cache_shapes(
-            num_blocks, self.block_size, config.num_kv_heads, config.head_dim
-        )
+        shapes = kv_cache_shapes(num_blocks, self.block_size, config.num_kv_heads, config.head_dim)
         try:
             self.kv_caches = [
                 KVCache(*(torch.empty(shape, dtype=self.dtype) for shape in shapes))

@@ -1,0 +1,172 @@
+"""Small pieces of HTTP serving that the router and every replica do alike. Typed, no framework."""
+
+import asyncio
+import re
+import secrets
+from collections.abc import Awaitable, Callable, Coroutine, MutableMapping
+from typing import Any, TypeVar
+
+import msgspec
+from pydantic import BaseModel
+from pydantic import ValidationError as PydanticValidationError
+
+from octavo_protocol.errors import (
+    ClientError,
+    OctavoError,
+    RequestTooLargeError,
+    ValidationError,
+    envelope,
+    error_body,
+)
+from octavo_protocol.logs import request_id_var
+from octavo_protocol.openai import validation_error
+
+Scope = MutableMapping[str, Any]
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+App = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+REQUEST_ID = b"x-request-id"
+_SAFE_REQUEST_ID = re.compile(r"[A-Za-z0-9._:\-]{1,128}")
+_T = TypeVar("_T")
+_M = TypeVar("_M", bound=BaseModel)
+
+
+class ClientGoneError(Exception):
+    """The client closed its connection before it had the whole answer."""
+
+
+def request_id(scope: Scope) -> str:
+    """The client's x-request-id where it is safe to repeat, else a new one."""
+    for name, value in scope["headers"]:
+        if name == REQUEST_ID:
+            text = value.decode("latin-1")
+            if _SAFE_REQUEST_ID.fullmatch(text):
+                return str(text)
+    return secrets.token_hex(16)
+
+
+class RequestIdMiddleware:
+    """Gives every request an id: in `scope["state"]["request_id"]`, in logs, in the answer."""
+
+    def __init__(self, app: App) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        identifier = request_id(scope)
+        scope.setdefault("state", {})["request_id"] = identifier
+        token = request_id_var.set(identifier)
+
+        async def send_with_id(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                headers = [pair for pair in message["headers"] if pair[0] != REQUEST_ID]
+                message["headers"] = [*headers, (REQUEST_ID, identifier.encode())]
+            await send(message)
+
+        try:
+            await self.app(scope, receive, send_with_id)
+        finally:
+            request_id_var.reset(token)
+
+
+async def read_body(scope: Scope, receive: Receive, max_bytes: int) -> bytes:
+    """The whole body. Raises `RequestTooLargeError` as soon as more than `max_bytes` is certain."""
+    for name, value in scope["headers"]:
+        if name == b"content-length" and value.isdigit() and int(value) > max_bytes:
+            raise _too_large(max_bytes)
+    chunks: list[bytes] = []
+    size = 0
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise ClientGoneError
+        chunks.append(message.get("body", b""))
+        size += len(chunks[-1])
+        if size > max_bytes:
+            raise _too_large(max_bytes)
+        if not message.get("more_body", False):
+            return b"".join(chunks)
+
+
+def parse_body(raw: bytes, kind: type[_M]) -> _M:
+    """`raw` as `kind`. Raises `ValidationError` that says what is wrong with it."""
+    try:
+        data = msgspec.json.decode(raw)
+    except msgspec.DecodeError as error:
+        raise ValidationError(f"the body is not valid JSON: {error}") from error
+    except UnicodeDecodeError as error:
+        raise ValidationError(f"the body is not valid UTF-8: {error}") from error
+    except RecursionError as error:
+        raise ValidationError("the body is nested too deeply") from error
+    try:
+        return kind.model_validate(data)
+    except PydanticValidationError as error:
+        raise validation_error(error) from error
+
+
+async def run_unless_gone(receive: Receive, work: Coroutine[Any, Any, _T]) -> _T:
+    """The result of `work`, which is cancelled when the client leaves: then `ClientGoneError`.
+
+    The body must have been read: the next message can only be the disconnect.
+    """
+    task = asyncio.ensure_future(work)
+    watcher = asyncio.ensure_future(_disconnected(receive))
+    try:
+        await asyncio.wait({task, watcher}, return_when=asyncio.FIRST_COMPLETED)
+        if not task.done():
+            raise ClientGoneError
+        return task.result()
+    finally:
+        for each in (task, watcher):
+            each.cancel()
+        await asyncio.gather(task, watcher, return_exceptions=True)
+
+
+async def send_json(send: Send, status: int, body: Any, headers: dict[str, str]) -> None:
+    """A whole JSON answer."""
+    raw = msgspec.json.encode(body)
+    await send(
+        {
+            "type": "http.response.start",
+            "status": status,
+            "headers": [
+                (b"content-type", b"application/json"),
+                (b"content-length", str(len(raw)).encode()),
+                *((name.encode(), value.encode()) for name, value in headers.items()),
+            ],
+        }
+    )
+    await send({"type": "http.response.body", "body": raw})
+
+
+def error_answer(error: Exception) -> tuple[int, dict[str, Any], dict[str, str]]:
+    """(status, body, headers) for any exception. Unexpected ones tell nothing of the inside."""
+    if isinstance(error, OctavoError):
+        status, body = envelope(error)
+        headers = {"retry-after": "1"} if status in (429, 503) else {}
+        if isinstance(error, RequestTooLargeError):
+            headers["connection"] = "close"  # the rest of the body is not read
+        return status, body, headers
+    return 500, error_body("internal error", error_type="internal_error", code=500), {}
+
+
+def http_error_answer(status: int, method: str, path: str) -> dict[str, Any]:
+    """The body for an unknown route or a wrong method."""
+    text = {
+        404: f"there is no route {path}",
+        405: f"{method} is not allowed on {path}",
+    }.get(status, "the request cannot be served")
+    return error_body(text, error_type=ClientError.error_type, code=status)
+
+
+async def _disconnected(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+def _too_large(max_bytes: int) -> RequestTooLargeError:
+    return RequestTooLargeError(f"the body is larger than {max_bytes} bytes")

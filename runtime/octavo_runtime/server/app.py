@@ -1,0 +1,272 @@
+"""The HTTP face of one replica: routes, and how each request becomes a job for the engine."""
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+from importlib import metadata
+from typing import Any
+
+import msgspec
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from octavo_protocol.asgi import (
+    ClientGoneError,
+    Receive,
+    RequestIdMiddleware,
+    Scope,
+    Send,
+    error_answer,
+    http_error_answer,
+    parse_body,
+    read_body,
+    run_unless_gone,
+)
+from octavo_protocol.errors import ValidationError
+from octavo_protocol.openai import (
+    ChatCompletionRequest,
+    CompletionRequest,
+    DetokenizeRequest,
+    TokenizeRequest,
+)
+from octavo_protocol.openai_responses import (
+    DetokenizeResponse,
+    Model,
+    ModelList,
+    TokenizeResponse,
+)
+from octavo_protocol.sampling_params import RequestOutputKind, SamplingParams
+from octavo_runtime.server import chat, completions
+from octavo_runtime.server.events import EventResponse
+from octavo_runtime.server.generation import GenerationJob
+from octavo_runtime.server.state import ServerState
+
+logger = logging.getLogger(__name__)
+
+# Longer texts are tokenized in a thread: on the event loop they would delay other streams.
+_INLINE_CHARS = 20_000
+_DEFAULT_COMPLETION_TOKENS = 16
+_MAX_PROMPTS = 1024
+
+
+class Routes:
+    """The endpoints of one replica over its `ServerState`."""
+
+    def __init__(self, state: ServerState) -> None:
+        self.state = state
+        self._created = int(time.time())
+
+    async def chat_completions(self, request: Request) -> Any:
+        state = self.state
+        info = state.check_accepts()
+        body = parse_body(await self._body(request), ChatCompletionRequest)
+        model = state.check_model(body.model)
+        num_chars = sum(len(m.as_template_input()["content"]) for m in body.messages)
+        tokenizer = state.llm.tokenizer
+        prompt = await _maybe_in_thread(num_chars, lambda: tokenizer.chat_token_ids(body))
+        job = GenerationJob(
+            f"chatcmpl-{request.state.request_id}",
+            [prompt],
+            self._params(
+                body.sampling_params(state.llm.default_sampling_params, max_tokens=None),
+                is_stream=body.stream,
+            ),
+            body.priority,
+            body.cache_salt or "",
+        )
+        _check_vocabulary(info.vocab_size, job.prompts)
+        if body.stream:
+            return EventResponse(chat.stream_answer(state, body, model, job))
+        return await self._whole(request, chat.whole_answer(state, body, model, job))
+
+    async def completions(self, request: Request) -> Any:
+        state = self.state
+        info = state.check_accepts()
+        body = parse_body(await self._body(request), CompletionRequest)
+        model = state.check_model(body.model)
+        prompts = body.prompts()
+        if len(prompts) > _MAX_PROMPTS:
+            raise ValidationError(
+                f"at most {_MAX_PROMPTS} prompts in one request, got {len(prompts)}",
+                parameter="prompt",
+            )
+        tokenizer = state.llm.tokenizer
+        num_chars = sum(len(prompt) for prompt in prompts if isinstance(prompt, str))
+        token_ids = await _maybe_in_thread(
+            num_chars,
+            lambda: [
+                tokenizer.prompt_token_ids(p, add_special_tokens=body.add_special_tokens)
+                for p in prompts
+            ],
+        )
+        job = GenerationJob(
+            f"cmpl-{request.state.request_id}",
+            token_ids,
+            self._params(
+                body.sampling_params(
+                    state.llm.default_sampling_params, max_tokens=_DEFAULT_COMPLETION_TOKENS
+                ),
+                is_stream=body.stream,
+            ),
+            body.priority,
+            body.cache_salt or "",
+        )
+        _check_vocabulary(info.vocab_size, job.prompts)
+        echoes = [""] * len(prompts)
+        if body.echo:
+            echoes = [p if isinstance(p, str) else tokenizer.decode(p) for p in prompts]
+        if body.stream:
+            return EventResponse(completions.stream_answer(state, body, model, job, echoes))
+        return await self._whole(request, completions.whole_answer(state, body, model, job, echoes))
+
+    async def models(self, request: Request) -> Response:
+        info = self.state.llm.info
+        limit = info.max_model_len if info else None
+        root = self.state.served_names[0]
+        return _json(
+            ModelList([Model(n, self._created, limit, root) for n in self.state.served_names])
+        )
+
+    async def tokenize(self, request: Request) -> Response:
+        state = self.state
+        info = state.check_accepts()
+        body = parse_body(await self._body(request), TokenizeRequest)
+        state.check_model(body.model)
+        tokenizer = state.llm.tokenizer
+        if body.prompt is not None:
+            text = body.prompt
+            special = body.add_special_tokens is not False
+            tokens = await _maybe_in_thread(
+                len(text), lambda: tokenizer.encode(text, add_special_tokens=special)
+            )
+        else:
+            tokens = await _maybe_in_thread(_INLINE_CHARS, lambda: tokenizer.chat_token_ids(body))
+        strings = [tokenizer.token_text(t) for t in tokens] if body.return_token_strs else None
+        return _json(TokenizeResponse(len(tokens), info.max_model_len, tokens, strings))
+
+    async def detokenize(self, request: Request) -> Response:
+        info = self.state.check_accepts()
+        body = parse_body(await self._body(request), DetokenizeRequest)
+        self.state.check_model(body.model)
+        _check_vocabulary(info.vocab_size, [body.tokens], name="tokens")
+        text = self.state.llm.tokenizer.decode(body.tokens, skip_special_tokens=False)
+        return _json(DetokenizeResponse(text))
+
+    async def health(self, request: Request) -> Response:
+        return Response(status_code=200 if self.state.llm.is_healthy else 503)
+
+    async def ready(self, request: Request) -> Response:
+        stage = self.state.stage
+        return _json({"status": stage, "stage": stage}, 200 if stage == "ready" else 503)
+
+    async def version(self, request: Request) -> Response:
+        return _json({"version": metadata.version("octavo")})
+
+    async def metrics(self, request: Request) -> Response:
+        return Response(
+            self.state.metrics.render(), media_type="text/plain; version=0.0.4; charset=utf-8"
+        )
+
+    async def tokenizer(self, request: Request) -> Response:
+        return _json(self.state.llm.tokenizer.bundle)
+
+    async def _body(self, request: Request) -> bytes:
+        return await read_body(request.scope, request.receive, self.state.max_body_bytes)
+
+    async def _whole(self, request: Request, work: Any) -> Response:
+        return _json(await run_unless_gone(request.receive, work))
+
+    def _params(self, params: SamplingParams, *, is_stream: bool) -> SamplingParams:
+        params.output_kind = RequestOutputKind.DELTA if is_stream else RequestOutputKind.FINAL_ONLY
+        return params
+
+
+def create_app(state: ServerState) -> Starlette:
+    """The ASGI application of one replica. Starts and stops nothing."""
+    routes = Routes(state)
+    return Starlette(
+        routes=[
+            Route("/v1/chat/completions", routes.chat_completions, methods=["POST"]),
+            Route("/v1/completions", routes.completions, methods=["POST"]),
+            Route("/v1/models", routes.models, methods=["GET"]),
+            Route("/tokenize", routes.tokenize, methods=["POST"]),
+            Route("/detokenize", routes.detokenize, methods=["POST"]),
+            Route("/health", routes.health, methods=["GET"]),
+            Route("/ready", routes.ready, methods=["GET"]),
+            Route("/version", routes.version, methods=["GET"]),
+            Route("/metrics", routes.metrics, methods=["GET"]),
+            Route("/octavo/tokenizer", routes.tokenizer, methods=["GET"]),
+        ],
+        middleware=[Middleware(RequestIdMiddleware), Middleware(_Accounting, state=state)],
+        exception_handlers={HTTPException: _on_http_error},
+    )
+
+
+class _Accounting:
+    """Counts open requests and answers; every exception of a route becomes its answer here."""
+
+    def __init__(self, app: Callable[..., Any], state: ServerState) -> None:
+        self.app = app
+        self.state = state
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        started = False
+
+        async def counted(message: Any) -> None:
+            nonlocal started
+            if message["type"] == "http.response.start":
+                started = True
+                self.state.metrics.responded(message["status"])
+            await send(message)
+
+        self.state.num_open += 1
+        try:
+            await self.app(scope, receive, counted)
+        except ClientGoneError:
+            logger.info("the client left")
+        except Exception as error:
+            if started:
+                raise
+            await _error_response(error)(scope, receive, counted)
+        finally:
+            self.state.num_open -= 1
+
+
+def _error_response(error: Exception) -> Response:
+    status, body, headers = error_answer(error)
+    if status == 500:
+        logger.error("request failed", exc_info=error)
+    return _json(body, status, headers)
+
+
+async def _on_http_error(request: Request, error: Exception) -> Response:
+    status = error.status_code if isinstance(error, HTTPException) else 500
+    return _json(http_error_answer(status, request.method, request.url.path), status)
+
+
+def _check_vocabulary(vocab_size: int, prompts: Any, *, name: str = "prompt") -> None:
+    for prompt in prompts:
+        if prompt and not (min(prompt) >= 0 and max(prompt) < vocab_size):
+            raise ValidationError(
+                f"{name}: token ids must lie between 0 and {vocab_size - 1}", parameter=name
+            )
+
+
+async def _maybe_in_thread(num_chars: int, work: Callable[[], Any]) -> Any:
+    if num_chars < _INLINE_CHARS:
+        return work()
+    return await asyncio.to_thread(work)
+
+
+def _json(body: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:
+    return Response(
+        msgspec.json.encode(body), status, media_type="application/json", headers=headers
+    )

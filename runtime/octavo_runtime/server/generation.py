@@ -1,0 +1,76 @@
+"""Running prompts for a route: many at once, counted, ended when the client leaves."""
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+
+from octavo_protocol.outputs import RequestOutput
+from octavo_protocol.sampling_params import SamplingParams
+from octavo_runtime.server.state import ServerState
+
+
+@dataclass(frozen=True, slots=True)
+class GenerationJob:
+    """One HTTP request's prompts; prompt i has the engine id `{request_id}-{i}`."""
+
+    request_id: str
+    prompts: Sequence[list[int]]
+    params: SamplingParams
+    priority: int = 0
+    cache_salt: str = ""
+
+
+async def run(state: ServerState, job: GenerationJob) -> AsyncIterator[tuple[int, RequestOutput]]:
+    """(index of the prompt, output), as they come. Closing it aborts what still runs.
+
+    Raises what the engine raises for any of the prompts; the others are then aborted too.
+    """
+    if len(job.prompts) == 1:
+        async for output in _one(state, job, 0):
+            yield 0, output
+        return
+    queue: asyncio.Queue[tuple[int, RequestOutput | Exception | None]] = asyncio.Queue()
+
+    async def feed(index: int) -> None:
+        try:
+            async for output in _one(state, job, index):
+                queue.put_nowait((index, output))
+            queue.put_nowait((index, None))
+        except Exception as error:  # noqa: BLE001  # raised again by the queue's reader
+            queue.put_nowait((index, error))
+
+    tasks = [asyncio.create_task(feed(index)) for index in range(len(job.prompts))]
+    try:
+        num_open = len(tasks)
+        while num_open:
+            index, item = await queue.get()
+            if isinstance(item, Exception):
+                raise item
+            if item is None:
+                num_open -= 1
+            else:
+                yield index, item
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def _one(state: ServerState, job: GenerationJob, index: int) -> AsyncIterator[RequestOutput]:
+    outputs = state.llm.generate(
+        job.prompts[index],
+        job.params,
+        f"{job.request_id}-{index}",
+        priority=job.priority,
+        cache_salt=job.cache_salt,
+    )
+    finished = False
+    try:
+        async for output in outputs:
+            finished = output.finished
+            state.metrics.observe(output)
+            yield output
+    finally:
+        if not finished:
+            state.metrics.aborted()
+        await outputs.aclose()  # type: ignore[attr-defined]  # an async generator

@@ -1,0 +1,238 @@
+"""One replica from start to stop: the engine process, the HTTP server, the presence in Redis."""
+
+import asyncio
+import logging
+import socket
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+
+import uvicorn
+import uvloop
+
+from octavo_protocol.errors import ConfigError, OctavoError
+from octavo_protocol.keys import Keys
+from octavo_protocol.logs import configure_logging
+from octavo_protocol.records import ReplicaRecord
+from octavo_protocol.tokenizer import Tokenizer, TokenizerBundle
+from octavo_runtime.config import EngineConfig
+from octavo_runtime.engine.async_llm import ENGINE_CORE, AsyncLLM
+from octavo_runtime.server.app import create_app
+from octavo_runtime.server.metrics import ServerMetrics
+from octavo_runtime.server.registration import Registration
+from octavo_runtime.server.state import ServerState
+
+logger = logging.getLogger(__name__)
+
+_POLL_S = 0.05
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServeOptions:
+    """Settings of one replica.
+
+    port: 0 = any free one. advertise_url: how the router reaches this replica; None = host and
+    port. chat_template: file with a template instead of the model's own. core_factory: what runs in
+    the engine process.
+    """
+
+    model: Path
+    served_names: tuple[str, ...]
+    engine: EngineConfig
+    host: str = "0.0.0.0"
+    port: int = 8000
+    redis_url: str | None = None
+    namespace: str = "default"
+    deployment: str = "default"
+    replica_id: str = "replica"
+    advertise_url: str | None = None
+    drain_timeout_s: float = 30.0
+    max_body_bytes: int = 16 * 2**20
+    chat_template: Path | None = None
+    log_level: str = "info"
+    core_factory: str = ENGINE_CORE
+
+
+def run_replica(options: ServeOptions) -> None:
+    """Serves until SIGTERM or SIGINT, then drains. Raises `ConfigError` when it cannot start.
+
+    Exits with status 1 when the engine dies.
+    """
+    configure_logging(options.log_level)
+    sock = bind(options.host, options.port)
+    try:
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            is_clean = runner.run(_Replica(options, sock).run())
+    finally:
+        sock.close()
+    if not is_clean:
+        raise SystemExit(1)
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """A listening TCP socket. Raises `ConfigError` that says what is in the way."""
+    try:
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        sock = socket.socket(family, socket.SOCK_STREAM)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.bind((host, port))
+        sock.listen(2048)
+    except OSError as error:
+        raise ConfigError(
+            f"cannot listen on {host}:{port}: {error.strerror}; choose another with --port"
+        ) from error
+    return sock
+
+
+class _Replica:
+    def __init__(self, options: ServeOptions, sock: socket.socket) -> None:
+        self._options = options
+        self._sock = sock
+        self._port = sock.getsockname()[1]
+        self._started = time.monotonic()
+
+    async def run(self) -> bool:
+        """True after a graceful stop, False when the engine died."""
+        options = self._options
+        llm = AsyncLLM.start(
+            options.engine,
+            Tokenizer(_bundle(options.model, options.chat_template)),
+            core_factory=options.core_factory,
+        )
+        state = ServerState(
+            llm=llm,
+            served_names=options.served_names,
+            max_body_bytes=options.max_body_bytes,
+            metrics=ServerMetrics(llm),
+            is_registered=options.redis_url is None,
+        )
+        registration = self._registration(state)
+        server = DrainingServer(
+            uvicorn.Config(
+                create_app(state),
+                loop="none",
+                http="httptools",
+                lifespan="off",
+                access_log=False,
+                log_config=None,
+                timeout_keep_alive=75,
+                timeout_graceful_shutdown=5,
+            )
+        )
+        serving = asyncio.create_task(server.serve(sockets=[self._sock]))
+        stop = asyncio.create_task(server.stop_requested.wait())
+        ready = asyncio.create_task(self._become_ready(state, registration))
+        try:
+            await asyncio.wait({stop, ready, serving}, return_when=asyncio.FIRST_COMPLETED)
+            if ready.done():
+                ready.result()  # raises when the engine did not start
+                while not stop.done() and llm.is_healthy:
+                    await asyncio.wait({stop}, timeout=_POLL_S)
+            is_clean = llm.is_healthy
+            state.is_draining = True
+            if registration is not None:
+                registration.refresh()
+            await self._drain(state, server)
+            return is_clean
+        finally:
+            ready.cancel()
+            stop.cancel()
+            if registration is not None:
+                await registration.stop()
+            server.should_exit = True
+            await asyncio.gather(serving, ready, stop, return_exceptions=True)
+            await llm.shutdown()
+
+    async def _become_ready(self, state: ServerState, registration: Registration | None) -> None:
+        info = await state.llm.wait_ready()
+        if registration is not None:
+            state.llm.on_kv_events(registration.on_kv_events)
+            registration.start()
+            while not state.is_registered:
+                await asyncio.sleep(_POLL_S)
+        stages = {name: round(seconds, 2) for name, seconds in info.stages.items()}
+        logger.info(
+            "ready after %.2f s on port %d: %s, %s, %d KV blocks of %d tokens, stages %s",
+            time.monotonic() - self._started,
+            self._port,
+            ", ".join(state.served_names),
+            info.dtype,
+            info.num_blocks,
+            info.block_size,
+            stages,
+        )
+
+    async def _drain(self, state: ServerState, server: "DrainingServer") -> None:
+        deadline = time.monotonic() + self._options.drain_timeout_s
+        while state.num_open and time.monotonic() < deadline and not server.stop_now:
+            await asyncio.sleep(_POLL_S)
+        if state.num_open:
+            logger.warning("%d requests did not finish in time", state.num_open)
+
+    def _registration(self, state: ServerState) -> Registration | None:
+        options = self._options
+        if options.redis_url is None:
+            return None
+
+        def registered() -> None:
+            state.is_registered = True
+
+        def record(incarnation: str) -> ReplicaRecord:
+            return self._record(state, incarnation)
+
+        keys = Keys(options.namespace, options.deployment)
+        return Registration(options.redis_url, keys, record, registered)
+
+    def _record(self, state: ServerState, incarnation: str) -> ReplicaRecord:
+        options, info, stats = self._options, state.llm.info, state.llm.stats
+        if info is None:
+            raise OctavoError("a replica has no record before its engine is ready")
+        host = "127.0.0.1" if options.host in ("0.0.0.0", "::", "") else options.host
+        return ReplicaRecord(
+            replica_id=options.replica_id,
+            incarnation=incarnation,
+            url=options.advertise_url or f"http://{host}:{self._port}",
+            model=options.served_names[0],
+            served_names=list(options.served_names),
+            cache_model=info.cache_model,
+            block_size=info.block_size,
+            num_blocks=info.num_blocks,
+            max_model_len=info.max_model_len,
+            running=stats.running,
+            waiting=stats.waiting,
+            waiting_tokens=stats.waiting_tokens,
+            kv_usage=stats.kv_usage,
+            prefill_tokens_per_s=stats.prefill_tokens_per_s,
+            decode_tokens_per_s=stats.decode_tokens_per_s,
+            draining=state.is_draining,
+            ready=state.llm.is_ready,
+            tokenizer_id=state.llm.tokenizer.bundle.id,
+        )
+
+
+class DrainingServer(uvicorn.Server):
+    """A uvicorn server whose SIGTERM and SIGINT ask for a stop instead of stopping.
+
+    stop_now: a second signal came.
+    """
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self.stop_requested = asyncio.Event()
+        self.stop_now = False
+        self._loop = asyncio.get_running_loop()
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        self.stop_now = self.stop_requested.is_set()
+        self._loop.call_soon_threadsafe(self.stop_requested.set)
+
+
+def _bundle(folder: Path, chat_template: Path | None) -> TokenizerBundle:
+    bundle = TokenizerBundle.from_folder(folder)
+    if chat_template is not None:
+        try:
+            bundle.chat_template = chat_template.read_text(encoding="utf-8")
+        except OSError as error:
+            raise ConfigError(f"cannot read {chat_template}: {error.strerror}") from error
+    return bundle
