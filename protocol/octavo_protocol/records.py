@@ -1,8 +1,9 @@
 """What a replica tells the cluster through Redis, and its encoding (msgpack).
 
-The stream of an incarnation is a log of batches with consecutive sequence numbers from 1. Applying
-them in order to an empty set, or those after `KVSnapshot.seq` to the snapshot's blocks, gives the
-blocks that the replica holds. A consumer that sees a gap asks for a snapshot (`keys.py`).
+The stream of an incarnation is a log of batches with rising sequence numbers. Applying those after
+`KVSnapshot.seq` in order to the snapshot's blocks gives the blocks that the replica holds, as long
+as no number is missing. A consumer that sees a gap reads the snapshot again, and asks for a newer
+one if it is not new enough (`keys.py`).
 """
 
 import msgspec

@@ -30,8 +30,8 @@ _MAX_PENDING = 1000
 class KVPublisher:
     """`add` is called in the event loop by the engine's side; `flush` by the heartbeat's task.
 
-    seq: number of the newest batch that was sent; batches are numbered from 1 without gaps, also
-    over a time without Redis (the batches of that time are in the snapshot, under their number).
+    seq: number of the newest batch that was sent. Batches that follow each other without a gap say
+    everything; a number that is missing says: read the snapshot.
     """
 
     def __init__(self, keys: Keys, incarnation: str) -> None:
@@ -92,9 +92,9 @@ class KVPublisher:
         )
 
     async def _write_snapshot(self, client: "redis.asyncio.Redis") -> None:
-        # An empty batch of its own number goes to the stream as well: a consumer that waits on the
-        # stream sees that there is something new, and the stream exists.
-        self.seq += 1
+        # One number is left out: consumers see the gap in the stream and turn to the snapshot, since
+        # events may have been lost before it. The empty batch makes the stream exist and the gap seen.
+        self.seq += 2
         self._needs_snapshot = False
         snapshot = KVSnapshot(self.seq, list(self._mirror))
         await client.set(

@@ -6,15 +6,14 @@ import socket
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 
-import uvicorn
 import uvloop
 
 from octavo_protocol.errors import ConfigError, OctavoError
 from octavo_protocol.keys import Keys
 from octavo_protocol.logs import configure_logging
 from octavo_protocol.records import ReplicaRecord
+from octavo_protocol.serving import DrainingServer, bind
 from octavo_protocol.tokenizer import Tokenizer, TokenizerBundle
 from octavo_runtime.config import EngineConfig
 from octavo_runtime.engine.async_llm import ENGINE_CORE, AsyncLLM
@@ -70,21 +69,6 @@ def run_replica(options: ServeOptions) -> None:
         raise SystemExit(1)
 
 
-def bind(host: str, port: int) -> socket.socket:
-    """A listening TCP socket. Raises `ConfigError` that says what is in the way."""
-    try:
-        family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        sock = socket.socket(family, socket.SOCK_STREAM)
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        sock.bind((host, port))
-        sock.listen(2048)
-    except OSError as error:
-        raise ConfigError(
-            f"cannot listen on {host}:{port}: {error.strerror}; choose another with --port"
-        ) from error
-    return sock
-
-
 class _Replica:
     def __init__(self, options: ServeOptions, sock: socket.socket) -> None:
         self._options = options
@@ -108,18 +92,7 @@ class _Replica:
             is_registered=options.redis_url is None,
         )
         registration = self._registration(state)
-        server = DrainingServer(
-            uvicorn.Config(
-                create_app(state),
-                loop="none",
-                http="httptools",
-                lifespan="off",
-                access_log=False,
-                log_config=None,
-                timeout_keep_alive=75,
-                timeout_graceful_shutdown=5,
-            )
-        )
+        server = DrainingServer(create_app(state))
         serving = asyncio.create_task(server.serve(sockets=[self._sock]))
         stop = asyncio.create_task(server.stop_requested.wait())
         ready = asyncio.create_task(self._become_ready(state, registration))
@@ -163,7 +136,7 @@ class _Replica:
             stages,
         )
 
-    async def _drain(self, state: ServerState, server: "DrainingServer") -> None:
+    async def _drain(self, state: ServerState, server: DrainingServer) -> None:
         deadline = time.monotonic() + self._options.drain_timeout_s
         while state.num_open and time.monotonic() < deadline and not server.stop_now:
             await asyncio.sleep(_POLL_S)
@@ -209,23 +182,6 @@ class _Replica:
             ready=state.llm.is_ready,
             tokenizer_id=state.llm.tokenizer.bundle.id,
         )
-
-
-class DrainingServer(uvicorn.Server):
-    """A uvicorn server whose SIGTERM and SIGINT ask for a stop instead of stopping.
-
-    stop_now: a second signal came.
-    """
-
-    def __init__(self, config: uvicorn.Config) -> None:
-        super().__init__(config)
-        self.stop_requested = asyncio.Event()
-        self.stop_now = False
-        self._loop = asyncio.get_running_loop()
-
-    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        self.stop_now = self.stop_requested.is_set()
-        self._loop.call_soon_threadsafe(self.stop_requested.set)
 
 
 def _bundle(folder: Path, chat_template: Path | None) -> TokenizerBundle:

@@ -1,0 +1,76 @@
+"""What this router has sent and what has come of it, beside what the replicas last said.
+
+A replica's record is up to a second old. What this router sent after the record came is not in it
+yet; what was in it may have been computed since. Both corrections are made here, so that nothing
+counts twice and a burst within one second is seen.
+"""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+
+@dataclass(slots=True)
+class _Load:
+    record_tokens: int = 0
+    record_running: int = 0
+    record_at: float = 0.0
+    pending: dict[int, tuple[int, float]] = field(default_factory=dict)  # tokens, sent at
+    num_open: int = 0
+    computed_since_record: int = 0
+
+
+class LoadTracker:
+    """Loads by incarnation."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._loads: dict[str, _Load] = {}
+        self._next_ticket = 0
+
+    def record(self, incarnation: str, *, waiting_tokens: int, running: int) -> None:
+        """A new record of the replica came."""
+        load = self._load(incarnation)
+        load.record_tokens, load.record_running = waiting_tokens, running
+        load.record_at = self._clock()
+        load.computed_since_record = 0
+
+    def sent(self, incarnation: str, num_uncached_tokens: int) -> int:
+        """A request was sent; the ticket names it in the calls that follow."""
+        self._next_ticket += 1
+        load = self._load(incarnation)
+        load.pending[self._next_ticket] = (num_uncached_tokens, self._clock())
+        load.num_open += 1
+        return self._next_ticket
+
+    def first_token(self, incarnation: str, ticket: int) -> None:
+        """Its prompt is computed."""
+        load = self._load(incarnation)
+        tokens, sent_at = load.pending.pop(ticket, (0, 0.0))
+        if sent_at <= load.record_at:
+            load.computed_since_record += tokens
+
+    def ended(self, incarnation: str, ticket: int) -> None:
+        """It is over, in whatever way."""
+        load = self._loads.get(incarnation)
+        if load is not None:
+            load.pending.pop(ticket, None)
+            load.num_open -= 1
+
+    def drop(self, incarnation: str) -> None:
+        self._loads.pop(incarnation, None)
+
+    def num_queued_tokens(self, incarnation: str) -> int:
+        """Prompt tokens that a new request would have to wait for."""
+        load = self._load(incarnation)
+        own = sum(tokens for tokens, _ in load.pending.values())
+        unseen = sum(tokens for tokens, at in load.pending.values() if at > load.record_at)
+        reported = max(0, load.record_tokens - load.computed_since_record)
+        return max(own, reported + unseen)
+
+    def num_running(self, incarnation: str) -> int:
+        load = self._load(incarnation)
+        return max(load.record_running, load.num_open)
+
+    def _load(self, incarnation: str) -> _Load:
+        return self._loads.setdefault(incarnation, _Load())

@@ -1,0 +1,43 @@
+"""What a policy sees and what it answers."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Protocol
+
+
+@dataclass(frozen=True, slots=True)
+class RouteRequest:
+    """num_prompt_tokens: over all prompts of the request; 0 when it could not be tokenized."""
+
+    num_prompt_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class ReplicaView:
+    """One ready replica as of this moment.
+
+    num_cached_tokens: of this request's prompt, predicted. num_queued_tokens: prompt tokens ahead
+    of it. num_running: sequences being decoded. Rates in tokens per second, never 0.
+    """
+
+    replica_id: str
+    num_cached_tokens: int
+    num_queued_tokens: int
+    num_running: int
+    prefill_tokens_per_s: float
+    decode_tokens_per_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """The replica, and the policy's cost of each candidate in their order (units are its own)."""
+
+    replica: ReplicaView
+    costs: tuple[float, ...]
+
+
+class RoutingPolicy(Protocol):
+    name: ClassVar[str]
+
+    def choose(self, request: RouteRequest, replicas: Sequence[ReplicaView]) -> Choice:
+        """Picks one of `replicas` (all ready, never empty). No I/O; within microseconds."""
