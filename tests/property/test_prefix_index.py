@@ -1,0 +1,122 @@
+"""The prefix index under random calls equals a model that keeps plain sets."""
+
+import hashlib
+
+import hypothesis.strategies as st
+from hypothesis import settings
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+
+from octavo_protocol.records import BlocksRemoved, BlocksStored, CacheCleared, KVSnapshot
+from octavo_router.prefix_index import MemoryPrefixIndex
+
+GUESS_S = 5.0
+REPLICAS = st.sampled_from(["a", "b", "c"])
+TEXTS = st.text("xy", max_size=5)
+
+
+def chain(text: str) -> list[bytes]:
+    return [hashlib.sha256(text[: i + 1].encode()).digest()[:16] for i in range(len(text))]
+
+
+PROBES = [chain(text) for text in ("", "x", "y", "xy", "xxyxy", "yyyyy", "xyxyx", "yxyxx")]
+
+
+class PrefixIndexMachine(RuleBasedStateMachine):
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = 0.0
+        self.index = MemoryPrefixIndex(guess_s=GUESS_S, clock=lambda: self.now)
+        self.held: dict[str, set[bytes]] = {}
+        self.guessed: dict[tuple[str, bytes], float] = {}
+
+    @rule(replica=REPLICAS, text=TEXTS)
+    def store(self, replica: str, text: str) -> None:
+        self.index.apply(replica, [BlocksStored(None, chain(text))])
+        self.held.setdefault(replica, set()).update(chain(text))
+
+    @rule(replica=REPLICAS, text=TEXTS, start=st.integers(0, 4))
+    def remove(self, replica: str, text: str, start: int) -> None:
+        hashes = chain(text)[start:]
+        self.index.apply(replica, [BlocksRemoved(hashes)])
+        # What a replica evicted is not guessed to be there either.
+        self._forget_guesses(replica, hashes)
+        self.held.setdefault(replica, set()).difference_update(hashes)
+
+    @rule(replica=REPLICAS)
+    def clear(self, replica: str) -> None:
+        self.index.apply(replica, [CacheCleared()])
+        self._reset(replica)
+
+    @rule(replica=REPLICAS, texts=st.lists(TEXTS, max_size=3))
+    def snapshot(self, replica: str, texts: list[str]) -> None:
+        hashes = {each for text in texts for each in chain(text)}
+        self.index.replace(replica, KVSnapshot(1, list(hashes)))
+        self._reset(replica)
+        self.held[replica] = hashes
+
+    @rule(replica=REPLICAS)
+    def drop(self, replica: str) -> None:
+        self.index.drop(replica)
+        self._reset(replica)
+
+    @rule(replica=REPLICAS, text=TEXTS)
+    def guess(self, replica: str, text: str) -> None:
+        self.index.guess(replica, chain(text))
+        for block_hash in chain(text):
+            self.guessed[replica, block_hash] = self.now + GUESS_S
+
+    @rule(seconds=st.sampled_from([1.0, 2.5, 5.0, 20.0]))
+    def wait(self, seconds: float) -> None:
+        self.now += seconds
+
+    @invariant()
+    def matches_equal_the_model(self) -> None:
+        for hashes in PROBES:
+            expected = {}
+            for replica in "abc":
+                depth = 0
+                while depth < len(hashes) and self._holds(replica, hashes[depth]):
+                    depth += 1
+                if depth:
+                    expected[replica] = depth
+            assert self.index.match(hashes) == expected
+
+    @invariant()
+    def counts_equal_the_model(self) -> None:
+        assert self.index.num_hashes == len(set().union(*self.held.values()))
+        for replica in "abc":
+            assert self.index.num_blocks(replica) == len(self.held.get(replica, ()))
+
+    @invariant()
+    def an_index_of_nothing_is_empty(self) -> None:
+        assert (self.index.num_bytes == 0) == (not any(self.held.values()))
+
+    def _holds(self, replica: str, block_hash: bytes) -> bool:
+        is_guessed = self.guessed.get((replica, block_hash), 0.0) > self.now
+        return is_guessed or block_hash in self.held.get(replica, ())
+
+    def _forget_guesses(self, replica: str, hashes: list[bytes]) -> None:
+        for block_hash in hashes:
+            self.guessed.pop((replica, block_hash), None)
+
+    def _reset(self, replica: str) -> None:
+        self.held[replica] = set()
+        self.guessed = {key: value for key, value in self.guessed.items() if key[0] != replica}
+
+
+TestPrefixIndex = PrefixIndexMachine.TestCase
+TestPrefixIndex.settings = settings(max_examples=80, stateful_step_count=40, deadline=None)
+
+
+def test_past_its_bound_the_index_refuses_blocks_and_predicts_less() -> None:
+    index = MemoryPrefixIndex(max_bytes=1000)
+    hashes = chain("x" * 50)
+
+    index.apply("a", [BlocksStored(None, hashes)])
+
+    assert 0 < index.match(hashes)["a"] == index.num_blocks("a") < 50
+    assert index.num_refused == 50 - index.num_blocks("a")
+    assert index.num_bytes <= 1000 + 300
+
+    index.apply("a", [CacheCleared()])
+    assert index.num_bytes == 0
