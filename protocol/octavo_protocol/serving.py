@@ -19,7 +19,7 @@ class DrainingServer(uvicorn.Server):
     def __init__(self, app: App) -> None:
         super().__init__(
             uvicorn.Config(
-                app,  # type: ignore[arg-type]  # uvicorn's own types are narrower
+                app,
                 loop="none",
                 http="httptools",
                 lifespan="off",

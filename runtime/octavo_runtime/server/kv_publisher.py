@@ -92,8 +92,8 @@ class KVPublisher:
         )
 
     async def _write_snapshot(self, client: "redis.asyncio.Redis") -> None:
-        # One number is left out: consumers see the gap in the stream and turn to the snapshot, since
-        # events may have been lost before it. The empty batch makes the stream exist and the gap seen.
+        # One number is left out: consumers see a gap in the stream and turn to the snapshot, since
+        # events may have been lost before it. The empty batch makes the stream exist again.
         self.seq += 2
         self._needs_snapshot = False
         snapshot = KVSnapshot(self.seq, list(self._mirror))

@@ -1,0 +1,68 @@
+"""Prometheus metrics of the router. Labels are bounded: status codes and fixed words."""
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+_TTFT_BUCKETS = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30, 60)
+_DECISION_BUCKETS = (0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.05)
+_PREFIX = "octavo_router_"
+
+
+class RouterMetrics:
+    def __init__(self) -> None:
+        self._registry = CollectorRegistry()
+        registry = self._registry
+        self.requests = Counter(
+            _PREFIX + "requests", "Answers to clients, by status.", ["code"], registry=registry
+        )
+        self.retries = Counter(
+            _PREFIX + "retries", "Attempts on another replica.", registry=registry
+        )
+        self.broken_streams = Counter(
+            _PREFIX + "broken_streams",
+            "Streams that a replica broke after their first byte.",
+            registry=registry,
+        )
+        self.ttft = Histogram(
+            _PREFIX + "time_to_first_byte_seconds",
+            "From the request to the first byte of a streamed answer.",
+            buckets=_TTFT_BUCKETS,
+            registry=registry,
+        )
+        self.decision = Histogram(
+            _PREFIX + "decision_seconds",
+            "Hashing, index lookup and policy, without tokenization.",
+            buckets=_DECISION_BUCKETS,
+            registry=registry,
+        )
+        self.predicted_tokens = Counter(
+            _PREFIX + "predicted_cached_tokens",
+            "Cached tokens predicted, for answers that told the actual number.",
+            registry=registry,
+        )
+        self.actual_tokens = Counter(
+            _PREFIX + "actual_cached_tokens", "Cached tokens that replicas told.", registry=registry
+        )
+        self.prediction_error = Counter(
+            _PREFIX + "cached_tokens_error",
+            "Sum of |predicted - actual| cached tokens.",
+            registry=registry,
+        )
+        self.distrusted = Counter(
+            _PREFIX + "distrusted_replicas",
+            "Times a replica's entries were forgotten because they were wrong.",
+            registry=registry,
+        )
+        self.replicas = Gauge(_PREFIX + "replicas", "Replicas known.", registry=registry)
+        self.degraded = Gauge(_PREFIX + "degraded", "1 while Redis is away.", registry=registry)
+        self.index_entries = Gauge(
+            _PREFIX + "prefix_index_entries", "Blocks in the prefix index.", registry=registry
+        )
+        self.index_bytes = Gauge(
+            _PREFIX + "prefix_index_bytes", "Estimated size of the prefix index.", registry=registry
+        )
+        self.index_refused = Gauge(
+            _PREFIX + "prefix_index_refused", "Entries not taken: budget full.", registry=registry
+        )
+
+    def render(self) -> bytes:
+        return generate_latest(self._registry)
