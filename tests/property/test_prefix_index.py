@@ -6,8 +6,7 @@ import hypothesis.strategies as st
 from hypothesis import settings
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from octavo_protocol.records import BlocksRemoved, BlocksStored, CacheCleared, KVSnapshot
-from octavo_router.prefix_index import MemoryPrefixIndex
+from octavo_router.prefix_index import BYTES_PER_ENTRY, MemoryPrefixIndex
 
 GUESS_S = 5.0
 REPLICAS = st.sampled_from(["a", "b", "c"])
@@ -25,32 +24,31 @@ class PrefixIndexMachine(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.now = 0.0
-        self.index = MemoryPrefixIndex(guess_s=GUESS_S, clock=lambda: self.now)
+        self.index = MemoryPrefixIndex(speculation_s=GUESS_S, clock=lambda: self.now)
         self.held: dict[str, set[bytes]] = {}
         self.guessed: dict[tuple[str, bytes], float] = {}
 
     @rule(replica=REPLICAS, text=TEXTS)
     def store(self, replica: str, text: str) -> None:
-        self.index.apply(replica, [BlocksStored(None, chain(text))])
+        self.index.add(replica, chain(text))
         self.held.setdefault(replica, set()).update(chain(text))
 
     @rule(replica=REPLICAS, text=TEXTS, start=st.integers(0, 4))
     def remove(self, replica: str, text: str, start: int) -> None:
         hashes = chain(text)[start:]
-        self.index.apply(replica, [BlocksRemoved(hashes)])
-        # What a replica evicted is not guessed to be there either.
-        self._forget_guesses(replica, hashes)
+        self.index.remove(replica, hashes)
         self.held.setdefault(replica, set()).difference_update(hashes)
 
     @rule(replica=REPLICAS)
     def clear(self, replica: str) -> None:
-        self.index.apply(replica, [CacheCleared()])
+        self.index.clear(replica)
         self._reset(replica)
 
     @rule(replica=REPLICAS, texts=st.lists(TEXTS, max_size=3))
     def snapshot(self, replica: str, texts: list[str]) -> None:
         hashes = {each for text in texts for each in chain(text)}
-        self.index.replace(replica, KVSnapshot(1, list(hashes)))
+        self.index.clear(replica)
+        self.index.add(replica, hashes)
         self._reset(replica)
         self.held[replica] = hashes
 
@@ -61,7 +59,7 @@ class PrefixIndexMachine(RuleBasedStateMachine):
 
     @rule(replica=REPLICAS, text=TEXTS)
     def guess(self, replica: str, text: str) -> None:
-        self.index.guess(replica, chain(text))
+        self.index.speculate(replica, chain(text))
         for block_hash in chain(text):
             self.guessed[replica, block_hash] = self.now + GUESS_S
 
@@ -83,21 +81,12 @@ class PrefixIndexMachine(RuleBasedStateMachine):
 
     @invariant()
     def counts_equal_the_model(self) -> None:
-        assert self.index.num_hashes == len(set().union(*self.held.values()))
-        for replica in "abc":
-            assert self.index.num_blocks(replica) == len(self.held.get(replica, ()))
-
-    @invariant()
-    def an_index_of_nothing_is_empty(self) -> None:
-        assert (self.index.num_bytes == 0) == (not any(self.held.values()))
+        self.index.check()
+        assert self.index.num_entries == sum(map(len, self.held.values()))
 
     def _holds(self, replica: str, block_hash: bytes) -> bool:
         is_guessed = self.guessed.get((replica, block_hash), 0.0) > self.now
         return is_guessed or block_hash in self.held.get(replica, ())
-
-    def _forget_guesses(self, replica: str, hashes: list[bytes]) -> None:
-        for block_hash in hashes:
-            self.guessed.pop((replica, block_hash), None)
 
     def _reset(self, replica: str) -> None:
         self.held[replica] = set()
@@ -109,14 +98,25 @@ TestPrefixIndex.settings = settings(max_examples=80, stateful_step_count=40, dea
 
 
 def test_past_its_bound_the_index_refuses_blocks_and_predicts_less() -> None:
-    index = MemoryPrefixIndex(max_bytes=1000)
+    index = MemoryPrefixIndex(budget_bytes=10 * BYTES_PER_ENTRY)
     hashes = chain("x" * 50)
 
-    index.apply("a", [BlocksStored(None, hashes)])
+    index.add("a", hashes)
 
-    assert 0 < index.match(hashes)["a"] == index.num_blocks("a") < 50
-    assert index.num_refused == 50 - index.num_blocks("a")
-    assert index.num_bytes <= 1000 + 300
+    assert index.match(hashes) == {"a": 10}
+    assert index.num_refused == 40
+    assert index.num_bytes == 10 * BYTES_PER_ENTRY
 
-    index.apply("a", [CacheCleared()])
+    index.clear("a")
     assert index.num_bytes == 0
+
+
+def test_a_bit_of_a_dropped_replica_may_be_reused_before_its_guesses_expire() -> None:
+    now = [0.0]
+    index = MemoryPrefixIndex(speculation_s=5.0, clock=lambda: now[0])
+    index.speculate("old", chain("xy"))
+    index.drop("old")
+    now[0] = 3.0
+    index.speculate("new", chain("xy"))
+    now[0] = 5.5  # the old entry's end
+    assert index.match(chain("xy")) == {"new": 2}

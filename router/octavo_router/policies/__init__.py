@@ -1,5 +1,8 @@
 """Routing policies: one file each, pure and synchronous."""
 
+import random
+
+from octavo_protocol.model_deployment import RoutingPolicyName
 from octavo_router.policies.base import Choice, ReplicaView, RouteRequest, RoutingPolicy
 from octavo_router.policies.expected_ttft import ExpectedTTFT
 from octavo_router.policies.least_load import LeastLoad
@@ -17,10 +20,12 @@ __all__ = [
 ]
 
 
-def make_policy(name: str) -> RoutingPolicy:
-    """A policy by its name. Raises KeyError for an unknown one."""
-    return {
-        ExpectedTTFT.name: ExpectedTTFT,
-        LeastLoad.name: LeastLoad,
-        RoundRobin.name: RoundRobin,
-    }[name]()
+def make_policy(name: RoutingPolicyName, rng: random.Random | None = None) -> RoutingPolicy:
+    """A fresh policy by its name. rng: breaks ties; None = a new one."""
+    match name:
+        case "expected-ttft":
+            return ExpectedTTFT(rng)
+        case "least-load":
+            return LeastLoad(rng)
+        case "round-robin":
+            return RoundRobin()
