@@ -1,0 +1,235 @@
+"""From a parsed request to a replica: tokens, hashes, predictions, policy; and the record of it."""
+
+import asyncio
+import time
+from collections import OrderedDict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from octavo_protocol.errors import NotFoundError, UnavailableError
+from octavo_protocol.hashing import HashIdentity, block_hashes, cached_tokens
+from octavo_protocol.openai import ChatCompletionRequest, CompletionRequest
+from octavo_protocol.records import ReplicaRecord
+from octavo_protocol.tokenizer import Tokenizer
+from octavo_router.load_tracker import LoadTracker
+from octavo_router.metrics import RouterMetrics
+from octavo_router.policies import ReplicaView, RouteRequest, RoutingPolicy
+from octavo_router.prefix_index import PrefixIndex
+from octavo_router.replicas import ReplicaSet
+from octavo_router.tokenizers import TokenizerCache
+
+# Longer texts are tokenized in a thread: on the event loop they would delay other streams.
+_INLINE_CHARS = 20_000
+_DEFAULT_TOKENS_PER_S = 1000.0
+_MAX_REMEMBERED = 1000
+
+GenerationRequest = ChatCompletionRequest | CompletionRequest
+
+
+@dataclass(frozen=True, slots=True)
+class PromptKey:
+    """What the index is asked for. hashes: of the longest prompt's full blocks.
+
+    num_tokens: of that prompt; num_other_tokens: of further prompts, never predicted as cached.
+    Empty where the prompt could not be tokenized.
+    """
+
+    hashes: tuple[bytes, ...] = ()
+    num_tokens: int = 0
+    num_other_tokens: int = 0
+    block_size: int = 0
+
+
+@dataclass(slots=True)
+class Decision:
+    """One routing decision, as `GET /debug/route/{request_id}` shows it."""
+
+    request_id: str
+    policy: str
+    replica: ReplicaRecord
+    num_prompt_tokens: int
+    num_cached_tokens: int
+    candidates: list[dict[str, Any]]
+    attempt: int
+    seconds: float
+    tried: list[str] = field(default_factory=list)
+
+    @property
+    def header(self) -> str:
+        """Value of `x-octavo-route`."""
+        return (
+            f"replica={self.replica.replica_id};policy={self.policy};"
+            f"cached={self.num_cached_tokens};prompt={self.num_prompt_tokens};"
+            f"attempts={self.attempt}"
+        )
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "request_id": self.request_id,
+            "policy": self.policy,
+            "replica": self.replica.replica_id,
+            "prompt_tokens": self.num_prompt_tokens,
+            "predicted_cached_tokens": self.num_cached_tokens,
+            "attempts": self.attempt,
+            "tried_before": self.tried,
+            "decision_seconds": self.seconds,
+            "candidates": self.candidates,
+        }
+
+
+class Decider:
+    """Picks replicas. Its only wait is for tokenization."""
+
+    def __init__(
+        self,
+        *,
+        replicas: ReplicaSet,
+        index: PrefixIndex,
+        loads: LoadTracker,
+        tokenizers: TokenizerCache,
+        policy: RoutingPolicy,
+        metrics: RouterMetrics,
+    ) -> None:
+        self._replicas = replicas
+        self._index = index
+        self._loads = loads
+        self._tokenizers = tokenizers
+        self._policy = policy
+        self._metrics = metrics
+        self._remembered: OrderedDict[str, Decision] = OrderedDict()
+
+    def check_model(self, model: str | None) -> None:
+        """Raises `NotFoundError` for a name that no replica serves, `UnavailableError` for none."""
+        names = self._replicas.served_names()
+        if not names:
+            raise UnavailableError("no replica is ready; try again in a moment")
+        if model and model not in names:
+            raise NotFoundError(
+                f"the model {model!r} does not exist; there are "
+                + ", ".join(repr(name) for name in names),
+                parameter="model",
+                code="model_not_found",
+            )
+
+    async def prompt_key(self, request: GenerationRequest) -> PromptKey:
+        """Tokens and hashes as the replicas will compute them. Raises `ValidationError`."""
+        usable = self._replicas.usable(request.model)
+        record = next((each for each in usable if each.block_size), None)
+        if record is None:
+            return PromptKey()
+        tokenizer = await self._tokenizers.get(record)
+        if tokenizer is None:
+            return PromptKey()
+        extra = HashIdentity(record.cache_model, "", request.cache_salt or "").extra()
+        if _num_chars(request) < _INLINE_CHARS:
+            return _prompt_key(request, tokenizer, record.block_size, extra)
+        return await asyncio.to_thread(_prompt_key, request, tokenizer, record.block_size, extra)
+
+    def choose(
+        self,
+        request_id: str,
+        model: str | None,
+        key: PromptKey,
+        *,
+        tried: Iterable[str] = (),
+        is_dry_run: bool = False,
+    ) -> Decision:
+        """Picks a replica that is not among `tried`. Raises `UnavailableError` without one."""
+        tried = list(tried)
+        started = time.perf_counter()
+        records = self._replicas.usable(model, without=tried)
+        if not records:
+            raise UnavailableError(
+                f"no replica could serve the request; {len(tried)} were tried"
+                if tried
+                else "no replica is ready; try again in a moment"
+            )
+        depths = self._index.match(key.hashes) if key.hashes else {}
+        views = {record.incarnation: self._view(record, key, depths) for record in records}
+        num_tokens = key.num_tokens + key.num_other_tokens
+        choice = self._policy.choose(RouteRequest(num_tokens), list(views.values()))
+        record = next(each for each in records if views[each.incarnation] is choice.replica)
+        seconds = time.perf_counter() - started
+        decision = Decision(
+            request_id=request_id,
+            policy=self._policy.name,
+            replica=record,
+            num_prompt_tokens=num_tokens,
+            num_cached_tokens=choice.replica.num_cached_tokens,
+            candidates=_explain(list(views.values()), choice.costs),
+            attempt=len(tried) + 1,
+            seconds=seconds,
+            tried=tried,
+        )
+        if not is_dry_run:
+            self._metrics.decision.observe(seconds)
+            self._remember(decision)
+            if key.hashes:
+                self._index.speculate(record.incarnation, key.hashes)
+        return decision
+
+    def recall(self, request_id: str) -> Decision | None:
+        """The newest decision for a request, while it is among the last thousand."""
+        return self._remembered.get(request_id)
+
+    def _view(self, record: ReplicaRecord, key: PromptKey, depths: dict[str, int]) -> ReplicaView:
+        num_cached = 0
+        depth = depths.get(record.incarnation, 0)
+        if depth and record.block_size == key.block_size:
+            num_cached = cached_tokens(depth, key.block_size, key.num_tokens)
+        return ReplicaView(
+            replica_id=record.replica_id,
+            num_cached_tokens=num_cached,
+            num_queued_tokens=self._loads.num_queued_tokens(record.incarnation),
+            num_running=self._loads.num_running(record.incarnation),
+            prefill_tokens_per_s=record.prefill_tokens_per_s or _DEFAULT_TOKENS_PER_S,
+            decode_tokens_per_s=record.decode_tokens_per_s or _DEFAULT_TOKENS_PER_S,
+        )
+
+    def _remember(self, decision: Decision) -> None:
+        self._remembered[decision.request_id] = decision
+        self._remembered.move_to_end(decision.request_id)
+        if len(self._remembered) > _MAX_REMEMBERED:
+            self._remembered.popitem(last=False)
+
+
+def _num_chars(request: GenerationRequest) -> int:
+    if isinstance(request, ChatCompletionRequest):
+        return sum(len(m.as_template_input()["content"]) for m in request.messages)
+    return sum(len(prompt) for prompt in request.prompts() if isinstance(prompt, str))
+
+
+def _prompt_key(
+    request: GenerationRequest, tokenizer: Tokenizer, block_size: int, extra: bytes
+) -> PromptKey:
+    if isinstance(request, ChatCompletionRequest):
+        prompts = [tokenizer.chat_token_ids(request)]
+    else:
+        prompts = [
+            tokenizer.prompt_token_ids(prompt, add_special_tokens=request.add_special_tokens)
+            for prompt in request.prompts()
+        ]
+    for prompt in prompts:
+        if min(prompt) < 0 or max(prompt) >= 2**32:
+            return PromptKey()  # the replica says what is wrong with it
+    longest = max(prompts, key=len)
+    return PromptKey(
+        hashes=tuple(block_hashes(longest, block_size, extra)),
+        num_tokens=len(longest),
+        num_other_tokens=sum(map(len, prompts)) - len(longest),
+        block_size=block_size,
+    )
+
+
+def _explain(views: Sequence[ReplicaView], costs: Sequence[float]) -> list[dict[str, Any]]:
+    return [
+        {
+            "replica": view.replica_id,
+            "cost": cost,
+            "cached_tokens": view.num_cached_tokens,
+            "queued_tokens": view.num_queued_tokens,
+            "running": view.num_running,
+        }
+        for view, cost in zip(views, costs, strict=True)
+    ]

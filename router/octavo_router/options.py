@@ -1,0 +1,38 @@
+"""Settings of one router process."""
+
+from dataclasses import dataclass
+
+from octavo_protocol.errors import ConfigError
+from octavo_protocol.model_deployment import RoutingPolicyName
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RouterOptions:
+    """redis_url: where replicas make themselves known; replica_urls: fixed addresses instead.
+
+    max_attempts: replicas that one request may be sent to. Timeouts in seconds; read_timeout_s is
+    the longest silence of a replica, also before its first token.
+    """
+
+    host: str = "0.0.0.0"
+    port: int = 8000
+    redis_url: str | None = None
+    replica_urls: tuple[str, ...] = ()
+    namespace: str = "default"
+    deployment: str = "default"
+    policy: RoutingPolicyName = "expected-ttft"
+    connect_timeout_s: float = 2.0
+    read_timeout_s: float = 600.0
+    max_attempts: int = 4
+    max_body_bytes: int = 16 * 2**20
+    drain_timeout_s: float = 30.0
+    index_max_bytes: int = 512 * 2**20
+    log_level: str = "info"
+
+    def __post_init__(self) -> None:
+        if self.redis_url is None and not self.replica_urls:
+            raise ConfigError(
+                "the router needs --redis-url, or --replica-url for each replica, to find replicas"
+            )
+        if self.redis_url is not None and self.replica_urls:
+            raise ConfigError("give either --redis-url or --replica-url, not both")

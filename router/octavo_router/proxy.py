@@ -1,0 +1,227 @@
+"""Sends a request to a replica and relays the answer; sends it to another one when that fails.
+
+Nothing reaches the client before the first bytes of an answer's body are here, so that until then
+any failure of a replica can be made good elsewhere. Whole (not streamed) answers are relayed when
+they are complete, for the same reason. After the first byte of a stream, a failure becomes an error
+event in the stream.
+"""
+
+import asyncio
+import logging
+import re
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import aiohttp
+
+from octavo_protocol.asgi import Message, Send
+from octavo_protocol.errors import OctavoError, UnavailableError, error_body
+from octavo_protocol.openai_responses import SSE_DONE, sse
+from octavo_router.decisions import Decider, Decision, PromptKey
+from octavo_router.kv_follower import KVFollower
+from octavo_router.load_tracker import LoadTracker
+from octavo_router.metrics import RouterMetrics
+from octavo_router.replicas import ReplicaSet
+from octavo_router.retry_budget import RetryBudget
+from octavo_router.trust import PredictionTrust
+
+logger = logging.getLogger(__name__)
+
+_CACHED_TOKENS = re.compile(rb'"cached_tokens":\s*(\d+)')
+_FAILURES = (aiohttp.ClientError, TimeoutError, OSError)
+ROUTE_HEADER = b"x-octavo-route"
+
+
+@dataclass(frozen=True, slots=True)
+class ProxyRequest:
+    """A client's request as it goes to a replica: the bytes that came.
+
+    key: for choosing; is_stream: the client asked for events.
+    """
+
+    request_id: str
+    path: str
+    body: bytes
+    model: str | None
+    key: PromptKey
+    is_stream: bool
+    authorization: str | None = None
+    arrived: float = field(default_factory=time.perf_counter)
+
+
+class _ReplicaFailed(Exception):
+    """Nothing of the answer has reached the client; another replica may try."""
+
+    def __init__(self, cause: str, *, is_broken: bool) -> None:
+        super().__init__(cause)
+        self.is_broken = is_broken  # the connection failed; else the replica said no
+
+
+class Proxy:
+    """Relays requests. Belongs to one event loop."""
+
+    def __init__(
+        self,
+        *,
+        session: aiohttp.ClientSession,
+        decider: Decider,
+        replicas: ReplicaSet,
+        loads: LoadTracker,
+        follower: KVFollower | None,
+        metrics: RouterMetrics,
+        max_attempts: int,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._session = session
+        self._decider = decider
+        self._replicas = replicas
+        self._loads = loads
+        self._follower = follower
+        self._metrics = metrics
+        self._max_attempts = max_attempts
+        self._budget = RetryBudget(clock=clock)
+        self._trust = PredictionTrust()
+
+    async def relay(self, request: ProxyRequest, send: Send) -> None:
+        """Answers the client. Raises `UnavailableError` when no replica could, before any byte."""
+        tried: list[str] = []
+        names: list[str] = []
+        self._budget.request()
+        while True:
+            decision = self._decider.choose(
+                request.request_id, request.model, request.key, tried=tried
+            )
+            decision.tried = names
+            incarnation = decision.replica.incarnation
+            try:
+                await self._attempt(request, decision, send)
+                return
+            except _ReplicaFailed as failure:
+                logger.warning(
+                    "replica %s failed before its answer: %s",
+                    decision.replica.replica_id,
+                    failure,
+                    extra={"request_id": request.request_id},
+                )
+                if failure.is_broken:
+                    self._replicas.failed(incarnation)
+                tried.append(incarnation)
+                names.append(decision.replica.replica_id)
+            if len(tried) >= self._max_attempts or not self._budget.retry():
+                raise UnavailableError(f"{len(tried)} replicas failed to answer; try again")
+            self._metrics.retries.inc()
+
+    async def _attempt(self, request: ProxyRequest, decision: Decision, send: Send) -> None:
+        incarnation = decision.replica.incarnation
+        num_uncached = max(0, decision.num_prompt_tokens - decision.num_cached_tokens)
+        ticket = self._loads.sent(incarnation, num_uncached)
+        headers = {"content-type": "application/json", "x-request-id": request.request_id}
+        if request.authorization is not None:
+            headers["authorization"] = request.authorization
+        try:
+            try:
+                async with self._session.post(
+                    decision.replica.url + request.path, data=request.body, headers=headers
+                ) as response:
+                    if response.status >= 500:
+                        raise _ReplicaFailed(f"status {response.status}", is_broken=False)
+                    if response.content_type == "text/event-stream":
+                        await self._relay_stream(request, decision, response, ticket, send)
+                    else:
+                        await self._relay_whole(request, decision, response, send)
+            except _FAILURES as error:
+                raise _ReplicaFailed(f"{type(error).__name__}: {error}", is_broken=True) from error
+            self._replicas.succeeded(incarnation)
+        finally:
+            self._loads.ended(incarnation, ticket)
+
+    async def _relay_whole(
+        self,
+        request: ProxyRequest,
+        decision: Decision,
+        response: aiohttp.ClientResponse,
+        send: Send,
+    ) -> None:
+        body = await response.read()
+        self._check_prediction(decision, body)
+        await send(_start(response, decision))
+        await send({"type": "http.response.body", "body": body})
+
+    async def _relay_stream(
+        self,
+        request: ProxyRequest,
+        decision: Decision,
+        response: aiohttp.ClientResponse,
+        ticket: int,
+        send: Send,
+    ) -> None:
+        content = response.content
+        chunk = await content.readany()
+        if not chunk:
+            raise _ReplicaFailed("the stream ended before its first byte", is_broken=True)
+        self._loads.first_token(decision.replica.incarnation, ticket)
+        self._metrics.ttft.observe(time.perf_counter() - request.arrived)
+        await send(_start(response, decision))
+        try:
+            while chunk:
+                await send({"type": "http.response.body", "body": chunk, "more_body": True})
+                last, chunk = chunk, await content.readany()
+            if not last.endswith(SSE_DONE):
+                raise aiohttp.ClientPayloadError("the stream ended before [DONE]")
+        except _FAILURES as error:
+            logger.warning(
+                "replica %s broke a stream: %s",
+                decision.replica.replica_id,
+                error,
+                extra={"request_id": request.request_id},
+            )
+            self._metrics.broken_streams.inc()
+            self._replicas.failed(decision.replica.incarnation)
+            broken = error_body(
+                "the replica that generated this answer failed",
+                error_type=OctavoError.error_type,
+                code=502,
+            )
+            await send(
+                {"type": "http.response.body", "body": sse(broken) + SSE_DONE, "more_body": False}
+            )
+            return
+        self._check_prediction(decision, last)
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    def _check_prediction(self, decision: Decision, data: bytes) -> None:
+        """Compares the answer's cached tokens, where it tells them, with what was predicted."""
+        found = _CACHED_TOKENS.search(data)
+        if found is None or not decision.num_prompt_tokens:
+            return
+        predicted, actual = decision.num_cached_tokens, int(found[1])
+        self._metrics.predicted_tokens.inc(predicted)
+        self._metrics.actual_tokens.inc(actual)
+        self._metrics.prediction_error.inc(abs(predicted - actual))
+        record = decision.replica
+        if self._trust.report(record.incarnation, predicted, actual, record.block_size):
+            logger.warning("the cache entries of %s are wrong", record.replica_id)
+            self._metrics.distrusted.inc()
+            if self._follower is not None:
+                self._follower.distrust(record.incarnation)
+
+
+def _start(response: aiohttp.ClientResponse, decision: Decision) -> Message:
+    headers = [
+        (b"content-type", response.headers.get("content-type", "application/json").encode()),
+        (ROUTE_HEADER, decision.header.encode()),
+    ]
+    if "cache-control" in response.headers:
+        headers.append((b"cache-control", response.headers["cache-control"].encode()))
+    return {"type": "http.response.start", "status": response.status, "headers": headers}
+
+
+def make_session(*, connect_s: float, read_s: float) -> aiohttp.ClientSession:
+    """The client for all replicas. read_s bounds the wait for the next bytes, not the answer."""
+    return aiohttp.ClientSession(
+        connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=30),
+        timeout=aiohttp.ClientTimeout(total=None, sock_connect=connect_s, sock_read=read_s),
+        auto_decompress=False,
+        loop=asyncio.get_running_loop(),
+    )

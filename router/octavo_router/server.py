@@ -1,0 +1,45 @@
+"""The router process from start to stop."""
+
+import asyncio
+import logging
+import socket
+import time
+
+import uvloop
+
+from octavo_protocol.logs import configure_logging
+from octavo_protocol.serving import DrainingServer, bind
+from octavo_router.app import create_app
+from octavo_router.options import RouterOptions
+from octavo_router.state import RouterState
+
+__all__ = ["RouterOptions", "run_router"]
+
+logger = logging.getLogger(__name__)
+
+_POLL_S = 0.05
+
+
+def run_router(options: RouterOptions) -> None:
+    """Serves until SIGTERM or SIGINT, then drains. Raises `ConfigError` when it cannot listen."""
+    configure_logging(options.log_level)
+    sock = bind(options.host, options.port)
+    try:
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(_run(options, sock))
+    finally:
+        sock.close()
+
+
+async def _run(options: RouterOptions, sock: socket.socket) -> None:
+    async with RouterState(options) as state:
+        server = DrainingServer(create_app(state))
+        serving = asyncio.create_task(server.serve(sockets=[sock]))
+        logger.info("listening on port %d", sock.getsockname()[1])
+        await server.stop_requested.wait()
+        state.is_draining = True
+        deadline = time.monotonic() + options.drain_timeout_s
+        while state.num_open and time.monotonic() < deadline and not server.stop_now:
+            await asyncio.sleep(_POLL_S)
+        server.should_exit = True
+        await serving

@@ -1,0 +1,116 @@
+"""What one router is made of; opened and closed as a whole, so that two fit in one process."""
+
+import asyncio
+import time
+from collections.abc import Callable
+from types import TracebackType
+
+import redis.asyncio
+
+from octavo_protocol.keys import Keys
+from octavo_protocol.sampling_params import SamplingParams
+from octavo_router.decisions import Decider
+from octavo_router.discovery import Discovery
+from octavo_router.kv_follower import KVFollower
+from octavo_router.load_tracker import LoadTracker
+from octavo_router.metrics import RouterMetrics
+from octavo_router.options import RouterOptions
+from octavo_router.policies import make_policy
+from octavo_router.prefix_index import MemoryPrefixIndex
+from octavo_router.proxy import Proxy, make_session
+from octavo_router.replicas import ReplicaSet
+from octavo_router.tokenizers import TokenizerCache
+
+_REDIS_TIMEOUT_S = 2.0
+
+
+class RouterState:
+    """An async context manager: inside it the router follows its replicas.
+
+    num_open: requests being answered. is_draining: no new ones are taken.
+    """
+
+    def __init__(self, options: RouterOptions, clock: Callable[[], float] = time.monotonic) -> None:
+        self.options = options
+        self.max_body_bytes = options.max_body_bytes
+        self.defaults = SamplingParams()
+        self.started_at = int(time.time())
+        self.metrics = RouterMetrics()
+        self.replicas = ReplicaSet(clock)
+        self.index = MemoryPrefixIndex(budget_bytes=options.index_max_bytes, clock=clock)
+        self.loads = LoadTracker(clock)
+        self.discovery = Discovery(self.replicas, self.index, self.loads, clock)
+        self.num_open = 0
+        self.is_draining = False
+        self._clock = clock
+        self._tasks: list[asyncio.Task[None]] = []
+        self._redis: redis.asyncio.Redis | None = None
+
+    @property
+    def stage(self) -> str:
+        """What the router is doing, for /ready: "ready" when requests can be served."""
+        if self.is_draining:
+            return "draining"
+        if not self.replicas.usable(None):
+            return "waiting for a replica"
+        return "ready"
+
+    def measure(self) -> None:
+        """Brings the gauges up to date."""
+        self.metrics.replicas.set(len(self.replicas))
+        self.metrics.degraded.set(self.discovery.is_degraded)
+        self.metrics.index_entries.set(self.index.num_entries)
+        self.metrics.index_bytes.set(self.index.num_bytes)
+        self.metrics.index_refused.set(self.index.num_refused)
+
+    async def __aenter__(self) -> "RouterState":
+        options = self.options
+        self._session = make_session(
+            connect_s=options.connect_timeout_s, read_s=options.read_timeout_s
+        )
+        follower: KVFollower | None = None
+        if options.redis_url is not None:
+            keys = Keys(options.namespace, options.deployment)
+            client = self._redis = redis.asyncio.Redis.from_url(
+                options.redis_url,
+                socket_timeout=_REDIS_TIMEOUT_S,
+                socket_connect_timeout=_REDIS_TIMEOUT_S,
+            )
+            follower = KVFollower(self.index, self.replicas, keys)
+            self._tasks.append(asyncio.create_task(self.discovery.follow_redis(client, keys)))
+            self._tasks.append(asyncio.create_task(follower.follow(client)))
+        if options.replica_urls:
+            urls = [url.rstrip("/") for url in options.replica_urls]
+            self._tasks.append(asyncio.create_task(self.discovery.follow_urls(self._session, urls)))
+        self.decider = Decider(
+            replicas=self.replicas,
+            index=self.index,
+            loads=self.loads,
+            tokenizers=TokenizerCache(self._session),
+            policy=make_policy(options.policy),
+            metrics=self.metrics,
+        )
+        self.proxy = Proxy(
+            session=self._session,
+            decider=self.decider,
+            replicas=self.replicas,
+            loads=self.loads,
+            follower=follower,
+            metrics=self.metrics,
+            max_attempts=options.max_attempts,
+            clock=self._clock,
+        )
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._session.close()
+        if self._redis is not None:
+            await self._redis.aclose()
