@@ -26,7 +26,7 @@ class RouterOptions:
     max_attempts: int = 4
     max_body_bytes: int = 16 * 2**20
     drain_timeout_s: float = 30.0
-    index_max_bytes: int = 512 * 2**20
+    index_budget_bytes: int = 512 * 2**20
     log_level: str = "info"
 
     def __post_init__(self) -> None:

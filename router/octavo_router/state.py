@@ -37,7 +37,7 @@ class RouterState:
         self.started_at = int(time.time())
         self.metrics = RouterMetrics()
         self.replicas = ReplicaSet(clock)
-        self.index = MemoryPrefixIndex(budget_bytes=options.index_max_bytes, clock=clock)
+        self.index = MemoryPrefixIndex(budget_bytes=options.index_budget_bytes, clock=clock)
         self.loads = LoadTracker(clock)
         self.discovery = Discovery(self.replicas, self.index, self.loads, clock)
         self.num_open = 0
