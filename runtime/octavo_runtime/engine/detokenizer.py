@@ -8,6 +8,7 @@ from octavo_protocol.tokenizer import Tokenizer
 REPLACEMENT = "\ufffd"
 # A character spans a few tokens at most; longer runs that end in U+FFFD are invalid bytes.
 _MAX_PENDING_TOKENS = 64
+_MAX_CHARACTER_BYTES = 4
 
 
 class IncrementalDetokenizer:
@@ -44,12 +45,29 @@ class IncrementalDetokenizer:
         prefix = self._decode(self._token_ids[self._prefix_offset : self._read_offset])
         window = self._decode(self._token_ids[self._prefix_offset :])
         num_pending = len(self._token_ids) - self._read_offset
-        is_unfinished = window.endswith(REPLACEMENT) and num_pending < _MAX_PENDING_TOKENS
-        if not is_last and (is_unfinished or len(window) <= len(prefix)):
+        end = len(self._token_ids)
+        if not is_last and len(window) <= len(prefix):
             return ""
+        if not is_last and window.endswith(REPLACEMENT):
+            if num_pending < _MAX_PENDING_TOKENS:
+                return ""
+            end = self._certain_end(window)
+            window = self._decode(self._token_ids[self._prefix_offset : end])
         self._prefix_offset = self._read_offset
-        self._read_offset = len(self._token_ids)
+        self._read_offset = end
         return window[len(prefix) :]
+
+    def _certain_end(self, window: str) -> int:
+        """Where invalid bytes may be cut: the tokens on either side decode alike alone.
+
+        The last tokens stay pending, since they may begin a character.
+        """
+        start = self._prefix_offset
+        for end in range(len(self._token_ids) - _MAX_CHARACTER_BYTES, self._read_offset, -1):
+            head, tail = self._token_ids[start:end], self._token_ids[end:]
+            if self._decode(head) + self._decode(tail) == window:
+                return end
+        return len(self._token_ids)
 
     def _decode(self, token_ids: list[int]) -> str:
         if not token_ids:
@@ -79,9 +97,9 @@ class StopStrings:
 
     def find(self, text: str, num_new_chars: int) -> StopMatch | None:
         """A match that completes within the last `num_new_chars` characters of `text`."""
-        first = max(0, len(text) - num_new_chars - self._longest + 1)
         best: tuple[int, int, str] | None = None
         for string in self._strings:
+            first = max(0, len(text) - num_new_chars - len(string) + 1)
             start = text.find(string, first)
             if start >= 0 and (best is None or (start + len(string), start) < best[:2]):
                 best = (start + len(string), start, string)
