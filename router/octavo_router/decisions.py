@@ -146,7 +146,19 @@ class Decider:
                 else "no replica is ready; try again in a moment"
             )
         depths = self._index.match(key.hashes) if key.hashes else {}
-        views = {record.incarnation: self._view(record, key, depths) for record in records}
+        prefill_rate = _mean_known([record.prefill_tokens_per_s for record in records])
+        decode_rate = _mean_known([record.decode_tokens_per_s for record in records])
+        views = {
+            record.incarnation: ReplicaView(
+                replica_id=record.replica_id,
+                num_cached_tokens=_num_cached(record, key, depths),
+                num_queued_tokens=self._loads.num_queued_tokens(record.incarnation),
+                num_running=self._loads.num_running(record.incarnation),
+                prefill_tokens_per_s=record.prefill_tokens_per_s or prefill_rate,
+                decode_tokens_per_s=record.decode_tokens_per_s or decode_rate,
+            )
+            for record in records
+        }
         num_tokens = key.num_tokens + key.num_other_tokens
         choice = self._policy.choose(RouteRequest(num_tokens), list(views.values()))
         record = next(each for each in records if views[each.incarnation] is choice.replica)
@@ -173,25 +185,24 @@ class Decider:
         """The newest decision for a request, while it is among the last thousand."""
         return self._remembered.get(request_id)
 
-    def _view(self, record: ReplicaRecord, key: PromptKey, depths: dict[str, int]) -> ReplicaView:
-        num_cached = 0
-        depth = depths.get(record.incarnation, 0)
-        if depth and record.block_size == key.block_size:
-            num_cached = cached_tokens(depth, key.block_size, key.num_tokens)
-        return ReplicaView(
-            replica_id=record.replica_id,
-            num_cached_tokens=num_cached,
-            num_queued_tokens=self._loads.num_queued_tokens(record.incarnation),
-            num_running=self._loads.num_running(record.incarnation),
-            prefill_tokens_per_s=record.prefill_tokens_per_s or _DEFAULT_TOKENS_PER_S,
-            decode_tokens_per_s=record.decode_tokens_per_s or _DEFAULT_TOKENS_PER_S,
-        )
-
     def _remember(self, decision: Decision) -> None:
         self._remembered[decision.request_id] = decision
         self._remembered.move_to_end(decision.request_id)
         if len(self._remembered) > _MAX_REMEMBERED:
             self._remembered.popitem(last=False)
+
+
+def _num_cached(record: ReplicaRecord, key: PromptKey, depths: dict[str, int]) -> int:
+    depth = depths.get(record.incarnation, 0)
+    if not depth or record.block_size != key.block_size:
+        return 0
+    return cached_tokens(depth, key.block_size, key.num_tokens)
+
+
+def _mean_known(rates: list[float]) -> float:
+    """For replicas that have measured nothing yet: as good as the others are on average."""
+    known = [rate for rate in rates if rate > 0]
+    return sum(known) / len(known) if known else _DEFAULT_TOKENS_PER_S
 
 
 def _num_chars(request: GenerationRequest) -> int:

@@ -19,17 +19,16 @@ import redis.exceptions
 from octavo_protocol.keys import RECORD_TTL_S, Keys
 from octavo_protocol.records import ReplicaRecord, decode_record
 from octavo_router.load_tracker import LoadTracker
-from octavo_router.prefix_index import PrefixIndex
 from octavo_router.replicas import ReplicaSet
 
 logger = logging.getLogger(__name__)
 
 POLL_S = 0.5
-_FORGET_S = 3600  # ids in the sorted set that were not seen for so long are swept
+_FORGET_S = 3600  # ids in the sorted set without a heartbeat for so long are passed over
 
 
 class Discovery:
-    """Keeps `replicas` true and tells the index and the loads about those that are gone.
+    """Keeps `replicas` true and forgets the loads of those that are gone.
 
     is_degraded: Redis does not answer.
     """
@@ -37,12 +36,10 @@ class Discovery:
     def __init__(
         self,
         replicas: ReplicaSet,
-        index: PrefixIndex,
         loads: LoadTracker,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._replicas = replicas
-        self._index = index
         self._loads = loads
         self._clock = clock
         self._empty_since: float | None = None
@@ -94,7 +91,6 @@ class Discovery:
                 )
         self._seen = raw
         for incarnation in self._replicas.replace(records):
-            self._index.drop(incarnation)
             self._loads.drop(incarnation)
 
     def _note(self, *, degraded: bool, error: Exception | None = None) -> None:

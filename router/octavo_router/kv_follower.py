@@ -20,6 +20,7 @@ from octavo_protocol.records import (
     BlocksStored,
     CacheCleared,
     KVEventBatch,
+    KVSnapshot,
     decode_batch,
     decode_snapshot,
 )
@@ -70,6 +71,7 @@ class KVFollower:
         live = {record.incarnation for record in self._replicas.records if record.block_size}
         for incarnation in self._positions.keys() - live:
             del self._positions[incarnation]
+            self._index.drop(incarnation)
         for incarnation in live - self._positions.keys():
             self._positions[incarnation] = _Position()
         for incarnation, position in list(self._positions.items()):
@@ -132,7 +134,11 @@ class KVFollower:
         assert position.wanted is not None
         raw = cast(bytes | None, await client.get(self._keys.snapshot(incarnation)))
         if raw is not None:
-            snapshot = decode_snapshot(raw)
+            try:
+                snapshot = decode_snapshot(raw)
+            except msgspec.DecodeError as error:
+                logger.warning("the snapshot of %s cannot be read: %s", incarnation, error)
+                snapshot = KVSnapshot(-1, [])
             if snapshot.seq >= position.wanted:
                 self._index.clear(incarnation)
                 self._index.add(incarnation, snapshot.hashes)

@@ -163,11 +163,15 @@ class Proxy:
         self._loads.first_token(decision.replica.incarnation, ticket)
         self._metrics.ttft.observe(time.perf_counter() - request.arrived)
         await send(_start(response, decision))
+        tail, told = b"", b""
         try:
             while chunk:
                 await send({"type": "http.response.body", "body": chunk, "more_body": True})
-                last, chunk = chunk, await content.readany()
-            if not last.endswith(SSE_DONE):
+                tail = (tail + chunk)[-len(SSE_DONE) :]  # [DONE] may come in two pieces
+                if b'"cached_tokens"' in chunk:
+                    told = chunk
+                chunk = await content.readany()
+            if tail != SSE_DONE:
                 raise aiohttp.ClientPayloadError("the stream ended before [DONE]")
         except _FAILURES as error:
             logger.warning(
@@ -187,7 +191,7 @@ class Proxy:
                 {"type": "http.response.body", "body": sse(broken) + SSE_DONE, "more_body": False}
             )
             return
-        self._check_prediction(decision, last)
+        self._check_prediction(decision, told)
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
     def _check_prediction(self, decision: Decision, data: bytes) -> None:

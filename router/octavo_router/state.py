@@ -39,7 +39,7 @@ class RouterState:
         self.replicas = ReplicaSet(clock)
         self.index = MemoryPrefixIndex(budget_bytes=options.index_budget_bytes, clock=clock)
         self.loads = LoadTracker(clock)
-        self.discovery = Discovery(self.replicas, self.index, self.loads, clock)
+        self.discovery = Discovery(self.replicas, self.loads, clock)
         self.num_open = 0
         self.is_draining = False
         self._clock = clock
