@@ -52,6 +52,7 @@ logger = logging.getLogger(__name__)
 _INLINE_CHARS = 20_000
 _DEFAULT_COMPLETION_TOKENS = 16
 _MAX_PROMPTS = 1024
+_MAX_PRIORITY = 2**31 - 1
 
 
 class Routes:
@@ -69,17 +70,8 @@ class Routes:
         num_chars = sum(len(m.as_template_input()["content"]) for m in body.messages)
         tokenizer = state.llm.tokenizer
         prompt = await _maybe_in_thread(num_chars, lambda: tokenizer.chat_token_ids(body))
-        job = GenerationJob(
-            f"chatcmpl-{request.state.request_id}",
-            [prompt],
-            self._params(
-                body.sampling_params(state.llm.default_sampling_params, max_tokens=None),
-                is_stream=body.stream,
-            ),
-            body.priority,
-            body.cache_salt or "",
-        )
-        _check_vocabulary(info.vocab_size, job.prompts)
+        params = body.sampling_params(state.llm.default_sampling_params, max_tokens=None)
+        job = _job("chatcmpl", request, body, [prompt], params, info.vocab_size)
         if body.stream:
             return EventResponse(chat.stream_answer(state, body, model, job))
         return await self._whole(request, chat.whole_answer(state, body, model, job))
@@ -104,19 +96,10 @@ class Routes:
                 for p in prompts
             ],
         )
-        job = GenerationJob(
-            f"cmpl-{request.state.request_id}",
-            token_ids,
-            self._params(
-                body.sampling_params(
-                    state.llm.default_sampling_params, max_tokens=_DEFAULT_COMPLETION_TOKENS
-                ),
-                is_stream=body.stream,
-            ),
-            body.priority,
-            body.cache_salt or "",
+        params = body.sampling_params(
+            state.llm.default_sampling_params, max_tokens=_DEFAULT_COMPLETION_TOKENS
         )
-        _check_vocabulary(info.vocab_size, job.prompts)
+        job = _job("cmpl", request, body, token_ids, params, info.vocab_size)
         echoes = [""] * len(prompts)
         if body.echo:
             echoes = [p if isinstance(p, str) else tokenizer.decode(p) for p in prompts]
@@ -125,12 +108,10 @@ class Routes:
         return await self._whole(request, completions.whole_answer(state, body, model, job, echoes))
 
     async def models(self, request: Request) -> Response:
-        info = self.state.llm.info
-        limit = info.max_model_len if info else None
-        root = self.state.served_names[0]
-        return _json(
-            ModelList([Model(n, self._created, limit, root) for n in self.state.served_names])
-        )
+        return _json(ModelList([self._model(name) for name in self.state.served_names]))
+
+    async def model(self, request: Request) -> Response:
+        return _json(self._model(self.state.check_model(request.path_params["name"])))
 
     async def tokenize(self, request: Request) -> Response:
         state = self.state
@@ -181,9 +162,10 @@ class Routes:
     async def _whole(self, request: Request, work: Any) -> Response:
         return _json(await run_unless_gone(request.receive, work))
 
-    def _params(self, params: SamplingParams, *, is_stream: bool) -> SamplingParams:
-        params.output_kind = RequestOutputKind.DELTA if is_stream else RequestOutputKind.FINAL_ONLY
-        return params
+    def _model(self, name: str) -> Model:
+        info = self.state.llm.info
+        limit = info.max_model_len if info else None
+        return Model(name, self._created, limit, root=self.state.served_names[0])
 
 
 def create_app(state: ServerState) -> Starlette:
@@ -194,6 +176,7 @@ def create_app(state: ServerState) -> Starlette:
             Route("/v1/chat/completions", routes.chat_completions, methods=["POST"]),
             Route("/v1/completions", routes.completions, methods=["POST"]),
             Route("/v1/models", routes.models, methods=["GET"]),
+            Route("/v1/models/{name:path}", routes.model, methods=["GET"]),
             Route("/tokenize", routes.tokenize, methods=["POST"]),
             Route("/detokenize", routes.detokenize, methods=["POST"]),
             Route("/health", routes.health, methods=["GET"]),
@@ -248,8 +231,36 @@ def _error_response(error: Exception) -> Response:
 
 
 async def _on_http_error(request: Request, error: Exception) -> Response:
-    status = error.status_code if isinstance(error, HTTPException) else 500
-    return _json(http_error_answer(status, request.method, request.url.path), status)
+    assert isinstance(error, HTTPException)
+    body = http_error_answer(error.status_code, request.method, request.url.path)
+    return _json(body, error.status_code, dict(error.headers or {}))
+
+
+def _job(
+    kind: str,
+    request: Request,
+    body: ChatCompletionRequest | CompletionRequest,
+    prompts: list[list[int]],
+    params: SamplingParams,
+    vocab_size: int,
+) -> GenerationJob:
+    _check_vocabulary(vocab_size, prompts)
+    if abs(body.priority) > _MAX_PRIORITY:
+        raise ValidationError(
+            f"priority must be between -{_MAX_PRIORITY} and {_MAX_PRIORITY}, got {body.priority}",
+            parameter="priority",
+        )
+    params.top_k = min(params.top_k, vocab_size)  # more is no limit, and may not fit an int64
+    params.output_kind = RequestOutputKind.DELTA if body.stream else RequestOutputKind.FINAL_ONLY
+    request_id = request.state.request_id
+    return GenerationJob(
+        answer_id=f"{kind}-{body.request_id or request_id}",
+        request_id=request_id,
+        prompts=prompts,
+        params=params,
+        priority=body.priority,
+        cache_salt=body.cache_salt or "",
+    )
 
 
 def _check_vocabulary(vocab_size: int, prompts: Any, *, name: str = "prompt") -> None:

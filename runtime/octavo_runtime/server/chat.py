@@ -1,7 +1,8 @@
 """POST /v1/chat/completions: from engine outputs to chat answers, whole or streamed."""
 
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
 
 from octavo_protocol.openai import ChatCompletionRequest
 from octavo_protocol.openai_responses import (
@@ -15,7 +16,7 @@ from octavo_protocol.openai_responses import (
     usage,
 )
 from octavo_protocol.outputs import CompletionOutput
-from octavo_runtime.server.generation import GenerationJob, run
+from octavo_runtime.server.generation import GenerationJob, run, says_something
 from octavo_runtime.server.logprobs import chat_logprobs
 from octavo_runtime.server.state import ServerState
 
@@ -38,7 +39,7 @@ async def whole_answer(
     ]
     num_output = sum(len(completion.token_ids) for completion in final.outputs)
     return ChatCompletion(
-        id=job.request_id,
+        id=job.answer_id,
         model=model,
         choices=choices,
         usage=usage(len(job.prompts[0]), num_output, final.num_cached_tokens or 0),
@@ -47,7 +48,7 @@ async def whole_answer(
 
 async def stream_answer(
     state: ServerState, request: ChatCompletionRequest, model: str, job: GenerationJob
-) -> AsyncIterator[bytes]:
+) -> AsyncGenerator[bytes, None]:
     """Events: per choice one chunk with the role, chunks with text, one with the finish reason;
     then, when asked for, one with the usage and no choices.
     """
@@ -58,24 +59,22 @@ async def stream_answer(
     num_output = num_cached = 0
 
     def event(choices: list[ChatChunkChoice], *, with_usage: bool) -> bytes:
-        chunk = ChatCompletionChunk(
-            id=job.request_id, model=model, created=created, choices=choices
-        )
+        chunk = ChatCompletionChunk(id=job.answer_id, model=model, created=created, choices=choices)
         if with_usage:
             chunk.usage = usage(len(job.prompts[0]), num_output, num_cached)
         return sse(chunk)
 
-    async for _, output in run(state, job):
-        num_cached = output.num_cached_tokens or 0
-        for completion in output.outputs:
-            num_output += len(completion.token_ids)
-            if completion.index not in opened:
-                opened.add(completion.index)
-                yield event(
-                    [ChatChunkChoice(completion.index, Delta("assistant", ""))], with_usage=running
-                )
-            if completion.text or completion.finish_reason or completion.logprobs:
-                yield event([_chunk(request, completion)], with_usage=running)
+    async with aclosing(run(state, job)) as outputs:
+        async for _, output in outputs:
+            num_cached = output.num_cached_tokens or 0
+            for completion in output.outputs:
+                num_output += len(completion.token_ids)
+                if completion.index not in opened:
+                    opened.add(completion.index)
+                    first = ChatChunkChoice(completion.index, Delta("assistant", ""))
+                    yield event([first], with_usage=running)
+                if says_something(completion, with_ids=bool(request.return_token_ids)):
+                    yield event([_chunk(request, completion)], with_usage=running)
     if options and options.include_usage:
         yield event([], with_usage=True)
 

@@ -1,12 +1,13 @@
 """POST /v1/completions: from engine outputs to text answers, whole or streamed."""
 
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
 
 from octavo_protocol.openai import CompletionRequest
 from octavo_protocol.openai_responses import Completion, CompletionChoice, sse, usage
 from octavo_protocol.outputs import CompletionOutput, RequestOutput
-from octavo_runtime.server.generation import GenerationJob, run
+from octavo_runtime.server.generation import GenerationJob, run, says_something
 from octavo_runtime.server.logprobs import completion_logprobs
 from octavo_runtime.server.state import ServerState
 
@@ -32,7 +33,7 @@ async def whole_answer(
             choice.text = echoes[prompt_index] + choice.text
             choices.append(choice)
     return Completion(
-        id=job.request_id,
+        id=job.answer_id,
         model=model,
         choices=choices,
         created=int(time.time()),
@@ -46,7 +47,7 @@ async def stream_answer(
     model: str,
     job: GenerationJob,
     echoes: Sequence[str],
-) -> AsyncIterator[bytes]:
+) -> AsyncGenerator[bytes, None]:
     """Events: chunks with text, the last one of each choice with its finish reason; then, when
     asked for, one with the usage and no choices.
     """
@@ -59,23 +60,24 @@ async def stream_answer(
     num_chars: dict[int, int] = {}
 
     def event(choices: list[CompletionChoice], *, with_usage: bool) -> bytes:
-        chunk = Completion(id=job.request_id, model=model, choices=choices, created=created)
+        chunk = Completion(id=job.answer_id, model=model, choices=choices, created=created)
         if with_usage:
             chunk.usage = usage(num_prompt, num_output, sum(cached.values()))
         return sse(chunk)
 
-    async for prompt_index, output in run(state, job):
-        cached[prompt_index] = output.num_cached_tokens or 0
-        for completion in output.outputs:
-            num_output += len(completion.token_ids)
-            if not (completion.text or completion.finish_reason or completion.logprobs):
-                continue
-            index = prompt_index * request.n + completion.index
-            choice = _choice(request, completion, prompt_index, num_chars.get(index, 0))
-            if index not in num_chars:
-                choice.text = echoes[prompt_index] + choice.text
-            num_chars[index] = num_chars.get(index, 0) + len(choice.text)
-            yield event([choice], with_usage=running)
+    async with aclosing(run(state, job)) as outputs:
+        async for prompt_index, output in outputs:
+            cached[prompt_index] = output.num_cached_tokens or 0
+            for completion in output.outputs:
+                num_output += len(completion.token_ids)
+                if not says_something(completion, with_ids=bool(request.return_token_ids)):
+                    continue
+                index = prompt_index * request.n + completion.index
+                choice = _choice(request, completion, prompt_index, num_chars.get(index, 0))
+                if index not in num_chars:
+                    choice.text = echoes[prompt_index] + choice.text
+                num_chars[index] = num_chars.get(index, 0) + len(choice.text)
+                yield event([choice], with_usage=running)
     if options and options.include_usage:
         yield event([], with_usage=True)
 

@@ -1,7 +1,7 @@
 """An answer as server-sent events, with a status line that waits for the first of them."""
 
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 
 from octavo_protocol.asgi import Receive, Scope, Send, error_answer, run_unless_gone
 from octavo_protocol.errors import OctavoError
@@ -23,7 +23,7 @@ class EventResponse:
     When the client leaves, the iterator is closed at once.
     """
 
-    def __init__(self, events: AsyncIterator[bytes]) -> None:
+    def __init__(self, events: AsyncGenerator[bytes, None]) -> None:
         self._events = events
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -41,7 +41,7 @@ class EventResponse:
                         started = True
                     await send({"type": "http.response.body", "body": event, "more_body": True})
             finally:
-                await self._events.aclose()  # type: ignore[attr-defined]  # an async generator
+                await self._events.aclose()
         except Exception as error:
             if not started:
                 raise

@@ -1,18 +1,23 @@
 """Running prompts for a route: many at once, counted, ended when the client leaves."""
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+import secrets
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass
 
-from octavo_protocol.outputs import RequestOutput
+from octavo_protocol.outputs import CompletionOutput, RequestOutput
 from octavo_protocol.sampling_params import SamplingParams
 from octavo_runtime.server.state import ServerState
 
 
 @dataclass(frozen=True, slots=True)
 class GenerationJob:
-    """One HTTP request's prompts; prompt i has the engine id `{request_id}-{i}`."""
+    """One HTTP request's prompts. answer_id: the `id` that the client sees. request_id: the HTTP
+    request's own; clients choose both, so the engine's ids get something random added.
+    """
 
+    answer_id: str
     request_id: str
     prompts: Sequence[list[int]]
     params: SamplingParams
@@ -20,14 +25,17 @@ class GenerationJob:
     cache_salt: str = ""
 
 
-async def run(state: ServerState, job: GenerationJob) -> AsyncIterator[tuple[int, RequestOutput]]:
+async def run(
+    state: ServerState, job: GenerationJob
+) -> AsyncGenerator[tuple[int, RequestOutput], None]:
     """(index of the prompt, output), as they come. Closing it aborts what still runs.
 
     Raises what the engine raises for any of the prompts; the others are then aborted too.
     """
     if len(job.prompts) == 1:
-        async for output in _one(state, job, 0):
-            yield 0, output
+        async with aclosing(_one(state, job, 0)) as outputs:
+            async for output in outputs:
+                yield 0, output
         return
     queue: asyncio.Queue[tuple[int, RequestOutput | Exception | None]] = asyncio.Queue()
 
@@ -56,11 +64,23 @@ async def run(state: ServerState, job: GenerationJob) -> AsyncIterator[tuple[int
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-async def _one(state: ServerState, job: GenerationJob, index: int) -> AsyncIterator[RequestOutput]:
+def says_something(completion: CompletionOutput, *, with_ids: bool) -> bool:
+    """Whether a delta deserves a chunk. Those of half a character have nothing but token ids."""
+    return bool(
+        completion.text
+        or completion.finish_reason
+        or completion.logprobs
+        or (with_ids and completion.token_ids)
+    )
+
+
+async def _one(
+    state: ServerState, job: GenerationJob, index: int
+) -> AsyncGenerator[RequestOutput, None]:
     outputs = state.llm.generate(
         job.prompts[index],
         job.params,
-        f"{job.request_id}-{index}",
+        f"{job.request_id}-{index}-{secrets.token_hex(4)}",
         priority=job.priority,
         cache_salt=job.cache_salt,
     )

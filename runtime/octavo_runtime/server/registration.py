@@ -12,8 +12,11 @@ from collections.abc import Callable
 from contextlib import suppress
 
 import redis.asyncio
+import redis.asyncio.retry
+import redis.backoff
 import redis.exceptions
 
+from octavo_protocol.errors import ConfigError
 from octavo_protocol.keys import HEARTBEAT_S, RECORD_TTL_S, Keys
 from octavo_protocol.records import KVEvent, ReplicaRecord, encode
 from octavo_runtime.server.kv_publisher import KVPublisher
@@ -28,32 +31,42 @@ _TIMEOUT_S = 2.0
 class Registration:
     """One replica's presence in Redis.
 
-    record: makes the current record for an incarnation. on_registered: called once the first record
-    is written. The incarnation is random per start.
+    The incarnation is random per start. Raises `ConfigError` for a URL that cannot be one.
     """
 
-    def __init__(
-        self,
-        redis_url: str,
-        keys: Keys,
-        record: Callable[[str], ReplicaRecord],
-        on_registered: Callable[[], None],
-    ) -> None:
+    def __init__(self, redis_url: str, keys: Keys, replica_id: str) -> None:
         self.incarnation = secrets.token_hex(8)
-        self._client = redis.asyncio.Redis.from_url(
-            redis_url, socket_timeout=_TIMEOUT_S, socket_connect_timeout=_TIMEOUT_S
-        )
+        # No retries inside a call: this class has its own, and a stop must not wait for them.
+        no_retry = redis.asyncio.retry.Retry(redis.backoff.NoBackoff(), 0)
+        try:
+            self._client = redis.asyncio.Redis.from_url(
+                redis_url,
+                socket_timeout=_TIMEOUT_S,
+                socket_connect_timeout=_TIMEOUT_S,
+                retry=no_retry,
+            )
+        except ValueError as error:  # its text may repeat parts of the URL, such as the password
+            raise ConfigError(
+                "the Redis URL cannot be used; write redis://host:port/0 or unix:///path"
+            ) from error
         self._keys = keys
-        self._record = record
-        self._on_registered = on_registered
+        self._replica_id = replica_id
         self._publisher = KVPublisher(keys, self.incarnation)
         self._wake = asyncio.Event()
         self._next_beat = 0.0
         self._is_away = False
         self._task: asyncio.Task[None] | None = None
 
-    def start(self) -> None:
-        self._task = asyncio.create_task(self._run())
+    def start(
+        self, record: Callable[[str], ReplicaRecord], on_registered: Callable[[], None]
+    ) -> None:
+        """Registers and stays so until `stop`.
+
+        record: makes the current record for an incarnation. on_registered: called whenever one is
+        written.
+        """
+        self._task = asyncio.create_task(self._run(record, on_registered))
+        self._task.add_done_callback(_log_failure)
 
     def on_kv_events(self, events: list[KVEvent]) -> None:
         """Takes the engine's events; they are sent at once."""
@@ -66,24 +79,26 @@ class Registration:
         self._wake.set()
 
     async def stop(self) -> None:
-        """Takes the replica out of Redis and closes the connection."""
+        """Takes the replica out of Redis, if it ever was there, and closes the connection."""
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
-        with suppress(redis.exceptions.RedisError, OSError):
-            replica_id = self._record(self.incarnation).replica_id
-            await self._client.delete(self._keys.replica(replica_id))
-            await self._client.zrem(self._keys.replicas, replica_id)
-            await self._publisher.delete(self._client)
+            with suppress(redis.exceptions.RedisError, OSError):
+                await self._client.delete(self._keys.replica(self._replica_id))
+                await self._client.zrem(self._keys.replicas, self._replica_id)
+                await self._publisher.delete(self._client)
         await self._client.aclose()
 
-    async def _run(self) -> None:
+    async def _run(
+        self, record: Callable[[str], ReplicaRecord], on_registered: Callable[[], None]
+    ) -> None:
         delay = _MIN_DELAY_S
         while True:
             try:
                 if time.monotonic() >= self._next_beat:
                     self._next_beat = time.monotonic() + HEARTBEAT_S
-                    await self._beat()
+                    await self._beat(record(self.incarnation))
+                    on_registered()
                 await self._publisher.flush(self._client)
             except (redis.exceptions.RedisError, OSError) as error:
                 self._note_away(error)
@@ -98,14 +113,12 @@ class Registration:
                 await asyncio.wait_for(self._wake.wait(), wait_s)
             self._wake.clear()
 
-    async def _beat(self) -> None:
-        record = self._record(self.incarnation)
+    async def _beat(self, record: ReplicaRecord) -> None:
         async with self._client.pipeline(transaction=False) as pipe:
-            pipe.set(self._keys.replica(record.replica_id), encode(record), ex=RECORD_TTL_S)
-            pipe.zadd(self._keys.replicas, {record.replica_id: time.time()})
+            pipe.set(self._keys.replica(self._replica_id), encode(record), ex=RECORD_TTL_S)
+            pipe.zadd(self._keys.replicas, {self._replica_id: time.time()})
             await pipe.execute()
         await self._publisher.answer_wanted(self._client)
-        self._on_registered()
 
     def _note_away(self, error: Exception) -> None:
         self._publisher.lost()
@@ -117,3 +130,8 @@ class Registration:
         if self._is_away:
             logger.info("Redis is back")
             self._is_away = False
+
+
+def _log_failure(task: asyncio.Task[None]) -> None:
+    if not task.cancelled() and (error := task.exception()) is not None:
+        logger.error("this replica is no longer registered", exc_info=error)

@@ -79,11 +79,9 @@ class _Replica:
     async def run(self) -> bool:
         """True after a graceful stop, False when the engine died."""
         options = self._options
-        llm = AsyncLLM.start(
-            options.engine,
-            Tokenizer(_bundle(options.model, options.chat_template)),
-            core_factory=options.core_factory,
-        )
+        registration = self._registration()
+        tokenizer = Tokenizer(_bundle(options.model, options.chat_template))
+        llm = AsyncLLM.start(options.engine, tokenizer, core_factory=options.core_factory)
         state = ServerState(
             llm=llm,
             served_names=options.served_names,
@@ -91,17 +89,17 @@ class _Replica:
             metrics=ServerMetrics(llm),
             is_registered=options.redis_url is None,
         )
-        registration = self._registration(state)
         server = DrainingServer(create_app(state))
         serving = asyncio.create_task(server.serve(sockets=[self._sock]))
         stop = asyncio.create_task(server.stop_requested.wait())
         ready = asyncio.create_task(self._become_ready(state, registration))
         try:
-            await asyncio.wait({stop, ready, serving}, return_when=asyncio.FIRST_COMPLETED)
-            if ready.done():
-                ready.result()  # raises when the engine did not start
-                while not stop.done() and llm.is_healthy:
-                    await asyncio.wait({stop}, timeout=_POLL_S)
+            while not stop.done():
+                if ready.done():
+                    ready.result()  # raises when the engine did not start
+                if llm.info is not None and not llm.is_healthy:
+                    break
+                await asyncio.wait({stop, serving}, timeout=_POLL_S)
             is_clean = llm.is_healthy
             state.is_draining = True
             if registration is not None:
@@ -114,14 +112,17 @@ class _Replica:
             if registration is not None:
                 await registration.stop()
             server.should_exit = True
-            await asyncio.gather(serving, ready, stop, return_exceptions=True)
+            # The engine first: what did not finish in time ends with an error, not with silence.
             await llm.shutdown()
+            await asyncio.gather(serving, ready, stop, return_exceptions=True)
 
     async def _become_ready(self, state: ServerState, registration: Registration | None) -> None:
         info = await state.llm.wait_ready()
         if registration is not None:
             state.llm.on_kv_events(registration.on_kv_events)
-            registration.start()
+            registration.start(
+                lambda incarnation: self._record(state, incarnation), state.set_registered
+            )
             while not state.is_registered:
                 await asyncio.sleep(_POLL_S)
         stages = {name: round(seconds, 2) for name, seconds in info.stages.items()}
@@ -143,25 +144,19 @@ class _Replica:
         if state.num_open:
             logger.warning("%d requests did not finish in time", state.num_open)
 
-    def _registration(self, state: ServerState) -> Registration | None:
+    def _registration(self) -> Registration | None:
         options = self._options
         if options.redis_url is None:
             return None
-
-        def registered() -> None:
-            state.is_registered = True
-
-        def record(incarnation: str) -> ReplicaRecord:
-            return self._record(state, incarnation)
-
         keys = Keys(options.namespace, options.deployment)
-        return Registration(options.redis_url, keys, record, registered)
+        return Registration(options.redis_url, keys, options.replica_id)
 
     def _record(self, state: ServerState, incarnation: str) -> ReplicaRecord:
         options, info, stats = self._options, state.llm.info, state.llm.stats
         if info is None:
             raise OctavoError("a replica has no record before its engine is ready")
         host = "127.0.0.1" if options.host in ("0.0.0.0", "::", "") else options.host
+        host = f"[{host}]" if ":" in host else host
         return ReplicaRecord(
             replica_id=options.replica_id,
             incarnation=incarnation,

@@ -33,6 +33,9 @@ class ServerState:
             return "loading"
         return "ready" if self.is_registered else "registering"
 
+    def set_registered(self) -> None:
+        self.is_registered = True
+
     def check_accepts(self) -> EngineInfo:
         """Raises `UnavailableError` when no new work can be taken."""
         info = self.llm.info
