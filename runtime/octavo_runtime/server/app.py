@@ -52,7 +52,6 @@ logger = logging.getLogger(__name__)
 _INLINE_CHARS = 20_000
 _DEFAULT_COMPLETION_TOKENS = 16
 _MAX_PROMPTS = 1024
-_MAX_PRIORITY = 2**31 - 1
 
 
 class Routes:
@@ -245,12 +244,6 @@ def _job(
     vocab_size: int,
 ) -> GenerationJob:
     _check_vocabulary(vocab_size, prompts)
-    if abs(body.priority) > _MAX_PRIORITY:
-        raise ValidationError(
-            f"priority must be between -{_MAX_PRIORITY} and {_MAX_PRIORITY}, got {body.priority}",
-            parameter="priority",
-        )
-    params.top_k = min(params.top_k, vocab_size)  # more is no limit, and may not fit an int64
     params.output_kind = RequestOutputKind.DELTA if body.stream else RequestOutputKind.FINAL_ONLY
     request_id = request.state.request_id
     return GenerationJob(

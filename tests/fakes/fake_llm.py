@@ -1,0 +1,194 @@
+"""An engine without a model: the same calls as `AsyncLLM`, tokens from a script, events on demand.
+
+`FakeLLM` repeats the prompt's tokens, or says `script` where given. Requests go through the real
+`InputProcessor` and `OutputProcessor`, so limits, stop strings, n, logprobs and output kinds are
+those of the engine.
+"""
+
+import asyncio
+import random
+from collections.abc import AsyncIterator, Callable
+from typing import cast
+
+import tokenizers
+from tokenizers import decoders, models, pre_tokenizers
+
+from octavo_protocol.errors import GenerationError, UnavailableError
+from octavo_protocol.outputs import RequestOutput
+from octavo_protocol.records import KVEvent
+from octavo_protocol.sampling_params import SamplingParams
+from octavo_protocol.tokenizer import Tokenizer, TokenizerBundle
+from octavo_runtime.engine.async_llm import AsyncLLM
+from octavo_runtime.engine.input_processor import InputProcessor
+from octavo_runtime.engine.messages import (
+    EngineInfo,
+    EngineRequest,
+    EngineStats,
+    SequenceOutput,
+    TokenLogprobs,
+)
+from octavo_runtime.engine.output_processor import OutputProcessor
+
+MAX_MODEL_LEN = 64
+_TEMPLATE = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}assistant:"
+
+
+def byte_tokenizer() -> Tokenizer:
+    """One token per byte of UTF-8 (ids 0 to 255 in byte-level order), and `<eos>` as 256."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocabulary = {letter: index for index, letter in enumerate(alphabet)}
+    backend = tokenizers.Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    backend.add_special_tokens(["<eos>"])
+    return Tokenizer(TokenizerBundle(backend.to_str(), _TEMPLATE, {"eos_token": "<eos>"}))
+
+
+class FakeLLM:
+    """Stands in for `AsyncLLM`; cast it with `as_async_llm`.
+
+    script: what every request is answered with, ended by an end-of-sequence token; None: the prompt
+    again and again until max_tokens. gate: cleared, no request gets further tokens.
+    """
+
+    def __init__(self, *, script: str | None = None, is_loaded: bool = True) -> None:
+        self.tokenizer = byte_tokenizer()
+        self.default_sampling_params = SamplingParams()
+        self.info: EngineInfo | None = None
+        self.stats = EngineStats()
+        self.is_healthy = True
+        self.script = script
+        self.gate = asyncio.Event()
+        self.gate.set()
+        self.request_ids: list[str] = []
+        self.aborted: list[str] = []
+        self._inputs: InputProcessor | None = None
+        self._running: dict[str, asyncio.Event] = {}
+        self._failure: Exception | None = None
+        self._kv_callbacks: list[Callable[[list[KVEvent]], None]] = []
+        if is_loaded:
+            self.load()
+
+    def as_async_llm(self) -> AsyncLLM:
+        return cast(AsyncLLM, self)
+
+    def load(self) -> None:
+        """The model is ready from now on."""
+        self.info = EngineInfo(
+            model="fake",
+            cache_model="fake@1",
+            dtype="float32",
+            block_size=16,
+            num_blocks=100,
+            max_model_len=MAX_MODEL_LEN,
+            max_num_seqs=8,
+            vocab_size=self.tokenizer.vocab_size,
+            eos_token_ids=[self._eos],
+            stages={"weights": 0.0},
+        )
+        self._inputs = InputProcessor(self.info)
+
+    def die(self) -> None:
+        """The engine process is gone; what runs fails at once."""
+        self.is_healthy = False
+        self._failure = GenerationError("the engine process ended with status -9")
+        for woken in self._running.values():
+            woken.set()
+
+    @property
+    def is_ready(self) -> bool:
+        return self.info is not None and self.is_healthy
+
+    @property
+    def num_unfinished(self) -> int:
+        return len(self._running)
+
+    def on_kv_events(self, callback: Callable[[list[KVEvent]], None]) -> None:
+        self._kv_callbacks.append(callback)
+
+    def publish(self, events: list[KVEvent]) -> None:
+        """KV events as a step would report them."""
+        for callback in self._kv_callbacks:
+            callback(events)
+
+    async def wait_ready(self) -> EngineInfo:
+        if self.info is None:
+            raise GenerationError("the fake engine was not loaded")
+        return self.info
+
+    async def generate(
+        self,
+        prompt_token_ids: list[int],
+        sampling_params: SamplingParams,
+        request_id: str,
+        *,
+        prompt_text: str | None = None,
+        priority: int = 0,
+        cache_salt: str = "",
+    ) -> AsyncIterator[RequestOutput]:
+        if self._inputs is None or not self.is_healthy:
+            raise UnavailableError("the engine is not ready")
+        children = self._inputs.process(request_id, prompt_token_ids, sampling_params)
+        if request_id in self._running:
+            raise GenerationError(f"request id {request_id} is in use")
+        outputs = OutputProcessor(self.tokenizer)
+        outputs.add(request_id, children, sampling_params, prompt=prompt_text)
+        self.request_ids.append(request_id)
+        failed = self._running[request_id] = asyncio.Event()
+        finished = False
+        try:
+            for position in range(MAX_MODEL_LEN):
+                await self._next_step(failed)
+                step = [self._token(child, position) for child in children]
+                for output in outputs.process(step).outputs:
+                    finished = output.finished
+                    yield output
+                if finished:
+                    return
+        finally:
+            del self._running[request_id]
+            if not finished:
+                self.aborted.append(request_id)
+
+    async def reset_prefix_cache(self) -> bool:
+        return True
+
+    async def shutdown(self) -> None:
+        self.is_healthy = False
+
+    @property
+    def _eos(self) -> int:
+        assert self.tokenizer.eos_token_id is not None
+        return self.tokenizer.eos_token_id
+
+    async def _next_step(self, failed: asyncio.Event) -> None:
+        """Returns when the gate is open; raises when the engine died meanwhile."""
+        await asyncio.sleep(0)
+        if not self.gate.is_set():
+            waits = [asyncio.create_task(event.wait()) for event in (self.gate, failed)]
+            try:
+                await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                for wait in waits:
+                    wait.cancel()
+        if self._failure is not None:
+            raise self._failure
+
+    def _token(self, child: EngineRequest, position: int) -> SequenceOutput:
+        prompt, sampling = child.prompt_token_ids, child.sampling
+        if self.script is None:
+            token = prompt[position % len(prompt)]
+        else:
+            said = [*self.tokenizer.encode(self.script), self._eos]
+            token = said[min(position, len(said) - 1)]
+        reason = None
+        if token == self._eos and not sampling.ignore_eos:
+            reason = "stop"
+        elif position + 1 == sampling.max_tokens:
+            reason = "length"
+        logprobs = None
+        if sampling.logprobs is not None:
+            others = random.Random(position).sample(range(200), sampling.logprobs)
+            values = [-1.0 - rank for rank in range(len(others))]
+            logprobs = [TokenLogprobs([token, *others], [-0.5, *values], 1)]
+        return SequenceOutput(child.request_id, [token], logprobs, reason)
