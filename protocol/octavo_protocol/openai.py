@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pydantic import ValidationError as PydanticValidationError
 
 from octavo_protocol.errors import ValidationError
-from octavo_protocol.sampling_params import MAX_LOGPROBS, SamplingParams
+from octavo_protocol.sampling_params import MAX_INT, MAX_LOGPROBS, SamplingParams
 
 # Fields of OpenAI's and vLLM's surface that have no effect on the answer: accepted and dropped.
 _HARMLESS = frozenset(
@@ -77,7 +77,7 @@ class _GenerationRequest(BaseModel):
     skip_special_tokens: bool = True
     include_stop_str_in_output: bool = False
     add_special_tokens: bool | None = None
-    priority: int = 0
+    priority: Annotated[int, Field(ge=-MAX_INT - 1, le=MAX_INT)] = 0
     cache_salt: str | None = None
     request_id: str | None = None
     return_token_ids: bool | None = None

@@ -12,6 +12,7 @@ GREEDY_EPSILON = 1e-5
 MIN_TEMPERATURE = 0.01
 MAX_N = 16384
 MAX_LOGPROBS = 20
+MAX_INT = 2**63 - 1  # what crosses to the engine process is a 64-bit integer
 
 
 class RequestOutputKind(IntEnum):
@@ -97,7 +98,7 @@ class SamplingParams(msgspec.Struct, omit_defaults=True):
         _check_int("top_k", self.top_k, -1)
         _check_float("min_p", self.min_p, 0.0, 1.0)
         if self.seed is not None:
-            _check_int("seed", self.seed, -(2**63), 2**63 - 1)
+            _check_int("seed", self.seed, -MAX_INT - 1, MAX_INT)
         if self.max_tokens is not None:
             _check_int("max_tokens", self.max_tokens, 1)
         _check_int("min_tokens", self.min_tokens, 0)
@@ -119,7 +120,11 @@ class SamplingParams(msgspec.Struct, omit_defaults=True):
                 "stop strings are matched on text: set detokenize=True or use stop_token_ids",
                 parameter="stop",
             )
-        for token_id in self.stop_token_ids or []:
+        if not isinstance(self.stop_token_ids, list):
+            raise ValidationError(
+                "stop_token_ids must be a list of integers", parameter="stop_token_ids"
+            )
+        for token_id in self.stop_token_ids:
             _check_int("stop_token_ids", token_id, 0)
         if self.n > 1 and self.is_greedy:
             raise ValidationError(
@@ -133,8 +138,9 @@ def _check_int(name: str, value: Any, low: int, high: int | None = None) -> None
         raise ValidationError(
             f"{name} must be an integer, got {type(value).__name__}", parameter=name
         )
-    if value < low or (high is not None and value > high):
-        bounds = f"at least {low}" if high is None else f"between {low} and {high}"
+    if not low <= value <= (MAX_INT if high is None else high):
+        is_open = high is None and value < low
+        bounds = f"at least {low}" if is_open else f"between {low} and {high or MAX_INT}"
         raise ValidationError(f"{name} must be {bounds}, got {value}", parameter=name)
 
 

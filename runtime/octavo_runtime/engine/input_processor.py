@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import msgspec
 
 from octavo_protocol.errors import ValidationError
-from octavo_protocol.sampling_params import SamplingParams
+from octavo_protocol.sampling_params import MAX_INT, SamplingParams
 from octavo_runtime.engine.messages import EngineInfo, EngineRequest
 
 
@@ -44,7 +44,7 @@ class InputProcessor:
             sampling = msgspec.structs.replace(
                 params,
                 n=1,
-                seed=None if params.seed is None else params.seed + i,
+                seed=None if params.seed is None else _sample_seed(params.seed, i),
                 max_tokens=max_tokens,
                 min_tokens=min(params.min_tokens, max_tokens),
                 stop_token_ids=stop_token_ids,
@@ -87,3 +87,9 @@ class InputProcessor:
                 f"{self.info.vocab_size} tokens",
                 parameter=name,
             )
+
+
+def _sample_seed(seed: int, index: int) -> int:
+    """seed + index as a 64-bit integer that is not -1, which means no seed."""
+    shifted = seed + index + (1 if seed < -1 <= seed + index else 0)
+    return shifted if shifted <= MAX_INT else shifted - 2**64
