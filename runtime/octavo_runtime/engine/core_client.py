@@ -1,7 +1,6 @@
 """The API side's handle on the engine process: starts it, talks to it, notices its end."""
 
 import asyncio
-import os
 import shutil
 import subprocess
 import sys
@@ -17,10 +16,6 @@ from octavo_runtime.config import EngineConfig
 from octavo_runtime.engine.core_process import encode_config
 from octavo_runtime.engine.messages import Command, Report, Shutdown
 
-# How long OpenMP workers spin for the next operation before they sleep, in loops. libgomp's own
-# default makes them burn a core for milliseconds whenever another process wants it, which slows a
-# step by a factor of 10 and more; operations of one step follow each other much faster than that.
-SPIN_COUNT = "1000"
 _STOP_TIMEOUT_S = 10.0
 
 
@@ -42,7 +37,6 @@ class EngineProcess:
         self.process = subprocess.Popen(
             [sys.executable, "-m", "octavo_runtime.engine.core_process", address, core_factory],
             stdin=subprocess.PIPE,
-            env={"GOMP_SPINCOUNT": SPIN_COUNT, **os.environ},
         )
         assert self.process.stdin is not None
         self.process.stdin.write(encode_config(config))
