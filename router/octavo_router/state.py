@@ -9,6 +9,7 @@ import redis.asyncio
 
 from octavo_protocol.keys import Keys
 from octavo_protocol.sampling_params import SamplingParams
+from octavo_protocol.tasks import stop_tasks
 from octavo_router.decisions import Decider
 from octavo_router.discovery import Discovery
 from octavo_router.kv_follower import KVFollower
@@ -108,9 +109,7 @@ class RouterState:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await stop_tasks(self._tasks)
         await self._session.close()
         if self._redis is not None:
             await self._redis.aclose()

@@ -19,6 +19,7 @@ import redis.exceptions
 from octavo_protocol.errors import ConfigError
 from octavo_protocol.keys import HEARTBEAT_S, RECORD_TTL_S, Keys
 from octavo_protocol.records import KVEvent, ReplicaRecord, encode
+from octavo_protocol.tasks import stop_tasks
 from octavo_runtime.server.kv_publisher import KVPublisher
 
 logger = logging.getLogger(__name__)
@@ -81,8 +82,7 @@ class Registration:
     async def stop(self) -> None:
         """Takes the replica out of Redis, if it ever was there, and closes the connection."""
         if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+            await stop_tasks([self._task])
             with suppress(redis.exceptions.RedisError, OSError):
                 await self._client.delete(self._keys.replica(self._replica_id))
                 await self._client.zrem(self._keys.replicas, self._replica_id)
