@@ -28,6 +28,7 @@ Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 REQUEST_ID = b"x-request-id"
+_MAX_DISCARDED_BYTES = 64 * 2**20
 _SAFE_REQUEST_ID = re.compile(r"[A-Za-z0-9._:\-]{1,128}")
 _T = TypeVar("_T")
 _M = TypeVar("_M", bound=BaseModel)
@@ -74,9 +75,14 @@ class RequestIdMiddleware:
 
 
 async def read_body(scope: Scope, receive: Receive, max_bytes: int) -> bytes:
-    """The whole body. Raises `RequestTooLargeError` as soon as more than `max_bytes` is certain."""
+    """The whole body. Raises `RequestTooLargeError` for one of more than `max_bytes`.
+
+    What is too large is not kept, but read on for a while: a connection that is closed on a client
+    that still sends would be reset, and the client would never see the answer.
+    """
+    max_read = max_bytes + _MAX_DISCARDED_BYTES
     for name, value in scope["headers"]:
-        if name == b"content-length" and value.isdigit() and int(value) > max_bytes:
+        if name == b"content-length" and value.isdigit() and int(value) > max_read:
             raise _too_large(max_bytes)
     chunks: list[bytes] = []
     size = 0
@@ -84,11 +90,16 @@ async def read_body(scope: Scope, receive: Receive, max_bytes: int) -> bytes:
         message = await receive()
         if message["type"] == "http.disconnect":
             raise ClientGoneError
-        chunks.append(message.get("body", b""))
-        size += len(chunks[-1])
-        if size > max_bytes:
+        chunk = message.get("body", b"")
+        size += len(chunk)
+        if size <= max_bytes:
+            chunks.append(chunk)
+        else:
+            chunks.clear()
+        is_last = not message.get("more_body", False)
+        if size > max_read or (is_last and size > max_bytes):
             raise _too_large(max_bytes)
-        if not message.get("more_body", False):
+        if is_last:
             return b"".join(chunks)
 
 
@@ -149,7 +160,7 @@ def error_answer(error: Exception) -> tuple[int, dict[str, Any], dict[str, str]]
         status, body = envelope(error)
         headers = {"retry-after": "1"} if status in (429, 503) else {}
         if isinstance(error, RequestTooLargeError):
-            headers["connection"] = "close"  # the rest of the body is not read
+            headers["connection"] = "close"  # the rest of the body may not have been read
         return status, body, headers
     return 500, error_body("internal error", error_type="internal_error", code=500), {}
 
