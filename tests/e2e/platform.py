@@ -1,0 +1,100 @@
+"""A whole platform as `octavo up` starts it, for tests."""
+
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+
+import httpx
+import psutil
+
+from octavo.local.ports import free_ports
+
+START_TIMEOUT_S = 180.0
+STOP_TIMEOUT_S = 60.0
+
+MANIFEST = """\
+apiVersion: octavo.dev/v1alpha1
+kind: ModelDeployment
+metadata:
+  name: smollm2
+spec:
+  model:
+    source: {folder}
+  replicas: 2
+  engine:
+    dtype: float32
+    maxModelLen: 4096
+    kvCacheMemoryMib: 700
+"""
+
+
+class Platform:
+    """Redis, two fp32 replicas of a model and a router, in child processes. A context manager."""
+
+    def __init__(self, model: Path, folder: Path) -> None:
+        manifest = folder / "manifest.yaml"
+        manifest.write_text(MANIFEST.format(folder=model))
+        (port,) = free_ports(1)
+        self.url = f"http://127.0.0.1:{port}"
+        self._log = folder / "up.log"
+        command = [sys.executable, "-m", "octavo", "up", "-f", str(manifest)]
+        with self._log.open("wb") as log:
+            self._process = subprocess.Popen(
+                [*command, "--port", str(port), "--no-greet"],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                cwd=folder,
+            )
+
+    def __enter__(self) -> "Platform":
+        self.wait_until(self.is_ready, START_TIMEOUT_S)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._process.send_signal(signal.SIGINT)
+        self._process.wait(STOP_TIMEOUT_S)
+
+    def is_ready(self) -> bool:
+        """All replicas are known to the router."""
+        assert self._process.poll() is None, self._log.read_text()
+        try:
+            return self.metric("octavo_router_replicas") == 2
+        except httpx.TransportError:
+            return False
+
+    def metric(self, name: str) -> float:
+        """A metric of the router without labels."""
+        for line in httpx.get(f"{self.url}/metrics").text.splitlines():
+            if line.startswith(f"{name} "):
+                return float(line.split()[1])
+        raise AssertionError(f"the router has no metric {name}")
+
+    def kill_replica(self) -> None:
+        """SIGKILL for one replica's API process; its engine process dies with it."""
+        self._find("serve").kill()
+
+    def kill_redis(self) -> None:
+        self._find("valkey-server", "redis-server").kill()
+
+    def wait_until(self, condition: Callable[[], bool], timeout_s: float) -> None:
+        deadline = time.monotonic() + timeout_s
+        while not condition():
+            assert time.monotonic() < deadline, self._log.read_text()
+            time.sleep(0.05)
+
+    def _find(self, *words: str) -> psutil.Process:
+        for process in psutil.Process(self._process.pid).children():
+            arguments = process.cmdline()
+            if any(word in part for part in arguments[:4] for word in words):
+                return process
+        raise AssertionError(f"no child process of octavo up has one of {words}")

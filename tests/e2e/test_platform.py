@@ -1,0 +1,147 @@
+"""The whole path with the real model: router, replicas, Redis, and what happens when they die."""
+
+import asyncio
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+from openai import AsyncOpenAI
+
+from tests.e2e.make_reference import MAX_TOKENS, REFERENCE
+from tests.e2e.platform import Platform
+
+pytestmark = [pytest.mark.model, pytest.mark.integration, pytest.mark.timeout(600)]
+
+# Real agent sessions, where they are at hand; a made-up one is always tested.
+TRACES = Path(os.environ.get("OCTAVO_TRACES", Path(__file__).parents[3] / "shared" / "traces"))
+RECOVERY_S = 60.0
+
+
+@pytest.fixture(scope="module")
+def platform(smollm2: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Platform]:
+    with Platform(smollm2, tmp_path_factory.mktemp("platform")) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def rows() -> list[dict[str, list[int]]]:
+    """Prompts and Hugging Face's greedy outputs, both as token ids."""
+    rows: list[dict[str, list[int]]] = json.loads(REFERENCE.read_text())
+    return rows
+
+
+async def outputs(platform: Platform, prompts: list[list[int]], *, stream: bool) -> list[list[int]]:
+    """Greedy output tokens of all prompts, sixteen at a time, by the official client."""
+    limit = asyncio.Semaphore(16)
+    async with AsyncOpenAI(
+        base_url=f"{platform.url}/v1", api_key="none", max_retries=0, timeout=300
+    ) as client:
+
+        async def one(prompt: list[int]) -> list[int]:
+            body = {"return_token_ids": True}
+            async with limit:
+                if not stream:
+                    answer = await client.completions.create(
+                        model="smollm2",
+                        prompt=prompt,
+                        max_tokens=MAX_TOKENS,
+                        temperature=0,
+                        extra_body=body,
+                    )
+                    return list(answer.choices[0].token_ids)  # type: ignore[attr-defined]
+                tokens: list[int] = []
+                async for chunk in await client.completions.create(
+                    model="smollm2",
+                    prompt=prompt,
+                    max_tokens=MAX_TOKENS,
+                    temperature=0,
+                    stream=True,
+                    extra_body=body,
+                ):
+                    tokens += chunk.choices[0].token_ids  # type: ignore[attr-defined]
+                return tokens
+
+        return await asyncio.gather(*(one(prompt) for prompt in prompts))
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
+async def test_greedy_output_through_the_router_equals_hugging_face(
+    platform: Platform, rows: list[dict[str, list[int]]], stream: bool
+) -> None:
+    got = await outputs(platform, [row["prompt"] for row in rows], stream=stream)
+    assert got == [row["output"] for row in rows]
+
+
+def session_prompts() -> list[tuple[str, list[str]]]:
+    """(name, growing prompts) of agent sessions that fit the test's context."""
+    turns = ["You are an agent in a shell. Task: find the slow test and make it fast.\n"]
+    for i in range(8):
+        turns.append(turns[-1] + f"$ step {i}: ls -la src/module_{i}\n" + f"file_{i}.py\n" * 12)
+    sessions = [("made-up", turns)]
+    for path in sorted((TRACES / "lmcache-agent" / "miniswe").glob("*.jsonl")):
+        if path.stat().st_size > 80_000:
+            continue
+        calls = [json.loads(line) for line in path.read_text().splitlines()]
+        prompts = [call["input"] for call in calls if len(call["input"]) < 9_000]
+        sessions.append((path.stem, prompts[:4]))
+    return sessions
+
+
+def test_the_router_predicts_the_cached_tokens_that_replicas_report(platform: Platform) -> None:
+    compared = 0
+    for name, prompts in session_prompts():
+        for prompt in prompts:
+            response = httpx.post(
+                f"{platform.url}/v1/completions",
+                json={"model": "smollm2", "prompt": prompt, "max_tokens": 1, "temperature": 0},
+                timeout=300,
+            )
+            assert response.status_code == 200, response.text
+            route = dict(
+                part.split("=", 1) for part in response.headers["x-octavo-route"].split(";")
+            )
+            usage = response.json()["usage"]
+            assert int(route["prompt"]) == usage["prompt_tokens"]
+            assert int(route["cached"]) == usage["prompt_tokens_details"]["cached_tokens"], name
+            compared += int(route["cached"]) > 0
+    assert compared >= 8, "too few prompts met the cache for the comparison to mean anything"
+
+
+async def test_killed_redis_costs_no_request(
+    platform: Platform, rows: list[dict[str, list[int]]]
+) -> None:
+    before = await outputs(platform, [row["prompt"] for row in rows[:8]], stream=False)
+    running = asyncio.create_task(outputs(platform, [row["prompt"] for row in rows], stream=False))
+    await asyncio.sleep(0)
+    platform.kill_redis()
+    assert await running == [row["output"] for row in rows]
+    assert before == [row["output"] for row in rows[:8]]
+    await asyncio.to_thread(
+        platform.wait_until,
+        lambda: (
+            platform.metric("octavo_router_degraded") == 0
+            and platform.metric("octavo_router_prefix_index_entries") > 0
+            and platform.is_ready()
+        ),
+        RECOVERY_S,
+    )
+
+
+async def test_a_killed_replica_costs_no_request_that_had_not_streamed(
+    platform: Platform, rows: list[dict[str, list[int]]]
+) -> None:
+    running = asyncio.create_task(outputs(platform, [row["prompt"] for row in rows], stream=False))
+    retries = platform.metric("octavo_router_retries_total")
+    await asyncio.to_thread(platform.wait_until, lambda: any_running(platform), RECOVERY_S)
+    platform.kill_replica()
+    assert await running == [row["output"] for row in rows]
+    assert platform.metric("octavo_router_retries_total") > retries
+    await asyncio.to_thread(platform.wait_until, platform.is_ready, RECOVERY_S)
+
+
+def any_running(platform: Platform) -> bool:
+    """Some decisions were made: requests are with the replicas."""
+    return platform.metric("octavo_router_decision_seconds_count") > 0
