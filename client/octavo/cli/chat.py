@@ -32,11 +32,17 @@ def chat(
     ] = None,
     system: Annotated[str | None, option("--system", help="System message.")] = None,
     max_tokens: Annotated[
-        int | None, option("--max-tokens", help="Longest answer, in tokens.", min=1)
-    ] = None,
+        int, option("--max-tokens", help="Longest answer, in tokens.", min=1)
+    ] = 1024,
     temperature: Annotated[
-        float | None, option("--temperature", help="0: the likeliest words only.", min=0, max=2)
-    ] = None,
+        float,
+        option(
+            "--temperature",
+            help="How freely words are drawn; 0: always the likeliest.",
+            min=0,
+            max=2,
+        ),
+    ] = 0.2,
     api_key: Annotated[
         str | None, option("--api-key", help="Key for servers that ask for one.")
     ] = None,
@@ -48,7 +54,7 @@ def chat(
     try:
         name = model or _first_model(client)
         start = [{"role": "system", "content": system}] if system else []
-        settings = {"max_tokens": max_tokens, "temperature": temperature}
+        settings: dict[str, float] = {"max_tokens": max_tokens, "temperature": temperature}
         if question is not None:
             text = sys.stdin.read() if question == "-" else question
             _ask(client, name, [*start, {"role": "user", "content": text}], settings)
@@ -71,7 +77,7 @@ def _converse(
     client: "ChatClient",
     model: str,
     start: list[dict[str, str]],
-    settings: dict[str, float | None],
+    settings: dict[str, float],
 ) -> None:
     import readline  # noqa: F401  (gives input() history and line editing)
 
@@ -113,7 +119,7 @@ def _ask(
     client: "ChatClient",
     model: str,
     messages: list[dict[str, str]],
-    settings: dict[str, float | None],
+    settings: dict[str, float],
 ) -> str:
     """Streams one answer to standard output; returns its text."""
     from octavo.chat_client import Answer

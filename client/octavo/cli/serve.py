@@ -157,10 +157,9 @@ def serve(
     Every flag can also be set in the environment as OCTAVO_<FLAG> (OCTAVO_MAX_MODEL_LEN=4k).
     Sizes may be written as 4096, 4k (4000), 4K or 4Ki (4096), 1.5G.
     """
-    from octavo_runtime.server.serve import ServeOptions, run_replica
-
     from octavo.cli.console import ByteProgress
     from octavo_runtime.models.source import resolve_model
+    from octavo_runtime.server.serve import ServeOptions, run_replica
 
     with ByteProgress() as progress:
         folder = resolve_model(model, revision=revision, progress=progress)

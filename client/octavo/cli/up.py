@@ -40,8 +40,9 @@ def up(
 ) -> None:
     """Run a manifest's whole platform on this machine.
 
-    That is Redis, the deployment's replicas, and a router in front of them. Fetches the model if needed, starts everything, asks a first question, and stays until Ctrl-C,
-    which lets running requests finish. The same manifest is what Kubernetes gets.
+    That is Redis, the deployment's replicas, and a router in front of them. Fetches the model if
+    needed, starts everything, asks a first question, and stays until Ctrl-C, which lets running
+    requests finish. The same manifest is what Kubernetes will get.
     """
     from octavo.local.platform import UpOptions, run_platform
 
