@@ -25,14 +25,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+
+from benchmarks.record import append, conditions
 from octavo.bench.offline import OfflineResult, run_requests
 from octavo.bench.workload import BenchRequest, RandomWorkload
 from octavo_kernels.allocator import tune_allocator
 from octavo_runtime.config import EngineConfig
 from octavo_runtime.engine.engine_core import EngineCore
 from octavo_runtime.models.source import resolve_model
-
-from benchmarks.record import append, conditions
 
 RESULTS = "cpu.jsonl"
 C1 = RandomWorkload(1, (128, 128), (128, 128))

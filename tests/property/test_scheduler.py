@@ -9,6 +9,7 @@ twice, freed too early or not computed shows as a wrong digest.
 import hashlib
 import random
 from collections.abc import Iterator
+from typing import Any
 
 import hypothesis.strategies as st
 from hypothesis import settings
@@ -64,18 +65,23 @@ class SimulatedEngine:
         self.finished: dict[str, list[int]] = {}
         self.outputs: dict[str, list[int]] = {}
 
-    def add(self, request_id: str, prompt: list[int], **kwargs: object) -> None:
-        salt = str(kwargs.pop("cache_salt", ""))
-        priority = kwargs.pop("priority", 0)
-        params = SamplingParams(temperature=0.0, **kwargs)  # type: ignore[arg-type]
+    def add(
+        self,
+        request_id: str,
+        prompt: list[int],
+        *,
+        cache_salt: str = "",
+        priority: int = 0,
+        **params: Any,
+    ) -> None:
         request = EngineRequest(
             request_id,
             prompt,
-            params,
+            SamplingParams(temperature=0.0, **params),
             0.0,
             EOS,
             priority=priority,
-            cache_salt=salt,  # type: ignore[arg-type]
+            cache_salt=cache_salt,
         )
         self.outputs[request_id] = []
         self.scheduler.add(request)
@@ -232,15 +238,16 @@ def test_ten_thousand_requests_with_cancellations_leak_nothing() -> None:
 def test_results_do_not_depend_on_caching_chunking_or_memory() -> None:
     prompts = {str(i): [1, 2, 3, 4] * 3 + [i] for i in range(8)}
     results = []
-    for options in (
+    variants: list[dict[str, Any]] = [
         {},
         {"caching": False},
         {"budget": 4, "threshold": 1},
         {"num_blocks": 10},
         {"policy": "priority"},
         {"max_num_seqs": 1},
-    ):
-        engine = SimulatedEngine(**options)  # type: ignore[arg-type]
+    ]
+    for options in variants:
+        engine = SimulatedEngine(**options)
         for request_id, prompt in prompts.items():
             engine.add(request_id, prompt, max_tokens=9, ignore_eos=True)
         engine.run()

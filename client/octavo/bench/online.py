@@ -46,7 +46,7 @@ async def run_load(
     seed: int = 0,
     progress: Callable[[int], object] | None = None,
 ) -> tuple[float, list[StreamTimes]]:
-    """(seconds in all, times of each request). Arrivals are Poisson at `request_rate` per second."""
+    """(seconds in all, times of each request). Arrivals are Poisson, `request_rate` a second."""
     limit = asyncio.Semaphore(max_concurrency or len(requests))
     rng = random.Random(seed)
     headers = {"authorization": f"Bearer {api_key}"} if api_key else {}

@@ -60,7 +60,8 @@ def reference_probabilities(
     if top_k > 0:
         order = order[:top_k]
     total = sum(float(p[t]) for t in order)
-    kept, mass = [], 0.0
+    kept: list[int] = []
+    mass = 0.0
     for t in order:
         if kept and mass >= top_p:
             break
