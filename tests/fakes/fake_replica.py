@@ -9,6 +9,7 @@ it is told to lie. It answers with the words "w0 w1 w2 …", one per chunk.
 
 import asyncio
 import json
+import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from types import TracebackType
@@ -34,7 +35,8 @@ class Behaviour:
     status: answers this instead. drop_after_chunks: closes the connection after so many chunks (0:
     before the first byte; in a whole answer, in the middle of its body). is_stalled: sends nothing,
     and waits. cached_tokens: reported instead of the truth. is_forgetful: caches nothing.
-    first_token_s, chunk_s: pace.
+    first_token_s, chunk_s: pace. is_instant: does not look at the prompt; the words of its streams
+    are the monotonic times at which they were sent.
     """
 
     status: int | None = None
@@ -42,6 +44,7 @@ class Behaviour:
     is_stalled: bool = False
     cached_tokens: int | None = None
     is_forgetful: bool = False
+    is_instant: bool = False
     first_token_s: float = 0.0
     chunk_s: float = 0.0
     num_chunks: int = 8
@@ -157,7 +160,9 @@ class FakeReplica:
             return _refusal(doing.status, "as told")
         if doing.is_stalled:
             await asyncio.Event().wait()
-        prompt_tokens, num_cached = await self._prefill(request.path, data)
+        prompt_tokens, num_cached = 1, 0
+        if not doing.is_instant:
+            prompt_tokens, num_cached = await self._prefill(request.path, data)
         await asyncio.sleep(doing.first_token_s)
         if doing.cached_tokens is not None:
             num_cached = doing.cached_tokens
@@ -216,7 +221,8 @@ class FakeReplica:
         for index in range(doing.num_chunks):
             if index and doing.chunk_s:
                 await asyncio.sleep(doing.chunk_s)
-            yield sse(_chunk(path, index, is_last=index == doing.num_chunks - 1))
+            word = f"{time.monotonic()} " if doing.is_instant else f"w{index} "
+            yield sse(_chunk(path, word, is_last=index == doing.num_chunks - 1))
         if (data.get("stream_options") or {}).get("include_usage"):
             usage = _usage(prompt_tokens, doing.num_chunks, num_cached)
             yield sse({**_envelope(path, is_chunk=True), "choices": [], "usage": usage})
@@ -259,8 +265,7 @@ def _envelope(path: str, *, is_chunk: bool) -> dict[str, Any]:
     return {"id": "fake-1", "object": kind, "created": 1, "model": "fake"}
 
 
-def _chunk(path: str, index: int, *, is_last: bool) -> dict[str, Any]:
-    text = f"w{index} "
+def _chunk(path: str, text: str, *, is_last: bool) -> dict[str, Any]:
     content = {"delta": {"content": text}} if "chat" in path else {"text": text}
     choice = {"index": 0, **content, "finish_reason": "length" if is_last else None}
     return {**_envelope(path, is_chunk=True), "choices": [choice]}

@@ -38,6 +38,7 @@ async def test_each_bad_request_gets_its_status_and_none_reaches_a_replica(
         ("POST", "/v1/nothing", b"{}", 404, "/v1/nothing"),
         ("GET", completions, b"", 405, "GET"),
         ("POST", "/debug/route", b"{}", 400, "prompt"),
+        ("POST", "/debug/route", b"{broken", 400, "JSON"),
     ]
     for method, path, body, status, part in cases:
         async with router.client.request(method, path, data=body) as response:
