@@ -20,7 +20,7 @@ _STOP_MARGIN_S = 5.0
 # Share of the available memory that all replicas' KV pools together may take.
 _KV_MEMORY_FRACTION = 0.4
 _MAX_FRACTION_PER_REPLICA = 0.3
-_KEPT_VARIABLES = frozenset({"OCTAVO_CACHE", "OCTAVO_DEBUG"})
+_KEPT_VARIABLES = frozenset({"OCTAVO_CACHE", "OCTAVO_CPU_KERNELS", "OCTAVO_DEBUG"})
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
 
 
