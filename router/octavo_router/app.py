@@ -88,7 +88,7 @@ class Routes:
         return _json(ModelList([models[name] for name in sorted(models)]))
 
     async def health(self, request: Request) -> Response:
-        return Response(status_code=200)
+        return Response(status_code=200 if self.state.is_healthy else 503)
 
     async def ready(self, request: Request) -> Response:
         stage = self.state.stage

@@ -1,6 +1,7 @@
 """What one router is made of; opened and closed as a whole, so that two fit in one process."""
 
 import asyncio
+import logging
 import time
 from collections.abc import Callable
 from types import TracebackType
@@ -21,6 +22,8 @@ from octavo_router.prefix_index import MemoryPrefixIndex
 from octavo_router.proxy import Proxy, make_session
 from octavo_router.replicas import ReplicaSet
 from octavo_router.tokenizers import TokenizerCache
+
+logger = logging.getLogger(__name__)
 
 _REDIS_TIMEOUT_S = 2.0
 
@@ -56,6 +59,11 @@ class RouterState:
             return "waiting for a replica"
         return "ready"
 
+    @property
+    def is_healthy(self) -> bool:
+        """False once a background task has ended by a defect: what is known grows old."""
+        return not any(task.done() for task in self._tasks)
+
     def measure(self) -> None:
         """Brings the gauges up to date."""
         self.metrics.replicas.set(len(self.replicas))
@@ -83,6 +91,8 @@ class RouterState:
         if options.replica_urls:
             urls = [url.rstrip("/") for url in options.replica_urls]
             self._tasks.append(asyncio.create_task(self.discovery.follow_urls(self._session, urls)))
+        for task in self._tasks:
+            task.add_done_callback(_log_end)
         self.decider = Decider(
             replicas=self.replicas,
             index=self.index,
@@ -113,3 +123,8 @@ class RouterState:
         await self._session.close()
         if self._redis is not None:
             await self._redis.aclose()
+
+
+def _log_end(task: asyncio.Task[None]) -> None:
+    if not task.cancelled() and (error := task.exception()) is not None:
+        logger.error("a background task ended", exc_info=error)

@@ -4,7 +4,7 @@ import io
 from collections.abc import AsyncIterator
 
 import pytest
-from tests.fakes.router_cluster import RouterCluster, running_router
+from tests.fakes.router_cluster import RouterCluster, running_router, until
 
 pytestmark = pytest.mark.integration
 
@@ -90,3 +90,18 @@ async def test_redis_that_never_answers_leaves_the_router_alive() -> None:
         status, _, _ = await router.completion("hello")
         assert status == 503
         assert await router.metric("octavo_router_degraded") == 1
+
+
+async def test_a_defect_in_a_background_task_shows_in_health(
+    cluster: RouterCluster, caplog: pytest.LogCaptureFixture
+) -> None:
+    router = await cluster.router(0)
+
+    def broken(raw: dict[str, bytes]) -> None:
+        raise RuntimeError("a defect")
+
+    router.state.discovery.take = broken  # type: ignore[method-assign]
+    await until(lambda: not router.state.is_healthy)
+    async with router.client.get("/health") as response:
+        assert response.status == 503
+    assert "a background task ended" in caplog.text

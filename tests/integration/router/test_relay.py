@@ -52,13 +52,14 @@ async def test_a_stream_is_relayed_byte_by_byte(cluster: RouterCluster) -> None:
     assert len(chunks) >= 6  # not collected into one
 
 
+@pytest.mark.parametrize("repeats", [8, 600])  # 600: tokenized in a thread
 async def test_predicted_cached_tokens_equal_what_the_replica_reports(
-    cluster: RouterCluster,
+    cluster: RouterCluster, repeats: int
 ) -> None:
     await cluster.replica("a")
     await cluster.replica("b")
     router = await cluster.router(2)
-    prompt = "the quick brown fox jumps over the lazy dog " * 8
+    prompt = "the quick brown fox jumps over the lazy dog " * repeats
     await router.completion(prompt)
     for tail in ("once more", "twice", "and a third time, rather longer than the others"):
         _, body, route = await router.completion(prompt + tail)
