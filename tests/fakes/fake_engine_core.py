@@ -6,6 +6,8 @@ variables, read when the core is made:
     OCTAVO_FAKE_STEP_S    seconds that a step takes (default 0)
     OCTAVO_FAKE_START_S   seconds that the start takes (default 0)
     OCTAVO_FAKE_FAILURE   message of a `ConfigError` at the start
+
+A request whose cache salt is REFUSED is not accepted; one with FATAL makes the next step fail.
 """
 
 import json
@@ -25,6 +27,8 @@ from octavo_runtime.engine.messages import (
 )
 from octavo_runtime.engine.scheduler import SampledToken, Scheduler, SchedulerConfig
 from octavo_runtime.engine.sequence import Sequence
+
+REFUSED, FATAL = "refused", "fatal"
 
 
 class FakeEngineCore:
@@ -65,8 +69,12 @@ class FakeEngineCore:
         )
         self.num_aborted = 0
         self._num_steps = 0
+        self._is_broken = False
 
     def add_request(self, request: EngineRequest) -> None:
+        if request.cache_salt == REFUSED:
+            raise ValueError("the fake engine refuses this request")
+        self._is_broken = self._is_broken or request.cache_salt == FATAL
         self.scheduler.add(request)
 
     def abort(self, request_ids: Iterable[str]) -> None:
@@ -80,6 +88,8 @@ class FakeEngineCore:
     def step(self) -> StepOutputs:
         if not self.has_work():
             return StepOutputs([], self.scheduler.pool.take_events(), self._stats())
+        if self._is_broken:
+            raise RuntimeError("the fake engine's step fails")
         time.sleep(self._step_s)
         plan = self.scheduler.schedule()
         sampled = {

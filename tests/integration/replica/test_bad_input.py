@@ -7,6 +7,7 @@ from typing import Any
 
 import httpx
 import pytest
+from tests.fakes.fake_engine_core import REFUSED
 from tests.fakes.tiny_model import VOCAB_SIZE, tiny_tokenizer
 from tests.integration.replica.harness import MAX_BODY_BYTES, MAX_MODEL_LEN, MODEL, Replica
 
@@ -379,3 +380,17 @@ def test_null_means_not_given(replica: Replica) -> None:
     answer = replica.http.post(COMPLETIONS, json=body).json()
 
     assert answer["usage"]["prompt_tokens"] == len(tiny_tokenizer().encode("the dog"))
+
+
+@pytest.mark.parametrize("n", [1, 3])
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("prompt", ["the dog", ["the dog", "the fox"]])
+def test_what_the_engine_refuses_is_the_server_s_error(
+    replica: Replica, prompt: Any, stream: bool, n: int
+) -> None:
+    body = {"prompt": prompt, "cache_salt": REFUSED, "stream": stream, "n": n}
+
+    error = error_of(replica.http.post(COMPLETIONS, json=body), 500)
+
+    assert error["message"] == "the engine refused the request"
+    assert error["type"] == "internal_error"

@@ -8,6 +8,7 @@ from typing import Any
 
 import httpx
 import pytest
+from tests.fakes.fake_engine_core import FATAL
 from tests.integration.replica.conftest import StartReplica
 from tests.integration.replica.harness import Replica, eventually
 
@@ -167,6 +168,18 @@ def test_death_of_the_engine_fails_an_answer_that_is_not_streamed(
     assert answers[0].status_code in (500, 503)
     assert "the engine process ended" in answers[0].json()["error"]["message"]
     assert replica.wait_exit() == 1
+
+
+def test_step_that_fails_ends_the_replica(start_replica: StartReplica) -> None:
+    """A half-done step leaves no state that could be trusted."""
+    replica = start_replica().wait_ready()
+
+    answer = replica.http.post(COMPLETIONS, json={"prompt": "the dog", "cache_salt": FATAL})
+
+    assert answer.status_code == 500
+    assert answer.json()["error"]["message"] == "the engine process ended with status 1"
+    assert replica.wait_exit() == 1
+    assert "RuntimeError: the fake engine's step fails" in replica.log
 
 
 def test_death_of_an_idle_engine_ends_the_replica(start_replica: StartReplica) -> None:
