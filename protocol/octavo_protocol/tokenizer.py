@@ -22,6 +22,16 @@ from octavo_protocol.errors import ConfigError, ValidationError
 from octavo_protocol.openai import ChatCompletionRequest, ChatMessage, TokenizeRequest
 
 _TOKEN_NAMES = ("bos_token", "eos_token", "pad_token", "unk_token")
+# Names in `chat_template_kwargs` that mean something else here than the template's variables.
+_RESERVED_NAMES = (
+    *("self", "messages", "chat_template", "tools", "documents", "continue_final_message"),
+    *_TOKEN_NAMES,
+)
+# What a template can raise over values that it did not expect.
+_TEMPLATE_FAILURES = (
+    *(jinja2.TemplateError, TypeError, ValueError, ArithmeticError, LookupError, AttributeError),
+    RecursionError,
+)
 
 
 class TokenizerBundle(msgspec.Struct):
@@ -121,8 +131,9 @@ class Tokenizer:
                 "this model has no chat template: use /v1/completions, or start the server "
                 "with --chat-template"
             )
+        template = _compile_template(source)
         try:
-            text: str = _compile_template(source).render(
+            text: str = template.render(
                 messages=list(messages),
                 tools=tools,
                 documents=None,
@@ -130,9 +141,9 @@ class Tokenizer:
                 **self.bundle.special_tokens,
                 **kwargs,
             )
-        except jinja2.TemplateError as error:
+        except _TEMPLATE_FAILURES as error:
             raise ValidationError(f"chat template: {error}", parameter="messages") from error
-        if continue_final_message:
+        if continue_final_message and messages:
             final = str(messages[-1]["content"]).strip()
             end = text.rindex(final) + len(final) if final in text else len(text)
             text = text[:end]
@@ -158,7 +169,7 @@ class Tokenizer:
         chat_template_kwargs: dict[str, Any] | None,
     ) -> list[int]:
         kwargs = dict(chat_template_kwargs or {})
-        for name in ("messages", "chat_template", "tools", "documents", *_TOKEN_NAMES):
+        for name in _RESERVED_NAMES:
             if name in kwargs:
                 raise ValidationError(
                     f"chat_template_kwargs may not set {name!r}", parameter="chat_template_kwargs"

@@ -40,7 +40,7 @@ from octavo_protocol.openai_responses import (
     ModelList,
     TokenizeResponse,
 )
-from octavo_protocol.sampling_params import RequestOutputKind, SamplingParams
+from octavo_protocol.sampling_params import MAX_N, RequestOutputKind, SamplingParams
 from octavo_runtime.server import chat, completions
 from octavo_runtime.server.events import EventResponse
 from octavo_runtime.server.generation import GenerationJob
@@ -85,6 +85,11 @@ class Routes:
             raise ValidationError(
                 f"at most {_MAX_PROMPTS} prompts in one request, got {len(prompts)}",
                 parameter="prompt",
+            )
+        if len(prompts) > 1 and len(prompts) * body.n > MAX_N:
+            raise ValidationError(
+                f"at most {MAX_N} samples in one request, got {len(prompts)} prompts x n={body.n}",
+                parameter="n",
             )
         tokenizer = state.llm.tokenizer
         num_chars = sum(len(prompt) for prompt in prompts if isinstance(prompt, str))

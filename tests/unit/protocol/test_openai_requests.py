@@ -126,6 +126,11 @@ def test_fields_in_conflict(kind: type[Any], fields: dict[str, Any], message: st
             {"echo": True, "logprobs": 1},
             "echo together with logprobs is not supported yet",
         ),
+        (
+            TokenizeRequest,
+            {"messages": MESSAGES, "continue_final_message": True},
+            "continue_final_message=true needs add_generation_prompt=false",
+        ),
         (TokenizeRequest, {}, "give either prompt or messages"),
         (TokenizeRequest, {"prompt": "a", "messages": MESSAGES}, "give either prompt or messages"),
     ],

@@ -124,6 +124,32 @@ def test_refusal_of_a_template_is_the_caller_s_error() -> None:
     assert error.parameter == "messages"
 
 
+@pytest.mark.parametrize(
+    "template",
+    [
+        "{{ 1 + colour }}",
+        "{{ colour.upper(5) }}",
+        "{{ 1 // 0 }}",
+        "{{ range(10 ** 9) | list }}",
+        "{{ 'abc'.index(colour) }}",
+        "{{ missing.field }}",
+        "{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}",
+    ],
+)
+def test_template_that_fails_over_its_values_is_the_caller_s_error(template: str) -> None:
+    error = refusal(with_template(template), colour="blue")
+
+    assert error.message.startswith("chat template: ")
+
+
+def test_nothing_can_be_continued_where_nothing_is() -> None:
+    text = tiny_tokenizer().apply_chat_template(
+        [], add_generation_prompt=False, continue_final_message=True
+    )
+
+    assert text == ""
+
+
 def test_template_that_does_not_compile_is_a_configuration_error() -> None:
     with pytest.raises(ConfigError, match="the chat template does not compile"):
         with_template("{% for %}").apply_chat_template([])
@@ -138,7 +164,17 @@ def test_template_cannot_reach_out_of_its_sandbox(template: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["messages", "chat_template", "tools", "documents", "eos_token", "bos_token"]
+    "name",
+    [
+        "self",
+        "messages",
+        "chat_template",
+        "tools",
+        "documents",
+        "continue_final_message",
+        "eos_token",
+        "bos_token",
+    ],
 )
 def test_template_arguments_cannot_replace_the_server_s_own(name: str) -> None:
     request = ChatCompletionRequest.model_validate(
