@@ -101,8 +101,10 @@ def main(arguments: list[str]) -> int:
     """Exit status: 0 stopped as told, 1 failed (the cause is logged, and reported at start)."""
     address, factory_name = arguments
     _die_with_parent()
-    # Ctrl-C reaches the whole process group; the API process decides what it means.
+    # Ctrl-C and many supervisors signal every process of the group; the API process decides what it
+    # means: with the engine gone, the requests that it would drain are lost.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
     config = decode_config(sys.stdin.buffer.read())
     context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()

@@ -1,6 +1,8 @@
 """How a replica ends: asked to, or because its engine died."""
 
 import json
+import os
+import signal
 import socket
 import threading
 from pathlib import Path
@@ -76,6 +78,23 @@ def test_sigterm_waits_for_an_answer_that_is_not_streamed(start_replica: StartRe
     thread.join()
 
     assert answers[0].json()["choices"][0]["finish_reason"] == "length"
+    assert replica.wait_exit() == 0
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_signal_to_every_process_still_finishes_streams(
+    start_replica: StartReplica, number: signal.Signals
+) -> None:
+    """Ctrl-C does so, and supervisors that signal a whole group: the engine must not obey it."""
+    replica = start_replica(step_s=0.1).wait_ready()
+    with replica.http.stream("POST", COMPLETIONS, json=BODY) as answer:
+        lines = answer.iter_lines()
+        first = next(lines)
+        os.kill(replica.engine_pid(), number)
+        replica.process.send_signal(number)
+        events = events_of([first, *lines])
+
+    assert events[-1]["choices"][0]["finish_reason"] == "length"
     assert replica.wait_exit() == 0
 
 
