@@ -57,7 +57,7 @@ async def stream_answer(
     num_prompt = sum(map(len, job.prompts))
     num_output = 0
     cached: dict[int, int] = {}
-    num_chars: dict[int, int] = {}
+    offsets: dict[int, int] = {}  # of the next token in each choice that has begun
 
     def event(choices: list[CompletionChoice], *, with_usage: bool) -> bytes:
         chunk = Completion(id=job.answer_id, model=model, choices=choices, created=created)
@@ -73,10 +73,12 @@ async def stream_answer(
                 if not says_something(completion, with_ids=bool(request.return_token_ids)):
                     continue
                 index = prompt_index * request.n + completion.index
-                choice = _choice(request, completion, prompt_index, num_chars.get(index, 0))
-                if index not in num_chars:
+                choice = _choice(request, completion, prompt_index, offsets.get(index, 0))
+                if index not in offsets:
                     choice.text = echoes[prompt_index] + choice.text
-                num_chars[index] = num_chars.get(index, 0) + len(choice.text)
+                # Not by the text of the choices: that may be held back for a stop string.
+                tokens = choice.logprobs.tokens if choice.logprobs else []
+                offsets[index] = offsets.get(index, 0) + sum(map(len, tokens))
                 yield event([choice], with_usage=running)
     if options and options.include_usage:
         yield event([], with_usage=True)

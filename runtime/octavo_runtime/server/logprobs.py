@@ -29,7 +29,7 @@ def chat_logprobs(completion: CompletionOutput, num_top: int) -> ChatLogprobs | 
 def completion_logprobs(
     completion: CompletionOutput, num_top: int, first_offset: int
 ) -> CompletionLogprobs | None:
-    """first_offset: characters of the text before this piece."""
+    """first_offset: characters of the tokens before this piece."""
     if completion.logprobs is None:
         return None
     result = CompletionLogprobs([], [], [], [])

@@ -160,17 +160,20 @@ def test_completion_logprobs(client: Any) -> None:
     assert logprobs.text_offset == starts
 
 
-def test_streamed_logprobs_equal_the_whole_ones(client: Any) -> None:
-    whole = client.completions.create(model=MODEL, prompt=PROMPT, max_tokens=6, logprobs=1)
-    parts = [
-        chunk.choices[0].logprobs
-        for chunk in client.completions.create(
-            model=MODEL, prompt=PROMPT, max_tokens=6, logprobs=1, stream=True
-        )
-    ]
+@pytest.mark.parametrize("stop", [None, ["a string that never comes"]])
+def test_streamed_logprobs_equal_the_whole_ones(client: Any, stop: list[str] | None) -> None:
+    options: dict[str, Any] = {
+        "model": MODEL,
+        "prompt": PROMPT,
+        "max_tokens": 6,
+        "logprobs": 1,
+        "stop": stop,
+    }
 
-    wanted = whole.choices[0].logprobs
-    assert wanted is not None
+    wanted = client.completions.create(**options).choices[0].logprobs
+    chunks = client.completions.create(**options, stream=True)
+    parts = [chunk.choices[0].logprobs for chunk in chunks]
+
     for name in ("tokens", "token_logprobs", "top_logprobs", "text_offset"):
         assert [each for part in parts for each in getattr(part, name)] == getattr(wanted, name)
 
