@@ -5,7 +5,7 @@ Fields that Octavo knows but cannot honour yet are accepted only at the value th
 """
 
 import difflib
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -13,6 +13,11 @@ from pydantic import ValidationError as PydanticValidationError
 
 from octavo_protocol.errors import ValidationError
 from octavo_protocol.sampling_params import MAX_INT, MAX_LOGPROBS, SamplingParams
+
+_T = TypeVar("_T")
+# A list that ends at its first bad item. Only that one is reported; with a complaint for each, a
+# body of a few megabytes would hold the server for half a minute and gigabytes of memory.
+_List = Annotated[list[_T], Field(fail_fast=True)]
 
 # Fields of OpenAI's and vLLM's surface that have no effect on the answer: accepted and dropped.
 _HARMLESS = frozenset(
@@ -69,8 +74,8 @@ class _GenerationRequest(BaseModel):
     frequency_penalty: float | None = None
     repetition_penalty: float | None = None
     seed: int | None = None
-    stop: str | list[str] | None = None
-    stop_token_ids: list[int] | None = None
+    stop: str | _List[str] | None = None
+    stop_token_ids: _List[int] | None = None
     ignore_eos: bool = False
     max_tokens: int | None = None
     min_tokens: int = 0
@@ -172,7 +177,7 @@ class ChatMessage(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     role: Literal["system", "developer", "user", "assistant", "tool"]
-    content: str | list[TextPart] | None = None
+    content: str | _List[TextPart] | None = None
     name: str | None = None
     tool_call_id: str | None = None
 
@@ -192,7 +197,7 @@ class ChatMessage(BaseModel):
 class ChatCompletionRequest(_GenerationRequest):
     """Body of POST /v1/chat/completions."""
 
-    messages: Annotated[list[ChatMessage], Field(min_length=1)]
+    messages: Annotated[_List[ChatMessage], Field(min_length=1)]
     max_completion_tokens: int | None = None
     logprobs: bool = False
     top_logprobs: int | None = None
@@ -233,7 +238,7 @@ class ChatCompletionRequest(_GenerationRequest):
 class CompletionRequest(_GenerationRequest):
     """Body of POST /v1/completions. `prompt` may be text, token ids, or a list of either."""
 
-    prompt: str | list[str] | list[int] | list[list[int]]
+    prompt: str | _List[str] | _List[int] | _List[_List[int]]
     logprobs: int | None = None
     echo: bool = False
 
@@ -267,7 +272,7 @@ class TokenizeRequest(BaseModel):
 
     model: str | None = None
     prompt: str | None = None
-    messages: Annotated[list[ChatMessage], Field(min_length=1)] | None = None
+    messages: Annotated[_List[ChatMessage], Field(min_length=1)] | None = None
     add_special_tokens: bool | None = None
     add_generation_prompt: bool = True
     continue_final_message: bool = False
@@ -289,7 +294,7 @@ class DetokenizeRequest(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     model: str | None = None
-    tokens: list[int]
+    tokens: _List[int]
 
 
 def validation_error(error: PydanticValidationError) -> ValidationError:

@@ -4,6 +4,7 @@ from typing import Any
 
 import msgspec
 import pytest
+from pydantic import ValidationError as PydanticValidationError
 
 from octavo_protocol import openai
 from octavo_protocol.asgi import parse_body
@@ -310,3 +311,30 @@ def test_empty_list_of_prompts_is_refused() -> None:
 )
 def test_messages_as_templates_get_them(message: Any, rendered: Any) -> None:
     assert ChatMessage.model_validate(message).as_template_input() == rendered
+
+
+@pytest.mark.parametrize(
+    ("kind", "fields"),
+    [
+        (CompletionRequest, {"prompt": [None] * 1000}),
+        (CompletionRequest, {"prompt": [[None] * 1000] * 1000}),
+        (CompletionRequest, {"prompt": [1] * 1000 + ["a"]}),
+        (ChatCompletionRequest, {"messages": [None] * 1000}),
+        (
+            ChatCompletionRequest,
+            {"messages": [{"role": "user", "content": [None] * 1000}] * 1000},
+        ),
+        (ChatCompletionRequest, {"messages": MESSAGES, "stop": [None] * 1000}),
+        (ChatCompletionRequest, {"messages": MESSAGES, "stop_token_ids": [None] * 1000}),
+        (TokenizeRequest, {"messages": [None] * 1000}),
+        (DetokenizeRequest, {"tokens": [None] * 1000}),
+    ],
+)
+def test_lists_of_nonsense_give_a_handful_of_complaints(
+    kind: type[Any], fields: dict[str, Any]
+) -> None:
+    """One for each item would let a small body hold the server for long, and much memory."""
+    with pytest.raises(PydanticValidationError) as caught:
+        kind.model_validate(fields)
+
+    assert caught.value.error_count() <= 4
