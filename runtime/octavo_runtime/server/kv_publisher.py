@@ -74,15 +74,21 @@ class KVPublisher:
             await self._append(client, KVEventBatch(self.seq, events))
 
     async def answer_wanted(self, client: "redis.asyncio.Redis") -> None:
-        """Writes a snapshot if a consumer asked for one, or if the stream is gone from Redis."""
+        """Writes a snapshot if a consumer asked for one, or if Redis has lost something.
+
+        A Redis that restarts within a heartbeat is seen by its empty place for the snapshot only:
+        the client connects again by itself, and the next batch makes a new stream.
+        """
+        snapshot = self._keys.snapshot(self._incarnation)
+        stream = self._keys.events(self._incarnation)
         wanted = await client.getdel(self._keys.snapshot_wanted(self._incarnation))
-        exists = await client.exists(self._keys.events(self._incarnation))
-        if wanted is not None or not exists:
+        num_kept = await client.exists(snapshot, stream)
+        if wanted is not None or num_kept < 2:
             self.lost()
             await self.flush(client)
         else:
-            await client.expire(self._keys.snapshot(self._incarnation), SNAPSHOT_TTL_S)
-            await client.expire(self._keys.events(self._incarnation), SNAPSHOT_TTL_S)
+            await client.expire(snapshot, SNAPSHOT_TTL_S)
+            await client.expire(stream, SNAPSHOT_TTL_S)
 
     async def delete(self, client: "redis.asyncio.Redis") -> None:
         await client.delete(
