@@ -67,7 +67,7 @@ async def replica() -> AsyncIterator[Replica]:
     serving = asyncio.create_task(server.serve(sockets=[sock]))
     async with (
         httpx.AsyncClient(base_url=url, verify=False, trust_env=False, timeout=_DEADLINE_S) as http,
-        httpx.AsyncClient(verify=False, trust_env=False, timeout=_DEADLINE_S) as inner,
+        openai.DefaultAsyncHttpxClient(verify=False, trust_env=False, timeout=_DEADLINE_S) as inner,
         openai.AsyncOpenAI(
             base_url=f"{url}/v1", api_key="none", max_retries=0, http_client=inner
         ) as client,

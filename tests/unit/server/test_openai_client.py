@@ -1,10 +1,13 @@
 """The official client is the judge of what the routes answer."""
 
+from typing import Any
+
 import openai
 import pytest
+from openai.types.chat import ChatCompletionMessageParam
 from tests.unit.server.conftest import Replica
 
-_HI = [{"role": "user", "content": "Hi"}]
+_HI: list[ChatCompletionMessageParam] = [{"role": "user", "content": "Hi"}]
 
 
 async def test_chat_answers_whole(replica: Replica) -> None:
@@ -141,7 +144,13 @@ async def test_max_tokens_defaults_to_16_for_text_and_to_the_context_for_chat(
 
 
 async def test_completion_stream_equals_the_whole_answer(replica: Replica) -> None:
-    arguments = {"model": "first", "prompt": ["ab", "ü"], "n": 2, "max_tokens": 6, "echo": True}
+    arguments: dict[str, Any] = {
+        "model": "first",
+        "prompt": ["ab", "ü"],
+        "n": 2,
+        "max_tokens": 6,
+        "echo": True,
+    }
     whole = await replica.client.completions.create(**arguments)
     said = [""] * 4
     async for chunk in await replica.client.completions.create(**arguments, stream=True):
