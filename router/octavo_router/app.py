@@ -153,7 +153,7 @@ class Routes:
 def create_app(state: RouterState) -> Starlette:
     """The router's ASGI application. Starts and stops nothing: `RouterState` does."""
     routes = Routes(state)
-    return Starlette(
+    app = Starlette(
         routes=[
             *(Route(path, routes.generate, methods=["POST"]) for path in _GENERATION),
             Route("/tokenize", routes.tokenize, methods=["POST"]),
@@ -169,6 +169,8 @@ def create_app(state: RouterState) -> Starlette:
         middleware=[Middleware(RequestIdMiddleware), Middleware(_Accounting, state=state)],
         exception_handlers={HTTPException: _on_http_error},
     )
+    app.router.redirect_slashes = False  # a 404 with its envelope, not a redirect without one
+    return app
 
 
 class _Accounting:
@@ -211,7 +213,8 @@ class _Accounting:
 
 async def _on_http_error(request: Request, error: Exception) -> Response:
     status = error.status_code if isinstance(error, HTTPException) else 500
-    return _json(http_error_answer(status, request.method, request.url.path), status)
+    headers = dict(error.headers or {}) if isinstance(error, HTTPException) else {}
+    return _json(http_error_answer(status, request.method, request.url.path), status, headers)
 
 
 def _json(body: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:

@@ -114,7 +114,7 @@ class Decider:
 
     async def prompt_key(self, request: GenerationRequest) -> PromptKey:
         """Tokens and hashes as the replicas will compute them. Raises `ValidationError`."""
-        usable = self._replicas.usable(request.model)
+        usable = self._replicas.usable(request.model or None)
         record = next((each for each in usable if each.block_size), None)
         if record is None:
             return PromptKey()

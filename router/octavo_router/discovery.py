@@ -107,7 +107,7 @@ async def read_records(client: "redis.asyncio.Redis", keys: Keys) -> dict[str, b
     ids = cast(list[bytes], await client.zrangebyscore(keys.replicas, now - _FORGET_S, "+inf"))
     if not ids:
         return {}
-    names = [replica_id.decode() for replica_id in ids]
+    names = [replica_id.decode(errors="replace") for replica_id in ids]
     values = cast(list[Any], await client.mget([keys.replica(name) for name in names]))
     return {name: value for name, value in zip(names, values, strict=True) if value is not None}
 

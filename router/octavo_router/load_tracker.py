@@ -3,11 +3,19 @@
 A replica's record is up to a second old. What this router sent after the record came is not in it
 yet; what was in it may have been computed since. Both corrections are made here, so that nothing
 counts twice and a burst within one second is seen.
+
+A whole (not streamed) answer does not tell when its prompt was computed. A record that came long
+enough after the request was sent does: from then on the record alone counts.
 """
 
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+
+from octavo_protocol.keys import HEARTBEAT_S
+
+# A record may be this much older than its arrival: one heartbeat, and one poll of discovery.
+_RECORD_AGE_S = 2 * HEARTBEAT_S
 
 
 @dataclass(slots=True)
@@ -16,7 +24,7 @@ class _Load:
     record_running: int = 0
     record_at: float = 0.0
     pending: dict[int, tuple[int, float]] = field(default_factory=dict)  # tokens, sent at
-    num_open: int = 0
+    open: set[int] = field(default_factory=set)
     computed_since_record: int = 0
 
 
@@ -40,12 +48,14 @@ class LoadTracker:
         self._next_ticket += 1
         load = self._load(incarnation)
         load.pending[self._next_ticket] = (num_uncached_tokens, self._clock())
-        load.num_open += 1
+        load.open.add(self._next_ticket)
         return self._next_ticket
 
     def first_token(self, incarnation: str, ticket: int) -> None:
         """Its prompt is computed."""
-        load = self._load(incarnation)
+        load = self._loads.get(incarnation)
+        if load is None:
+            return
         tokens, sent_at = load.pending.pop(ticket, (0, 0.0))
         if sent_at <= load.record_at:
             load.computed_since_record += tokens
@@ -55,22 +65,25 @@ class LoadTracker:
         load = self._loads.get(incarnation)
         if load is not None:
             load.pending.pop(ticket, None)
-            load.num_open -= 1
+            load.open.discard(ticket)
 
     def drop(self, incarnation: str) -> None:
         self._loads.pop(incarnation, None)
 
     def num_queued_tokens(self, incarnation: str) -> int:
         """Prompt tokens that a new request would have to wait for."""
-        load = self._load(incarnation)
-        own = sum(tokens for tokens, _ in load.pending.values())
+        load = self._loads.get(incarnation)
+        if load is None:
+            return 0
+        doubtful = load.record_at - _RECORD_AGE_S
+        own = sum(tokens for tokens, at in load.pending.values() if at > doubtful)
         unseen = sum(tokens for tokens, at in load.pending.values() if at > load.record_at)
         reported = max(0, load.record_tokens - load.computed_since_record)
         return max(own, reported + unseen)
 
     def num_running(self, incarnation: str) -> int:
-        load = self._load(incarnation)
-        return max(load.record_running, load.num_open)
+        load = self._loads.get(incarnation)
+        return max(load.record_running, len(load.open)) if load is not None else 0
 
     def _load(self, incarnation: str) -> _Load:
         return self._loads.setdefault(incarnation, _Load())

@@ -31,6 +31,8 @@ logger = logging.getLogger(__name__)
 _CACHED_TOKENS = re.compile(rb'"cached_tokens":\s*(\d+)')
 _FAILURES = (aiohttp.ClientError, TimeoutError, OSError)
 ROUTE_HEADER = b"x-octavo-route"
+# Bodies pass as they came, so their encoding must be told; the rest of a replica's headers stays.
+_RELAYED_HEADERS = ("cache-control", "content-encoding", "retry-after")
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +134,6 @@ class Proxy:
                         await self._relay_whole(request, decision, response, send)
             except _FAILURES as error:
                 raise _ReplicaFailed(f"{type(error).__name__}: {error}", is_broken=True) from error
-            self._replicas.succeeded(incarnation)
         finally:
             self._loads.ended(incarnation, ticket)
 
@@ -144,6 +145,7 @@ class Proxy:
         send: Send,
     ) -> None:
         body = await response.read()
+        self._replicas.succeeded(decision.replica.incarnation)
         self._check_prediction(decision, body)
         await send(_start(response, decision))
         await send({"type": "http.response.body", "body": body})
@@ -191,6 +193,7 @@ class Proxy:
                 {"type": "http.response.body", "body": sse(broken) + SSE_DONE, "more_body": False}
             )
             return
+        self._replicas.succeeded(decision.replica.incarnation)
         self._check_prediction(decision, told)
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
@@ -216,8 +219,9 @@ def _start(response: aiohttp.ClientResponse, decision: Decision) -> Message:
         (b"content-type", response.headers.get("content-type", "application/json").encode()),
         (ROUTE_HEADER, decision.header.encode()),
     ]
-    if "cache-control" in response.headers:
-        headers.append((b"cache-control", response.headers["cache-control"].encode()))
+    for name in _RELAYED_HEADERS:
+        if name in response.headers:
+            headers.append((name.encode(), response.headers[name].encode()))
     return {"type": "http.response.start", "status": response.status, "headers": headers}
 
 
@@ -227,5 +231,6 @@ def make_session(*, connect_s: float, read_s: float) -> aiohttp.ClientSession:
         connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=30),
         timeout=aiohttp.ClientTimeout(total=None, sock_connect=connect_s, sock_read=read_s),
         auto_decompress=False,
+        cookie_jar=aiohttp.DummyCookieJar(),  # one client's cookies are not another's
         loop=asyncio.get_running_loop(),
     )

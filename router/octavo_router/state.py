@@ -93,11 +93,12 @@ class RouterState:
             self._tasks.append(asyncio.create_task(self.discovery.follow_urls(self._session, urls)))
         for task in self._tasks:
             task.add_done_callback(_log_end)
+        self._tokenizers = TokenizerCache(self._session)
         self.decider = Decider(
             replicas=self.replicas,
             index=self.index,
             loads=self.loads,
-            tokenizers=TokenizerCache(self._session),
+            tokenizers=self._tokenizers,
             policy=make_policy(options.policy),
             metrics=self.metrics,
         )
@@ -120,6 +121,7 @@ class RouterState:
         trace: TracebackType | None,
     ) -> None:
         await stop_tasks(self._tasks)
+        await self._tokenizers.close()
         await self._session.close()
         if self._redis is not None:
             await self._redis.aclose()

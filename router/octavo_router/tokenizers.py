@@ -16,6 +16,7 @@ logger = logging.getLogger(__name__)
 _MAX_KEPT = 8
 _RETRY_S = 2.0
 _TIMEOUT = aiohttp.ClientTimeout(total=10)
+_MAX_WAIT_S = 1.0
 _decoder = msgspec.json.Decoder(TokenizerBundle)
 
 
@@ -26,19 +27,34 @@ class TokenizerCache:
         self._session = session
         self._kept: OrderedDict[str, Tokenizer] = OrderedDict()
         self._failed_at: dict[str, float] = {}
-        self._lock = asyncio.Lock()
+        self._fetches: dict[str, tuple[asyncio.Task[None], float]] = {}
 
     async def get(self, record: ReplicaRecord) -> Tokenizer | None:
-        """The tokenizer that the replica uses; None when it has none to give."""
+        """The tokenizer that the replica uses; None when it has none to give now.
+
+        Requests wait for the first second of a fetch only; it goes on for those that follow.
+        """
         if not record.tokenizer_id:
             return None
         kept = self._kept.get(record.tokenizer_id)
         if kept is not None:
             return kept
-        async with self._lock:
-            if record.tokenizer_id not in self._kept:
-                await self._fetch(record)
+        if record.tokenizer_id not in self._fetches:
+            task = asyncio.create_task(self._fetch(record))
+            task.add_done_callback(lambda _: self._fetches.pop(record.tokenizer_id))
+            self._fetches[record.tokenizer_id] = (task, time.monotonic())
+        fetch, started_at = self._fetches[record.tokenizer_id]
+        left_s = started_at + _MAX_WAIT_S - time.monotonic()
+        if left_s > 0:
+            await asyncio.wait({fetch}, timeout=left_s)
         return self._kept.get(record.tokenizer_id)
+
+    async def close(self) -> None:
+        """Ends fetches that are under way."""
+        fetches = [fetch for fetch, _ in self._fetches.values()]
+        for fetch in fetches:
+            fetch.cancel()
+        await asyncio.gather(*fetches, return_exceptions=True)
 
     async def _fetch(self, record: ReplicaRecord) -> None:
         if time.monotonic() - self._failed_at.get(record.tokenizer_id, -_RETRY_S) < _RETRY_S:
@@ -49,11 +65,11 @@ class TokenizerCache:
             ) as response:
                 response.raise_for_status()
                 bundle = _decoder.decode(await response.read())
-        except (aiohttp.ClientError, TimeoutError, OSError, msgspec.DecodeError) as error:
+            tokenizer = await asyncio.to_thread(Tokenizer, bundle)
+        except Exception as error:  # noqa: BLE001  # the tokenizers library raises bare Exception
             logger.warning("no tokenizer from %s: %s", record.replica_id, error)
             self._failed_at[record.tokenizer_id] = time.monotonic()
             return
-        tokenizer = await asyncio.to_thread(Tokenizer, bundle)
         self._kept[record.tokenizer_id] = tokenizer
         if len(self._kept) > _MAX_KEPT:
             self._kept.popitem(last=False)

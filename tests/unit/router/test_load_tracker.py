@@ -65,3 +65,31 @@ def test_a_request_of_a_dropped_replica_ends_without_harm() -> None:
     loads.first_token("i", ticket)
     loads.ended("i", ticket)
     assert loads.num_queued_tokens("i") == 0
+
+
+def test_a_later_record_ends_the_wait_for_whole_answers() -> None:
+    """Their first token is not seen; counting their prompts until they end would count twice."""
+    clock = Clock()
+    loads = LoadTracker(clock)
+    loads.sent("i", 1000)
+    clock.now += 5
+    loads.record("i", waiting_tokens=0, running=1)
+    assert loads.num_queued_tokens("i") == 0
+    assert loads.num_running("i") == 1
+
+
+def test_a_request_sent_just_before_a_record_still_counts() -> None:
+    """The record may have been made before the request arrived there."""
+    loads = tracker()
+    loads.sent("i", 1000)
+    loads.record("i", waiting_tokens=0, running=0)
+    assert loads.num_queued_tokens("i") == 1000
+
+
+def test_an_old_request_does_not_count_against_a_replica_that_came_back() -> None:
+    loads = tracker()
+    ticket = loads.sent("i", 100)
+    loads.drop("i")
+    loads.sent("i", 10)
+    loads.ended("i", ticket)
+    assert loads.num_running("i") == 1
