@@ -137,27 +137,40 @@ class AsyncLLM:
         return await answer
 
     async def shutdown(self) -> None:
-        """Stops the engine process; requests in flight fail with `UnavailableError`."""
+        """Stops the engine process; requests in flight fail with `UnavailableError`.
+
+        May be called again.
+        """
         self._stopping = True
         self._fail_all(UnavailableError("the server is stopping"))
+        if self.info is None:
+            self._process.kill()  # a load can take minutes, and reads no commands
         await self._process.stop()
         await self._watcher
         self._process.close()
-        if self._started.done():
-            self._started.exception()  # nobody may have asked for it
-        else:
+        if not self._started.done():
             self._started.cancel()
+        elif not self._started.cancelled():
+            self._started.exception()  # nobody may have asked for it
 
     async def _read(self) -> None:
-        while True:
-            self._take(await self._process.receive())
+        try:
+            while True:
+                self._take(await self._process.receive())
+        except Exception:
+            # Unread outputs would leave their requests waiting for ever in a healthy server.
+            logger.exception("a report of the engine could not be handled; the engine is stopped")
+            self._process.kill()
 
     async def _watch(self) -> None:
         """When the process ends: takes its last words, then fails what still waits."""
         await self._process.ended.wait()
         self._reader.cancel()
-        for report in await self._process.last_reports():
-            self._take(report)
+        try:
+            for report in await self._process.last_reports():
+                self._take(report)
+        except Exception:
+            logger.exception("a last report of the engine could not be handled")
         if not self._stopping:
             self._on_death()
 

@@ -65,13 +65,17 @@ class EngineProcess:
             reports.append(await self.receive())
         return reports
 
+    def kill(self) -> None:
+        """Ends the process at once; `ended` follows. Does nothing when it has ended."""
+        self.process.kill()
+
     async def stop(self) -> None:
         """Ends the process, by force if it does not end by itself. `close` comes after it."""
         self.send(Shutdown())
         try:
             await asyncio.wait_for(self.ended.wait(), _STOP_TIMEOUT_S)
         except TimeoutError:
-            self.process.kill()
+            self.kill()
             await self.ended.wait()
 
     def close(self) -> None:
