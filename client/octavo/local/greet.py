@@ -66,7 +66,8 @@ The platform is up at {base_url} (OpenAI-compatible; Ctrl-C stops it).
 
 def _short(program: str, name: str) -> str:
     """How to type `program` here: its bare `name` where PATH leads to it."""
-    if (found := shutil.which(name)) and os.path.samefile(found, program):
+    # By path, not by file: a virtual environment's python is a link to one outside of it.
+    if (found := shutil.which(name)) and os.path.abspath(found) == os.path.abspath(program):
         return name
     if os.path.basename(program) == "__main__.py":  # python -m octavo
         return f"{_short(sys.executable, 'python')} -m octavo"

@@ -1,7 +1,9 @@
 """Streaming chat: text, usage, and what an error looks like."""
 
 import json
+import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -94,6 +96,18 @@ def test_failed_greeting_says_why_and_is_no_error() -> None:
     assert ask_first_question("http://127.0.0.1:1", "m", written.append) is False
     assert QUESTION in written[0]
     assert "nothing answers" in written[-1]
+
+
+def test_ready_lines_name_the_environments_python(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A link to the same binary elsewhere on PATH is another environment."""
+    (tmp_path / "python").symlink_to(sys.executable)
+    monkeypatch.setenv("PATH", str(tmp_path))
+
+    assert "in python:" not in ready_lines("http://127.0.0.1:8000", "m", "smollm2")
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
+    assert "in python:" in ready_lines("http://127.0.0.1:8000", "m", "smollm2")
 
 
 def test_ready_lines_name_url_and_model() -> None:
