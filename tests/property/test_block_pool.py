@@ -47,7 +47,11 @@ class BlockPoolMachine(RuleBasedStateMachine):
         table = hits + self.pool.allocate(fresh)
         parent = hashes[len(hits) - 1] if hits else None
         self.pool.register(table[len(hits) :], hashes[len(hits) :], parent)
-        assert self.pool.match(hashes) == table
+        found = self.pool.match(hashes)
+        assert found[: len(hits)] == hits
+        assert len(found) == len(
+            table
+        )  # where another block has the hash already, it stays the one
         self.held.append(table)
         return table
 
