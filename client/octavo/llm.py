@@ -122,13 +122,15 @@ class LLM:
         use_tqdm: ProgressBar = True,
         lora_request: Any = None,
         priority: int | Sequence[int] | None = None,
+        tokenization_kwargs: Mapping[str, Any] | None = None,
+        mm_processor_kwargs: Mapping[str, Any] | None = None,
     ) -> list[RequestOutput]:
         """Completes every prompt; results are in the order of the prompts.
 
         sampling_params: one for all, or one per prompt; None means the model's defaults.
         Raises `ValidationError` (a ValueError) before anything is generated.
         """
-        _refuse_lora(lora_request)
+        _refuse_what_is_not_there(lora_request, tokenization_kwargs, mm_processor_kwargs)
         rendered = [render(prompt, self._tokenizer) for prompt in as_list(prompts)]
         return self._run(rendered, sampling_params, priority, use_tqdm)
 
@@ -145,9 +147,11 @@ class LLM:
         continue_final_message: bool = False,
         tools: Sequence[Mapping[str, Any]] | None = None,
         chat_template_kwargs: Mapping[str, Any] | None = None,
+        tokenization_kwargs: Mapping[str, Any] | None = None,
+        mm_processor_kwargs: Mapping[str, Any] | None = None,
     ) -> list[RequestOutput]:
         """Answers one conversation (a list of messages) or many (a list of such lists)."""
-        _refuse_lora(lora_request)
+        _refuse_what_is_not_there(lora_request, tokenization_kwargs, mm_processor_kwargs)
         if chat_template_content_format not in ("auto", "string"):
             raise ValidationError(
                 "chat_template_content_format must be 'auto' or 'string', got "
@@ -311,9 +315,17 @@ def _template_text(chat_template: str | None) -> str | None:
     return path.read_text(encoding="utf-8")
 
 
-def _refuse_lora(lora_request: Any) -> None:
+def _refuse_what_is_not_there(
+    lora_request: Any, tokenization_kwargs: Any, mm_processor_kwargs: Any
+) -> None:
     if lora_request is not None:
         raise ValidationError("LoRA adapters are not supported yet", parameter="lora_request")
+    for name, value in (
+        ("tokenization_kwargs", tokenization_kwargs),
+        ("mm_processor_kwargs", mm_processor_kwargs),
+    ):
+        if value:
+            raise ValidationError(f"{name} is not supported yet; leave it out", parameter=name)
 
 
 def _choice(name: str, value: str, choices: Mapping[str, Any]) -> Any:

@@ -260,6 +260,8 @@ def test_what_are_no_messages_is_a_type_error(llm: LLM, messages: Any) -> None:
         ({"continue_final_message": True}, "needs add_generation_prompt=False"),
         ({"chat_template_content_format": "openai"}, "must be 'auto' or 'string', got 'openai'"),
         ({"lora_request": object()}, "LoRA adapters are not supported yet"),
+        ({"tokenization_kwargs": {"truncation": True}}, "tokenization_kwargs is not supported yet"),
+        ({"mm_processor_kwargs": {"num_crops": 4}}, "mm_processor_kwargs is not supported yet"),
         ({"chat_template": "no-such-file"}, "neither a file nor a template"),
     ],
 )
