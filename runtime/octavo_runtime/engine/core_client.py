@@ -27,6 +27,7 @@ class EngineProcess:
 
     def __init__(self, config: EngineConfig, core_factory: str) -> None:
         self._folder = Path(tempfile.mkdtemp(prefix="octavo-"))  # mode 0700: nobody else connects
+        self._has_folder = True
         address = f"ipc://{self._folder / 'engine'}"
         self._context = zmq.asyncio.Context()
         self._socket = self._context.socket(zmq.PAIR)
@@ -56,7 +57,10 @@ class EngineProcess:
 
     async def receive(self) -> Report:
         """The next report. Waits forever if the process has ended: watch `ended` beside it."""
-        return self._decoder.decode(await self._socket.recv())
+        raw = await self._socket.recv()
+        if self._has_folder:  # both ends are connected: nothing else would remove it after a kill
+            self._remove_folder()
+        return self._decoder.decode(raw)
 
     async def last_reports(self) -> list[Report]:
         """What a process that has ended sent before, and nobody received."""
@@ -81,6 +85,10 @@ class EngineProcess:
     def close(self) -> None:
         """Closes the socket of a process that has ended."""
         self._context.destroy(linger=0)
+        self._remove_folder()
+
+    def _remove_folder(self) -> None:
+        self._has_folder = False
         shutil.rmtree(self._folder, ignore_errors=True)
 
     def _watch(self, loop: asyncio.AbstractEventLoop) -> None:

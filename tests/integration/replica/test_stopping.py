@@ -228,6 +228,20 @@ def test_engine_goes_when_the_replica_is_killed(start_replica: StartReplica) -> 
     eventually(lambda: not is_alive(engine), "the engine ends too")
 
 
+def test_replica_that_is_killed_leaves_no_files(
+    start_replica: StartReplica, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "t"
+    folder.mkdir()
+    monkeypatch.setenv("TMPDIR", str(folder))
+    replica = start_replica().wait_ready()
+
+    replica.process.kill()
+    replica.wait_exit()
+
+    assert list(folder.glob("octavo-*")) == []
+
+
 def test_taken_port_is_said_in_words(start_replica: StartReplica) -> None:
     first = start_replica().wait_ready()
     second = start_replica(port=first.port)
