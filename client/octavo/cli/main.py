@@ -25,7 +25,7 @@ _EXTRAS = {
     "numba": "runtime",
     "numpy": "runtime",
     "zmq": "runtime",
-    "fastapi": "router",
+    "starlette": "router",
     "uvicorn": "router",
     "redis": "router",
     "aiohttp": "router",
