@@ -2,7 +2,13 @@
 
 from pathlib import Path
 
+import hypothesis
 import pytest
+
+# The same examples in every run: a failure is never luck. Look further with
+# `--hypothesis-profile=default`.
+hypothesis.settings.register_profile("octavo", derandomize=True, deadline=None)
+hypothesis.settings.load_profile("octavo")
 
 
 @pytest.fixture(scope="session")
