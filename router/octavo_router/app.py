@@ -1,32 +1,23 @@
 """The HTTP face of the router."""
 
-import logging
-from collections.abc import Callable
 from importlib import metadata
 from typing import Any
 
-import msgspec
 from starlette.applications import Starlette
-from starlette.exceptions import HTTPException
-from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
 from octavo_protocol.asgi import (
-    ClientGoneError,
-    Message,
     Receive,
-    RequestIdMiddleware,
     Scope,
     Send,
-    error_answer,
-    http_error_answer,
     parse_body,
     read_body,
     run_unless_gone,
 )
 from octavo_protocol.errors import NotFoundError, UnavailableError
+from octavo_protocol.http_app import json_response, make_app
 from octavo_protocol.openai import (
     ChatCompletionRequest,
     CompletionRequest,
@@ -35,10 +26,8 @@ from octavo_protocol.openai import (
 )
 from octavo_protocol.openai_responses import Model, ModelList
 from octavo_router.decisions import GenerationRequest, PromptKey
-from octavo_router.proxy import ROUTE_HEADER, ProxyRequest
+from octavo_router.proxy import ProxyRequest
 from octavo_router.state import RouterState
-
-logger = logging.getLogger(__name__)
 
 _GENERATION: dict[str, type[ChatCompletionRequest] | type[CompletionRequest]] = {
     "/v1/chat/completions": ChatCompletionRequest,
@@ -85,17 +74,17 @@ class Routes:
                 models[name] = Model(
                     name, self.state.started_at, record.max_model_len, record.model
                 )
-        return _json(ModelList([models[name] for name in sorted(models)]))
+        return json_response(ModelList([models[name] for name in sorted(models)]))
 
     async def health(self, request: Request) -> Response:
         return Response(status_code=200 if self.state.is_healthy else 503)
 
     async def ready(self, request: Request) -> Response:
         stage = self.state.stage
-        return _json({"status": stage, "stage": stage}, 200 if stage == "ready" else 503)
+        return json_response({"status": stage, "stage": stage}, 200 if stage == "ready" else 503)
 
     async def version(self, request: Request) -> Response:
-        return _json({"version": metadata.version("octavo")})
+        return json_response({"version": metadata.version("octavo")})
 
     async def metrics(self, request: Request) -> Response:
         self.state.measure()
@@ -108,7 +97,7 @@ class Routes:
         decision = self.state.decider.recall(request.path_params["request_id"])
         if decision is None:
             raise NotFoundError("no recent request has this id; it is the x-request-id header")
-        return _json(decision.as_json())
+        return json_response(decision.as_json())
 
     async def dry_run(self, request: Request) -> Response:
         """Where a chat or completion request would go, without sending it."""
@@ -121,7 +110,7 @@ class Routes:
         decision = self.state.decider.choose(
             request.state.request_id, body.model, key, is_dry_run=True
         )
-        return _json(decision.as_json())
+        return json_response(decision.as_json())
 
     async def _plain(
         self, request: Request, kind: type[TokenizeRequest] | type[DetokenizeRequest]
@@ -153,8 +142,8 @@ class Routes:
 def create_app(state: RouterState) -> Starlette:
     """The router's ASGI application. Starts and stops nothing: `RouterState` does."""
     routes = Routes(state)
-    app = Starlette(
-        routes=[
+    return make_app(
+        [
             *(Route(path, routes.generate, methods=["POST"]) for path in _GENERATION),
             Route("/tokenize", routes.tokenize, methods=["POST"]),
             Route("/detokenize", routes.detokenize, methods=["POST"]),
@@ -166,58 +155,5 @@ def create_app(state: RouterState) -> Starlette:
             Route("/debug/route", routes.dry_run, methods=["POST"]),
             Route("/debug/route/{request_id}", routes.recall, methods=["GET"]),
         ],
-        middleware=[Middleware(RequestIdMiddleware), Middleware(_Accounting, state=state)],
-        exception_handlers={HTTPException: _on_http_error},
-    )
-    app.router.redirect_slashes = False  # a 404 with its envelope, not a redirect without one
-    return app
-
-
-class _Accounting:
-    """Counts answers, adds `x-octavo-route`; every exception of a route becomes its answer here."""
-
-    def __init__(self, app: Callable[..., Any], state: RouterState) -> None:
-        self.app = app
-        self.state = state
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self.app(scope, receive, send)
-            return
-        started = False
-
-        async def counted(message: Message) -> None:
-            nonlocal started
-            if message["type"] == "http.response.start":
-                started = True
-                self.state.metrics.requests.labels(str(message["status"])).inc()
-                if not any(name == ROUTE_HEADER for name, _ in message["headers"]):
-                    message["headers"] = [*message["headers"], (ROUTE_HEADER, b"router")]
-            await send(message)
-
-        self.state.num_open += 1
-        try:
-            await self.app(scope, receive, counted)
-        except ClientGoneError:
-            logger.info("the client left")
-        except Exception as error:
-            if started:
-                raise
-            status, body, headers = error_answer(error)
-            if status == 500:
-                logger.error("request failed", exc_info=error)
-            await _json(body, status, headers)(scope, receive, counted)
-        finally:
-            self.state.num_open -= 1
-
-
-async def _on_http_error(request: Request, error: Exception) -> Response:
-    status = error.status_code if isinstance(error, HTTPException) else 500
-    headers = dict(error.headers or {}) if isinstance(error, HTTPException) else {}
-    return _json(http_error_answer(status, request.method, request.url.path), status, headers)
-
-
-def _json(body: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:
-    return Response(
-        msgspec.json.encode(body), status, media_type="application/json", headers=headers
+        state,
     )

@@ -8,6 +8,7 @@ from types import TracebackType
 
 import redis.asyncio
 
+from octavo_protocol.asgi import Message
 from octavo_protocol.keys import Keys
 from octavo_protocol.sampling_params import SamplingParams
 from octavo_protocol.tasks import stop_tasks
@@ -19,7 +20,7 @@ from octavo_router.metrics import RouterMetrics
 from octavo_router.options import RouterOptions
 from octavo_router.policies import make_policy
 from octavo_router.prefix_index import MemoryPrefixIndex
-from octavo_router.proxy import Proxy, make_session
+from octavo_router.proxy import ROUTE_HEADER, Proxy, make_session
 from octavo_router.replicas import ReplicaSet
 from octavo_router.tokenizers import TokenizerCache
 
@@ -63,6 +64,12 @@ class RouterState:
     def is_healthy(self) -> bool:
         """False once a background task has ended by a defect: what is known grows old."""
         return not any(task.done() for task in self._tasks)
+
+    def answering(self, start: Message) -> None:
+        """Counts an answer; those that no replica gave say so in `x-octavo-route`."""
+        self.metrics.requests.labels(str(start["status"])).inc()
+        if not any(name == ROUTE_HEADER for name, _ in start["headers"]):
+            start["headers"] = [*start["headers"], (ROUTE_HEADER, b"router")]
 
     def measure(self) -> None:
         """Brings the gauges up to date."""

@@ -1,33 +1,23 @@
 """The HTTP face of one replica: routes, and how each request becomes a job for the engine."""
 
 import asyncio
-import logging
 import time
 from collections.abc import Callable
 from importlib import metadata
 from typing import Any
 
-import msgspec
 from starlette.applications import Starlette
-from starlette.exceptions import HTTPException
-from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
 from octavo_protocol.asgi import (
-    ClientGoneError,
-    Receive,
-    RequestIdMiddleware,
-    Scope,
-    Send,
-    error_answer,
-    http_error_answer,
     parse_body,
     read_body,
     run_unless_gone,
 )
 from octavo_protocol.errors import ValidationError
+from octavo_protocol.http_app import json_response, make_app
 from octavo_protocol.openai import (
     ChatCompletionRequest,
     CompletionRequest,
@@ -45,8 +35,6 @@ from octavo_runtime.server import chat, completions
 from octavo_runtime.server.events import EventResponse
 from octavo_runtime.server.generation import GenerationJob
 from octavo_runtime.server.state import ServerState
-
-logger = logging.getLogger(__name__)
 
 # Longer texts are tokenized in a thread: on the event loop they would delay other streams.
 _INLINE_CHARS = 20_000
@@ -112,10 +100,10 @@ class Routes:
         return await self._whole(request, completions.whole_answer(state, body, model, job, echoes))
 
     async def models(self, request: Request) -> Response:
-        return _json(ModelList([self._model(name) for name in self.state.served_names]))
+        return json_response(ModelList([self._model(name) for name in self.state.served_names]))
 
     async def model(self, request: Request) -> Response:
-        return _json(self._model(self.state.check_model(request.path_params["name"])))
+        return json_response(self._model(self.state.check_model(request.path_params["name"])))
 
     async def tokenize(self, request: Request) -> Response:
         state = self.state
@@ -132,7 +120,7 @@ class Routes:
         else:
             tokens = await _maybe_in_thread(_INLINE_CHARS, lambda: tokenizer.chat_token_ids(body))
         strings = [tokenizer.token_text(t) for t in tokens] if body.return_token_strs else None
-        return _json(TokenizeResponse(len(tokens), info.max_model_len, tokens, strings))
+        return json_response(TokenizeResponse(len(tokens), info.max_model_len, tokens, strings))
 
     async def detokenize(self, request: Request) -> Response:
         info = self.state.check_accepts()
@@ -140,17 +128,17 @@ class Routes:
         self.state.check_model(body.model)
         _check_vocabulary(info.vocab_size, [body.tokens], name="tokens")
         text = self.state.llm.tokenizer.decode(body.tokens, skip_special_tokens=False)
-        return _json(DetokenizeResponse(text))
+        return json_response(DetokenizeResponse(text))
 
     async def health(self, request: Request) -> Response:
         return Response(status_code=200 if self.state.llm.is_healthy else 503)
 
     async def ready(self, request: Request) -> Response:
         stage = self.state.stage
-        return _json({"status": stage, "stage": stage}, 200 if stage == "ready" else 503)
+        return json_response({"status": stage, "stage": stage}, 200 if stage == "ready" else 503)
 
     async def version(self, request: Request) -> Response:
-        return _json({"version": metadata.version("octavo")})
+        return json_response({"version": metadata.version("octavo")})
 
     async def metrics(self, request: Request) -> Response:
         return Response(
@@ -158,13 +146,13 @@ class Routes:
         )
 
     async def tokenizer(self, request: Request) -> Response:
-        return _json(self.state.llm.tokenizer.bundle)
+        return json_response(self.state.llm.tokenizer.bundle)
 
     async def _body(self, request: Request) -> bytes:
         return await read_body(request.scope, request.receive, self.state.max_body_bytes)
 
     async def _whole(self, request: Request, work: Any) -> Response:
-        return _json(await run_unless_gone(request.receive, work))
+        return json_response(await run_unless_gone(request.receive, work))
 
     def _model(self, name: str) -> Model:
         info = self.state.llm.info
@@ -175,8 +163,8 @@ class Routes:
 def create_app(state: ServerState) -> Starlette:
     """The ASGI application of one replica. Starts and stops nothing."""
     routes = Routes(state)
-    return Starlette(
-        routes=[
+    return make_app(
+        [
             Route("/v1/chat/completions", routes.chat_completions, methods=["POST"]),
             Route("/v1/completions", routes.completions, methods=["POST"]),
             Route("/v1/models", routes.models, methods=["GET"]),
@@ -189,55 +177,8 @@ def create_app(state: ServerState) -> Starlette:
             Route("/metrics", routes.metrics, methods=["GET"]),
             Route("/octavo/tokenizer", routes.tokenizer, methods=["GET"]),
         ],
-        middleware=[Middleware(RequestIdMiddleware), Middleware(_Accounting, state=state)],
-        exception_handlers={HTTPException: _on_http_error},
+        state,
     )
-
-
-class _Accounting:
-    """Counts open requests and answers; every exception of a route becomes its answer here."""
-
-    def __init__(self, app: Callable[..., Any], state: ServerState) -> None:
-        self.app = app
-        self.state = state
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self.app(scope, receive, send)
-            return
-        started = False
-
-        async def counted(message: Any) -> None:
-            nonlocal started
-            if message["type"] == "http.response.start":
-                started = True
-                self.state.metrics.responded(message["status"])
-            await send(message)
-
-        self.state.num_open += 1
-        try:
-            await self.app(scope, receive, counted)
-        except ClientGoneError:
-            logger.info("the client left")
-        except Exception as error:
-            if started:
-                raise
-            await _error_response(error)(scope, receive, counted)
-        finally:
-            self.state.num_open -= 1
-
-
-def _error_response(error: Exception) -> Response:
-    status, body, headers = error_answer(error)
-    if status == 500:
-        logger.error("request failed", exc_info=error)
-    return _json(body, status, headers)
-
-
-async def _on_http_error(request: Request, error: Exception) -> Response:
-    assert isinstance(error, HTTPException)
-    body = http_error_answer(error.status_code, request.method, request.url.path)
-    return _json(body, error.status_code, dict(error.headers or {}))
 
 
 def _job(
@@ -273,9 +214,3 @@ async def _maybe_in_thread(num_chars: int, work: Callable[[], Any]) -> Any:
     if num_chars < _INLINE_CHARS:
         return work()
     return await asyncio.to_thread(work)
-
-
-def _json(body: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:
-    return Response(
-        msgspec.json.encode(body), status, media_type="application/json", headers=headers
-    )

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 
+from octavo_protocol.asgi import Message
 from octavo_protocol.errors import NotFoundError, UnavailableError
 from octavo_runtime.engine.async_llm import AsyncLLM
 from octavo_runtime.engine.messages import EngineInfo
@@ -35,6 +36,10 @@ class ServerState:
 
     def set_registered(self) -> None:
         self.is_registered = True
+
+    def answering(self, start: Message) -> None:
+        """Counts an answer that begins."""
+        self.metrics.responded(start["status"])
 
     def check_accepts(self) -> EngineInfo:
         """Raises `UnavailableError` when no new work can be taken."""
