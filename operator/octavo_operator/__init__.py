@@ -1,1 +1,1 @@
-"""The kopf operator: reconciles ModelDeployment resources into replicas."""
+"""The Kubernetes operator. Nothing yet: what it will reconcile is in `octavo_protocol`."""
