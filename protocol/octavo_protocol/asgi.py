@@ -137,23 +137,6 @@ async def run_unless_gone(receive: Receive, work: Coroutine[Any, Any, _T]) -> _T
         await asyncio.gather(task, watcher, return_exceptions=True)
 
 
-async def send_json(send: Send, status: int, body: Any, headers: dict[str, str]) -> None:
-    """A whole JSON answer."""
-    raw = msgspec.json.encode(body)
-    await send(
-        {
-            "type": "http.response.start",
-            "status": status,
-            "headers": [
-                (b"content-type", b"application/json"),
-                (b"content-length", str(len(raw)).encode()),
-                *((name.encode(), value.encode()) for name, value in headers.items()),
-            ],
-        }
-    )
-    await send({"type": "http.response.body", "body": raw})
-
-
 def error_answer(error: Exception) -> tuple[int, dict[str, Any], dict[str, str]]:
     """(status, body, headers) for any exception. Unexpected ones tell nothing of the inside."""
     if isinstance(error, OctavoError):

@@ -14,8 +14,6 @@ from pydantic.alias_generators import to_camel
 
 from octavo_protocol.errors import ConfigError
 
-API_VERSION = "octavo.dev/v1alpha1"
-KIND = "ModelDeployment"
 # RFC 1123 label: what Kubernetes accepts as a name.
 _NAME = r"^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$"
 

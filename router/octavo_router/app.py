@@ -59,7 +59,7 @@ class Routes:
         self.state.decider.check_model(body.model)
         body.sampling_params(self.state.defaults, max_tokens=None)  # the replica's checks, early
         key = await self.state.decider.prompt_key(body)
-        return _Relayed(self.state, self._proxied(request, raw, body.model, key, body.stream))
+        return _Relayed(self.state, self._proxied(request, raw, body.model, key))
 
     async def tokenize(self, request: Request) -> Any:
         return await self._plain(request, TokenizeRequest)
@@ -118,10 +118,10 @@ class Routes:
         raw = await self._body(request)
         body = parse_body(raw, kind)
         self.state.decider.check_model(body.model)
-        return _Relayed(self.state, self._proxied(request, raw, body.model, PromptKey(), False))
+        return _Relayed(self.state, self._proxied(request, raw, body.model, PromptKey()))
 
     def _proxied(
-        self, request: Request, raw: bytes, model: str | None, key: PromptKey, is_stream: bool
+        self, request: Request, raw: bytes, model: str | None, key: PromptKey
     ) -> ProxyRequest:
         return ProxyRequest(
             request_id=request.state.request_id,
@@ -129,7 +129,6 @@ class Routes:
             body=raw,
             model=model or None,
             key=key,
-            is_stream=is_stream,
             authorization=request.headers.get("authorization"),
         )
 

@@ -39,7 +39,7 @@ _RELAYED_HEADERS = ("cache-control", "content-encoding", "retry-after")
 class ProxyRequest:
     """A client's request as it goes to a replica: the bytes that came.
 
-    key: for choosing; is_stream: the client asked for events.
+    key: what the choice of a replica goes by.
     """
 
     request_id: str
@@ -47,7 +47,6 @@ class ProxyRequest:
     body: bytes
     model: str | None
     key: PromptKey
-    is_stream: bool
     authorization: str | None = None
     arrived: float = field(default_factory=time.perf_counter)
 
