@@ -1,17 +1,22 @@
 """`SamplingParams`: how one request is sampled. Names, defaults and ranges are vLLM's."""
 
+import copy
 import math
+import os
+from collections.abc import Mapping
 from enum import IntEnum
 from typing import Any
 
 import msgspec
 
 from octavo_protocol.errors import ValidationError
+from octavo_protocol.structured_outputs import StructuredOutputsParams
 
 GREEDY_EPSILON = 1e-5
 MIN_TEMPERATURE = 0.01
-MAX_N = 16384
-MAX_LOGPROBS = 20
+MAX_N = int(os.environ.get("VLLM_MAX_N_SEQUENCES") or 16384)
+MAX_LOGPROB_TOKEN_IDS = 128
+MAX_BIAS = 100.0
 MAX_INT = 2**63 - 1  # what crosses to the engine process is a 64-bit integer
 
 
@@ -21,6 +26,34 @@ class RequestOutputKind(IntEnum):
     CUMULATIVE = 0
     DELTA = 1
     FINAL_ONLY = 2
+
+
+class SamplingType(IntEnum):
+    """How the next token is chosen."""
+
+    GREEDY = 0
+    RANDOM = 1
+    RANDOM_SEED = 2
+
+
+class RepetitionDetectionParams(msgspec.Struct, omit_defaults=True):
+    """Ends a sequence (finish_reason "repetition") whose last tokens repeat a pattern.
+
+    A pattern of min_pattern_size to max_pattern_size tokens that stands min_count times in a row
+    at the end counts. max_pattern_size 0 turns detection off.
+    """
+
+    max_pattern_size: int = 0
+    min_pattern_size: int = 0
+    min_count: int = 0
+
+    def __post_init__(self) -> None:
+        _check_int("repetition_detection.max_pattern_size", self.max_pattern_size, 0)
+        _check_int(
+            "repetition_detection.min_pattern_size", self.min_pattern_size, 0, self.max_pattern_size
+        )
+        if self.max_pattern_size > 0:
+            _check_int("repetition_detection.min_count", self.min_count, 2)
 
 
 class SamplingParams(msgspec.Struct, omit_defaults=True):
@@ -38,6 +71,7 @@ class SamplingParams(msgspec.Struct, omit_defaults=True):
     frequency_penalty: float = 0.0
     repetition_penalty: float = 1.0
     temperature: float = 1.0
+    watermarking: bool | None = None
     top_p: float = 1.0
     top_k: int = 0
     min_p: float = 0.0
@@ -48,11 +82,28 @@ class SamplingParams(msgspec.Struct, omit_defaults=True):
     max_tokens: int | None = 16
     min_tokens: int = 0
     logprobs: int | None = None
+    prompt_logprobs: int | None = None
+    prompt_logprob_token_ids: list[list[int]] | None = None
+    prompt_logprob_start: int | None = None
+    logprob_token_ids: list[int] | None = None
+    flat_logprobs: bool = False
     detokenize: bool = True
     skip_special_tokens: bool = True
     spaces_between_special_tokens: bool = True
     include_stop_str_in_output: bool = False
     output_kind: RequestOutputKind = RequestOutputKind.CUMULATIVE
+    stream_interval: int | None = None
+    skip_clone: bool = False
+    structured_outputs: StructuredOutputsParams | None = None
+    logit_bias: dict[int, float] | None = None
+    allowed_token_ids: list[int] | None = None
+    extra_args: dict[str, Any] | None = None
+    bad_words: list[str] | None = None
+    skip_reading_prefix_cache: bool | None = None
+    thinking_token_budget: int | None = None
+    repetition_detection: RepetitionDetectionParams | None = None
+    routed_experts_prompt_start: int = 0
+    trace_decode_token_ids: list[int] | None = None
 
     def __post_init__(self) -> None:
         if self.stop is None:
@@ -61,11 +112,21 @@ class SamplingParams(msgspec.Struct, omit_defaults=True):
             self.stop = [self.stop]
         if self.stop_token_ids is None:
             self.stop_token_ids = []
+        if self.bad_words is None:
+            self.bad_words = []
         if self.seed == -1:
             self.seed = None
         if self.logprobs is True:
             self.logprobs = 1
+        if self.prompt_logprobs is True:
+            self.prompt_logprobs = 1
+        if self.thinking_token_budget == -1 and self.thinking_token_budget is not True:
+            self.thinking_token_budget = None
         self._validate()
+        if self.skip_reading_prefix_cache is None:
+            self.skip_reading_prefix_cache = (
+                self.prompt_logprobs is not None or self.prompt_logprob_token_ids is not None
+            )
         if self.temperature < GREEDY_EPSILON:
             self.top_p, self.top_k, self.min_p = 1.0, 0, 0.0
         elif self.temperature < MIN_TEMPERATURE:
@@ -81,12 +142,30 @@ class SamplingParams(msgspec.Struct, omit_defaults=True):
         assert isinstance(self.stop, list)
         return self.stop
 
+    @property
+    def sampling_type(self) -> SamplingType:
+        if self.is_greedy:
+            return SamplingType.GREEDY
+        return SamplingType.RANDOM if self.seed is None else SamplingType.RANDOM_SEED
+
     def clone(self) -> "SamplingParams":
-        """A copy that shares nothing mutable with this one."""
-        copy = msgspec.structs.replace(self)
-        copy.stop = list(self.stop_strings)
-        copy.stop_token_ids = list(self.stop_token_ids or [])
-        return copy
+        """A copy that shares nothing mutable with this one; this one itself with `skip_clone`."""
+        return self if self.skip_clone else copy.deepcopy(self)
+
+    @classmethod
+    def from_optional(
+        cls, *, logit_bias: Mapping[Any, float] | None = None, **values: Any
+    ) -> "SamplingParams":
+        """As the constructor, where None means the default. Biases are cut to [-100, 100] and
+        their keys may be strings (JSON has no others). Raises `ValidationError` for a key that is
+        no integer.
+        """
+        given = {
+            name: value
+            for name, value in values.items()
+            if value is not None or name in ("max_tokens", "seed")
+        }
+        return cls(logit_bias=None if logit_bias is None else _clamped(logit_bias), **given)
 
     def _validate(self) -> None:
         _check_int("n", self.n, 1, MAX_N)
@@ -107,8 +186,11 @@ class SamplingParams(msgspec.Struct, omit_defaults=True):
                 f"min_tokens ({self.min_tokens}) must be at most max_tokens ({self.max_tokens})",
                 parameter="min_tokens",
             )
-        if self.logprobs is not None:
-            _check_int("logprobs", self.logprobs, 0, MAX_LOGPROBS)
+        for name in ("logprobs", "prompt_logprobs"):
+            if getattr(self, name) is not None:
+                _check_int(name, getattr(self, name), -1)
+        self._validate_token_choices()
+        self._validate_rare()
         if not isinstance(self.stop, list) or not all(
             isinstance(text, str) and text for text in self.stop
         ):
@@ -131,6 +213,87 @@ class SamplingParams(msgspec.Struct, omit_defaults=True):
                 f"n must be 1 with temperature 0 (got n={self.n}): all samples would be equal",
                 parameter="n",
             )
+
+    def _validate_token_choices(self) -> None:
+        if self.logprob_token_ids is not None:
+            _check_ids("logprob_token_ids", self.logprob_token_ids)
+            if len(self.logprob_token_ids) > MAX_LOGPROB_TOKEN_IDS:
+                raise ValidationError(
+                    f"logprob_token_ids takes at most {MAX_LOGPROB_TOKEN_IDS} ids, got "
+                    f"{len(self.logprob_token_ids)}",
+                    parameter="logprob_token_ids",
+                )
+            if self.logprobs is not None and self.logprobs != len(self.logprob_token_ids):
+                raise ValidationError(
+                    f"logprobs ({self.logprobs}) must be the number of logprob_token_ids "
+                    f"({len(self.logprob_token_ids)}), or be left out",
+                    parameter="logprobs",
+                )
+        if self.allowed_token_ids is not None:
+            _check_ids("allowed_token_ids", self.allowed_token_ids)
+            if not self.allowed_token_ids:
+                raise ValidationError(
+                    "allowed_token_ids must not be empty: no token could be chosen",
+                    parameter="allowed_token_ids",
+                )
+        if self.logit_bias is not None:
+            if not isinstance(self.logit_bias, dict):
+                raise ValidationError(
+                    "logit_bias must map token ids to numbers", parameter="logit_bias"
+                )
+            for token_id, bias in self.logit_bias.items():
+                _check_int("logit_bias", token_id, 0)
+                _check_float("logit_bias", bias, -math.inf, math.inf)
+        if not isinstance(self.bad_words, list) or not all(
+            isinstance(word, str) and word for word in self.bad_words
+        ):
+            raise ValidationError(
+                "bad_words must be a list of non-empty strings", parameter="bad_words"
+            )
+
+    def _validate_rare(self) -> None:
+        if self.prompt_logprob_start is not None:
+            _check_int("prompt_logprob_start", self.prompt_logprob_start, 0)
+            if self.prompt_logprob_token_ids is None:
+                raise ValidationError(
+                    "prompt_logprob_start needs prompt_logprob_token_ids",
+                    parameter="prompt_logprob_start",
+                )
+        for row in self.prompt_logprob_token_ids or []:
+            _check_ids("prompt_logprob_token_ids", row, low=-1)
+        if self.stream_interval is not None:
+            _check_int("stream_interval", self.stream_interval, 1)
+        if self.thinking_token_budget is not None:
+            _check_int("thinking_token_budget", self.thinking_token_budget, 0)
+        for name, neutral in (
+            ("watermarking", (None, False)),
+            ("routed_experts_prompt_start", (0,)),
+            ("trace_decode_token_ids", (None,)),
+        ):
+            if getattr(self, name) not in neutral:
+                raise ValidationError(
+                    f"{name} is not supported by Octavo; leave it out", parameter=name
+                )
+
+
+def _check_ids(name: str, value: Any, *, low: int = 0) -> None:
+    if not isinstance(value, list):
+        raise ValidationError(f"{name} must be a list of token ids", parameter=name)
+    for token_id in value:
+        _check_int(name, token_id, low)
+
+
+def _clamped(logit_bias: Mapping[Any, float]) -> dict[int, float]:
+    clamped: dict[int, float] = {}
+    for key, bias in logit_bias.items():
+        try:
+            token_id = int(key)
+        except ValueError:
+            raise ValidationError(
+                f"logit_bias: {key!r} is not a token id", parameter="logit_bias"
+            ) from None
+        clamped[token_id] = min(MAX_BIAS, max(-MAX_BIAS, bias))
+    return clamped
 
 
 def _check_int(name: str, value: Any, low: int, high: int | None = None) -> None:

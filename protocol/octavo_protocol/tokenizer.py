@@ -10,16 +10,17 @@ import json
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, Literal, NoReturn
 
 import jinja2
 import jinja2.ext
+import jinja2.nodes
 import jinja2.sandbox
 import msgspec
 import tokenizers
 
 from octavo_protocol.errors import ConfigError, ValidationError
-from octavo_protocol.openai import ChatCompletionRequest, ChatMessage, TokenizeRequest
+from octavo_protocol.openai import ChatCompletionRequest, TokenizeRequest
 
 _TOKEN_NAMES = ("bos_token", "eos_token", "pad_token", "unk_token")
 # Names in `chat_template_kwargs` that mean something else here than the template's variables.
@@ -119,6 +120,7 @@ class Tokenizer:
         add_generation_prompt: bool = True,
         continue_final_message: bool = False,
         tools: Sequence[Mapping[str, Any]] | None = None,
+        documents: Sequence[Mapping[str, Any]] | None = None,
         **kwargs: Any,
     ) -> str:
         """The conversation as the model's prompt text, as transformers renders it.
@@ -136,7 +138,7 @@ class Tokenizer:
             text: str = template.render(
                 messages=list(messages),
                 tools=tools,
-                documents=None,
+                documents=documents,
                 add_generation_prompt=add_generation_prompt,
                 **self.bundle.special_tokens,
                 **kwargs,
@@ -144,44 +146,49 @@ class Tokenizer:
         except _TEMPLATE_FAILURES as error:
             raise ValidationError(f"chat template: {error}", parameter="messages") from error
         if continue_final_message and messages:
-            final = str(messages[-1]["content"]).strip()
+            final = _content_text(messages[-1]["content"]).strip()
             end = text.rindex(final) + len(final) if final in text else len(text)
             text = text[:end]
         return text
 
-    def chat_token_ids(self, request: ChatCompletionRequest | TokenizeRequest) -> list[int]:
-        """The prompt of a chat request. The template owns the special tokens."""
-        return self.messages_token_ids(
-            request.messages or [],
-            add_generation_prompt=request.add_generation_prompt,
-            continue_final_message=request.continue_final_message,
-            add_special_tokens=bool(request.add_special_tokens),
-            chat_template_kwargs=request.chat_template_kwargs,
-        )
-
-    def messages_token_ids(
-        self,
-        messages: Sequence[ChatMessage],
-        *,
-        add_generation_prompt: bool,
-        continue_final_message: bool,
-        add_special_tokens: bool,
-        chat_template_kwargs: dict[str, Any] | None,
-    ) -> list[int]:
-        kwargs = dict(chat_template_kwargs or {})
+    def chat_prompt(self, request: ChatCompletionRequest | TokenizeRequest) -> str:
+        """The text of a chat request's prompt. Raises `ValidationError`."""
+        kwargs = dict(request.chat_template_kwargs or {})
         for name in _RESERVED_NAMES:
             if name in kwargs:
                 raise ValidationError(
                     f"chat_template_kwargs may not set {name!r}", parameter="chat_template_kwargs"
                 )
-        add_generation_prompt = kwargs.pop("add_generation_prompt", add_generation_prompt)
-        text = self.apply_chat_template(
-            [message.as_template_input() for message in messages],
-            add_generation_prompt=add_generation_prompt,
-            continue_final_message=continue_final_message,
+        if request.reasoning_effort is not None:
+            kwargs.setdefault("reasoning_effort", request.reasoning_effort)
+        tools = None
+        if request.tools and getattr(request, "tool_choice", None) != "none":
+            tools = [tool.model_dump(exclude_none=True) for tool in request.tools]
+        return self.apply_chat_template(
+            [
+                message.as_template_input(self.content_format(request.chat_template))
+                for message in request.messages or []
+            ],
+            chat_template=request.chat_template,
+            add_generation_prompt=kwargs.pop(
+                "add_generation_prompt", request.add_generation_prompt
+            ),
+            continue_final_message=request.continue_final_message,
+            tools=tools,
+            documents=request.documents,
             **kwargs,
         )
-        return self.encode(text, add_special_tokens=add_special_tokens)
+
+    def chat_token_ids(self, request: ChatCompletionRequest | TokenizeRequest) -> list[int]:
+        """The prompt of a chat request. The template owns the special tokens."""
+        return self.encode(
+            self.chat_prompt(request), add_special_tokens=bool(request.add_special_tokens)
+        )
+
+    def content_format(self, chat_template: str | None = None) -> Literal["string", "openai"]:
+        """How the template reads a message's content: as text, or as a list of parts."""
+        source = chat_template or self.bundle.chat_template
+        return "openai" if source is not None and _reads_parts(source) else "string"
 
     def prompt_token_ids(
         self, prompt: str | list[int], *, add_special_tokens: bool | None = None
@@ -194,6 +201,32 @@ class Tokenizer:
         if not token_ids:
             raise ValidationError("prompt cannot be empty", parameter="prompt")
         return token_ids
+
+
+def _content_text(content: Any) -> str:
+    if isinstance(content, list):
+        return "".join(str(part.get("text", "")) for part in content)
+    return str(content)
+
+
+@functools.lru_cache(maxsize=16)
+def _reads_parts(source: str) -> bool:
+    """Whether the template loops over the content of messages."""
+    try:
+        tree = jinja2.Environment(extensions=[jinja2.ext.loopcontrols]).parse(source)
+    except jinja2.TemplateError:
+        return False  # compiling it will say what is wrong
+    return any(_is_content(loop.iter) for loop in tree.find_all(jinja2.nodes.For))
+
+
+def _is_content(node: jinja2.nodes.Node) -> bool:
+    if isinstance(node, jinja2.nodes.Filter) and node.node is not None:
+        return _is_content(node.node)
+    if isinstance(node, jinja2.nodes.Getattr):
+        return node.attr == "content"
+    if isinstance(node, jinja2.nodes.Getitem):
+        return isinstance(node.arg, jinja2.nodes.Const) and node.arg.value == "content"
+    return isinstance(node, jinja2.nodes.Name) and node.name == "content"
 
 
 @functools.lru_cache(maxsize=16)

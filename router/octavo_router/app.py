@@ -24,7 +24,7 @@ from octavo_protocol.openai import (
     DetokenizeRequest,
     TokenizeRequest,
 )
-from octavo_protocol.openai_responses import Model, ModelList
+from octavo_protocol.openai.answers import Model, ModelList
 from octavo_router.decisions import GenerationRequest, PromptKey
 from octavo_router.proxy import ProxyRequest
 from octavo_router.state import RouterState

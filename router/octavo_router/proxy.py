@@ -17,7 +17,7 @@ import aiohttp
 
 from octavo_protocol.asgi import Message, Send
 from octavo_protocol.errors import OctavoError, UnavailableError, error_body
-from octavo_protocol.openai_responses import SSE_DONE, sse
+from octavo_protocol.openai.answers import SSE_DONE, sse
 from octavo_router.decisions import Decider, Decision, PromptKey
 from octavo_router.kv_follower import KVFollower
 from octavo_router.load_tracker import LoadTracker

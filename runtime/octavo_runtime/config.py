@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+LogprobsMode = Literal["raw_logprobs", "processed_logprobs", "raw_logits", "processed_logits"]
 DTypeName = Literal["auto", "bfloat16", "float16", "float32"]
 
 
@@ -17,6 +18,9 @@ class EngineConfig:
     but never more than `max_num_seqs` sequences of `max_model_len` could use.
     num_gpu_blocks_override: number of KV blocks, over everything else.
     long_prefill_token_threshold: longest prefill chunk of one sequence; 0 = the whole budget.
+    max_logprobs: most log-probabilities per token that a request may ask for; -1 = no limit.
+    logits_processors: `module:Class` of each engine-wide logits processor.
+    profiler_dir: where profiles are written; None = profiling is refused.
     """
 
     model: Path
@@ -33,5 +37,10 @@ class EngineConfig:
     enable_prefix_caching: bool = True
     scheduling_policy: Literal["fcfs", "priority"] = "fcfs"
     load_format: Literal["auto", "dummy"] = "auto"
+    max_logprobs: int = 20
+    logprobs_mode: LogprobsMode = "raw_logprobs"
+    logits_processors: tuple[str, ...] = ()
+    enable_sleep_mode: bool = False
+    profiler_dir: Path | None = None
     seed: int = 0
     num_threads: int | None = None

@@ -22,7 +22,7 @@ from octavo_protocol.errors import error_body
 from octavo_protocol.hashing import HashIdentity, block_hashes, cached_tokens
 from octavo_protocol.keys import Keys
 from octavo_protocol.openai import ChatCompletionRequest, CompletionRequest
-from octavo_protocol.openai_responses import SSE_DONE, sse
+from octavo_protocol.openai.answers import SSE_DONE, sse
 from octavo_protocol.tokenizer import Tokenizer
 from tests.fakes.fake_presence import FakePresence, new_record
 from tests.fakes.tiny_model import tiny_bundle

@@ -3,8 +3,9 @@
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable
+from typing import Any
 
-from octavo_protocol.errors import ConfigError, GenerationError, UnavailableError
+from octavo_protocol.errors import ConfigError, GenerationError, UnavailableError, ValidationError
 from octavo_protocol.outputs import RequestOutput
 from octavo_protocol.records import KVEvent
 from octavo_protocol.sampling_params import SamplingParams
@@ -16,11 +17,11 @@ from octavo_runtime.engine.input_processor import InputProcessor
 from octavo_runtime.engine.messages import (
     AbortRequests,
     AddRequest,
+    Control,
+    ControlResult,
     EngineInfo,
     EngineStats,
-    PrefixCacheReset,
     Report,
-    ResetPrefixCache,
     StartFailed,
     StepOutputs,
 )
@@ -46,7 +47,8 @@ class AsyncLLM:
         self._queues: dict[str, _Queue] = {}
         self._kv_callbacks: list[Callable[[list[KVEvent]], None]] = []
         self._started: asyncio.Future[EngineInfo] = asyncio.get_running_loop().create_future()
-        self._resets: list[asyncio.Future[bool]] = []
+        self._calls: dict[int, asyncio.Future[Any]] = {}
+        self._num_calls = 0
         self._stopping = False
         self._reader = asyncio.create_task(self._read())
         self._watcher = asyncio.create_task(self._watch())
@@ -131,9 +133,17 @@ class AsyncLLM:
 
     async def reset_prefix_cache(self) -> bool:
         """Forgets all cached blocks. False while requests run."""
-        answer: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
-        self._resets.append(answer)
-        self._process.send(ResetPrefixCache())
+        return bool(await self.control("reset_prefix_cache"))
+
+    async def control(self, method: str, **arguments: Any) -> Any:
+        """What one of `CONTROL_METHODS` of the engine returns, called between two steps.
+
+        Raises `ValidationError` where the engine refuses.
+        """
+        self._num_calls += 1
+        answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        self._calls[self._num_calls] = answer
+        self._process.send(Control(self._num_calls, method, arguments))
         return await answer
 
     async def shutdown(self) -> None:
@@ -185,10 +195,14 @@ class AsyncLLM:
             case StartFailed():
                 kind = ConfigError if report.is_config else GenerationError
                 self._started.set_exception(kind(report.message))
-            case PrefixCacheReset():
-                answer = self._resets.pop(0)
-                if not answer.done():
-                    answer.set_result(report.done)
+            case ControlResult(call_id, value, error):
+                answer = self._calls.pop(call_id)
+                if answer.done():
+                    return
+                if error is None:
+                    answer.set_result(value)
+                else:
+                    answer.set_exception(ValidationError(error))
 
     def _take_step(self, step: StepOutputs) -> None:
         self.stats = step.stats
@@ -219,7 +233,7 @@ class AsyncLLM:
     def _fail_all(self, error: Exception) -> None:
         for queue in self._queues.values():
             queue.put_nowait(error)
-        for answer in self._resets:
+        for answer in self._calls.values():
             if not answer.done():
                 answer.set_exception(error)
-        self._resets.clear()
+        self._calls.clear()

@@ -18,17 +18,17 @@ from typing import Any, Protocol
 import msgspec
 import zmq
 
-from octavo_protocol.errors import ConfigError
+from octavo_protocol.errors import ConfigError, OctavoError
 from octavo_runtime.config import EngineConfig
 from octavo_runtime.engine.messages import (
     AbortRequests,
     AddRequest,
     Command,
+    Control,
+    ControlResult,
     EngineInfo,
     EngineRequest,
-    PrefixCacheReset,
     Report,
-    ResetPrefixCache,
     SequenceOutput,
     Shutdown,
     StartFailed,
@@ -38,6 +38,10 @@ from octavo_runtime.engine.messages import (
 logger = logging.getLogger(__name__)
 
 _PR_SET_PDEATHSIG = 1
+# What the API side may call between steps. Values and arguments are what msgpack can carry.
+CONTROL_METHODS = frozenset(
+    {"reset_prefix_cache", "sleep", "wake_up", "is_sleeping", "start_profile", "stop_profile"}
+)
 _encoder = msgspec.msgpack.Encoder()
 _decoder: msgspec.msgpack.Decoder[Command] = msgspec.msgpack.Decoder(Command)
 
@@ -90,11 +94,23 @@ def _handle(socket: "zmq.Socket[bytes]", core: Core, command: Command) -> bool:
                 _send(socket, StepOutputs([failed]))
         case AbortRequests(request_ids):
             core.abort(request_ids)
-        case ResetPrefixCache():
-            _send(socket, PrefixCacheReset(core.reset_prefix_cache()))
+        case Control(call_id, method, arguments):
+            _send(socket, _control(core, call_id, method, arguments))
         case Shutdown():
             return False
     return True
+
+
+def _control(core: Core, call_id: int, method: str, arguments: dict[str, Any]) -> ControlResult:
+    if method not in CONTROL_METHODS:
+        return ControlResult(call_id, error=f"the engine has no method {method!r}")
+    try:
+        return ControlResult(call_id, getattr(core, method)(**arguments))
+    except OctavoError as error:
+        return ControlResult(call_id, error=error.message)
+    except Exception as error:
+        logger.exception("%s failed", method)
+        return ControlResult(call_id, error=f"{type(error).__name__}: {error}")
 
 
 def main(arguments: list[str]) -> int:

@@ -17,8 +17,8 @@ from octavo_runtime.engine.messages import (
     EngineRequest,
     EngineStats,
     StepOutputs,
-    TokenLogprobs,
 )
+from octavo_runtime.engine.sampling_rows import sampled_token, sampling_row
 from octavo_runtime.engine.scheduler import (
     SampledToken,
     ScheduledSequence,
@@ -26,9 +26,7 @@ from octavo_runtime.engine.scheduler import (
     SchedulerConfig,
     StepPlan,
 )
-from octavo_runtime.engine.sequence import Sequence
 from octavo_runtime.engine.step_rates import StepRates
-from octavo_runtime.layers.sampler import SampledRow, SamplingRow
 from octavo_runtime.model_config import ModelConfig, cache_identity
 from octavo_runtime.worker.model_runner import ModelRunner
 from octavo_runtime.worker.step_input import StepInput, StepSequence
@@ -87,6 +85,7 @@ class EngineCore:
             max_num_seqs=config.max_num_seqs,
             vocab_size=model_config.vocab_size,
             eos_token_ids=list(model_config.eos_token_ids),
+            max_logprobs=config.max_logprobs,
             stages=stages,
         )
         self._rates = StepRates()
@@ -131,13 +130,13 @@ class EngineCore:
             [_step_sequence(item) for item in plan.scheduled], self._runner.block_size
         )
         rows = {
-            index: _sampling_row(item.sequence)
+            index: sampling_row(item.sequence)
             for index, item in enumerate(plan.scheduled)
             if item.samples
         }
         sampled = self._runner.execute(step, rows)
         return {
-            plan.scheduled[index].sequence.request_id: _sampled_token(row)
+            plan.scheduled[index].sequence.request_id: sampled_token(row)
             for index, row in sampled.items()
         }
 
@@ -174,29 +173,6 @@ def _step_sequence(item: ScheduledSequence) -> StepSequence:
         sequence.block_table,
         sequence.num_shared_tokens,
     )
-
-
-def _sampling_row(sequence: Sequence) -> SamplingRow:
-    params = sequence.request.sampling
-    banned: list[int] = []
-    if sequence.num_output_tokens < params.min_tokens:
-        banned = list(params.stop_token_ids or [])
-        if sequence.request.eos_token_id is not None:
-            banned.append(sequence.request.eos_token_id)
-    return SamplingRow(
-        params=params,
-        seed=params.seed or 0,
-        num_output_tokens=sequence.num_output_tokens,
-        prompt_token_ids=sequence.request.prompt_token_ids,
-        output_token_ids=sequence.output_token_ids,
-        banned_token_ids=banned,
-    )
-
-
-def _sampled_token(row: SampledRow) -> SampledToken:
-    if row.logprobs is None or row.logprob_token_ids is None:
-        return SampledToken(row.token_id)
-    return SampledToken(row.token_id, TokenLogprobs(row.logprob_token_ids, row.logprobs, row.rank))
 
 
 def _max_model_len(config: EngineConfig, model_config: ModelConfig) -> int:

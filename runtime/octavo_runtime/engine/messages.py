@@ -4,6 +4,8 @@ Down (`Command`): requests, aborts, control. Up (`Report`): `EngineInfo` once, w
 ready, or `StartFailed`; then a `StepOutputs` per step, and answers to control commands.
 """
 
+from typing import Any
+
 import msgspec
 
 from octavo_protocol.records import KVEvent
@@ -15,6 +17,10 @@ class EngineRequest(msgspec.Struct, omit_defaults=True):
 
     eos_token_id: the model's primary end-of-sequence token; extra end tokens of its generation
     config are already among `sampling.stop_token_ids`. max_tokens is already resolved.
+    bad_words_token_ids: `sampling.bad_words` as token sequences.
+    grammar: `sampling.structured_outputs` as the structured-outputs library takes it; empty: free
+    text. is_reasoning: the output begins with reasoning, which lasts until
+    `reasoning_end_token_ids` were generated and to which the grammar does not apply.
     """
 
     request_id: str
@@ -22,6 +28,10 @@ class EngineRequest(msgspec.Struct, omit_defaults=True):
     sampling: SamplingParams
     arrival_time: float
     eos_token_id: int | None = None
+    bad_words_token_ids: list[list[int]] = []
+    grammar: str = ""
+    reasoning_end_token_ids: list[int] = []
+    is_reasoning: bool = False
     priority: int = 0
     adapter: str = ""
     cache_salt: str = ""
@@ -37,15 +47,19 @@ class AbortRequests(msgspec.Struct, tag="abort"):
     request_ids: list[str]
 
 
-class ResetPrefixCache(msgspec.Struct, tag="reset_prefix_cache"):
-    pass
+class Control(msgspec.Struct, tag="control"):
+    """Calls a method of the engine between two steps; answered by a `ControlResult`."""
+
+    call_id: int
+    method: str
+    arguments: dict[str, Any] = {}
 
 
 class Shutdown(msgspec.Struct, tag="shutdown"):
     pass
 
 
-Command = AddRequest | AbortRequests | ResetPrefixCache | Shutdown
+Command = AddRequest | AbortRequests | Control | Shutdown
 
 
 class TokenLogprobs(msgspec.Struct, array_like=True):
@@ -62,9 +76,12 @@ class TokenLogprobs(msgspec.Struct, array_like=True):
 class SequenceOutput(msgspec.Struct, omit_defaults=True):
     """New tokens of one request in one step.
 
-    finish_reason: "stop" | "length" | "error" | None. stop_reason: the stop token id that ended it
-    (None for the primary end-of-sequence token). The token that stopped it is in `new_token_ids`.
+    finish_reason: "stop" | "length" | "repetition" | "error" | None. stop_reason: the stop token id
+    that ended it (None for the primary end-of-sequence token). The token that stopped it is in
+    `new_token_ids`.
     num_cached_tokens: prompt tokens that the prefix cache supplied at first admission.
+    new_prompt_logprobs: of the next prompt tokens, in order, from the second token on; outputs in
+    the middle of a prompt carry them without new tokens.
     """
 
     request_id: str
@@ -74,6 +91,7 @@ class SequenceOutput(msgspec.Struct, omit_defaults=True):
     stop_reason: int | None = None
     num_cached_tokens: int = 0
     num_preemptions: int = 0
+    new_prompt_logprobs: list[TokenLogprobs] | None = None
 
 
 class EngineStats(msgspec.Struct, omit_defaults=True, frozen=True):
@@ -114,6 +132,7 @@ class EngineInfo(msgspec.Struct, tag="info"):
     vocab_size: int
     eos_token_ids: list[int]
     stages: dict[str, float]
+    max_logprobs: int = 20
 
 
 class StartFailed(msgspec.Struct, tag="start_failed"):
@@ -123,10 +142,12 @@ class StartFailed(msgspec.Struct, tag="start_failed"):
     is_config: bool
 
 
-class PrefixCacheReset(msgspec.Struct, tag="prefix_cache_reset"):
-    """Answer to `ResetPrefixCache`; not done while blocks are in use."""
+class ControlResult(msgspec.Struct, tag="control_result"):
+    """error: why the call failed; None when it did not."""
 
-    done: bool
+    call_id: int
+    value: Any = None
+    error: str | None = None
 
 
-Report = EngineInfo | StartFailed | StepOutputs | PrefixCacheReset
+Report = EngineInfo | StartFailed | StepOutputs | ControlResult

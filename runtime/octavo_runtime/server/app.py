@@ -24,7 +24,7 @@ from octavo_protocol.openai import (
     DetokenizeRequest,
     TokenizeRequest,
 )
-from octavo_protocol.openai_responses import (
+from octavo_protocol.openai.answers import (
     DetokenizeResponse,
     Model,
     ModelList,
@@ -54,7 +54,7 @@ class Routes:
         info = state.check_accepts()
         body = parse_body(await self._body(request), ChatCompletionRequest)
         model = state.check_model(body.model)
-        num_chars = sum(len(m.as_template_input()["content"]) for m in body.messages)
+        num_chars = sum(len(m.text()) for m in body.messages)
         tokenizer = state.llm.tokenizer
         prompt = await _maybe_in_thread(num_chars, lambda: tokenizer.chat_token_ids(body))
         params = body.sampling_params(state.llm.default_sampling_params, max_tokens=None)

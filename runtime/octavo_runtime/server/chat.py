@@ -5,7 +5,7 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
 from octavo_protocol.openai import ChatCompletionRequest
-from octavo_protocol.openai_responses import (
+from octavo_protocol.openai.answers import (
     AssistantMessage,
     ChatChoice,
     ChatChunkChoice,

@@ -5,7 +5,7 @@ from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 
 from octavo_protocol.openai import CompletionRequest
-from octavo_protocol.openai_responses import Completion, CompletionChoice, sse, usage
+from octavo_protocol.openai.answers import Completion, CompletionChoice, sse, usage
 from octavo_protocol.outputs import CompletionOutput, RequestOutput
 from octavo_runtime.server.generation import GenerationJob, run, says_something
 from octavo_runtime.server.logprobs import completion_logprobs

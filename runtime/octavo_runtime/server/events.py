@@ -5,7 +5,7 @@ from collections.abc import AsyncGenerator
 
 from octavo_protocol.asgi import Receive, Scope, Send, error_answer, run_unless_gone
 from octavo_protocol.errors import OctavoError
-from octavo_protocol.openai_responses import SSE_DONE, sse
+from octavo_protocol.openai.answers import SSE_DONE, sse
 
 logger = logging.getLogger(__name__)
 

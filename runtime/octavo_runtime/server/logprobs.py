@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from octavo_protocol.openai_responses import (
+from octavo_protocol.openai.answers import (
     ChatLogprobs,
     CompletionLogprobs,
     TokenLogprob,

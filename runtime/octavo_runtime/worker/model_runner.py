@@ -5,7 +5,7 @@ Reads the plan's sequences and changes none of them.
 
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch
 
@@ -16,6 +16,7 @@ from octavo_runtime.config import EngineConfig
 from octavo_runtime.layers.attention import ForwardBatch, KVCache
 from octavo_runtime.layers.rotary import rotary_table
 from octavo_runtime.layers.sampler import SampledRow, SamplingRow, sample
+from octavo_runtime.layers.token_mask import TokenMask, apply_token_masks
 from octavo_runtime.model_config import ModelConfig, resolve_dtype
 from octavo_runtime.models.loader import load_dummy_weights, load_weights
 from octavo_runtime.models.registry import build_model
@@ -70,11 +71,18 @@ class ModelRunner:
             ) from error
 
     @torch.inference_mode()
-    def execute(self, step: StepInput, rows: Mapping[int, SamplingRow]) -> dict[int, SampledRow]:
+    def execute(
+        self,
+        step: StepInput,
+        rows: Mapping[int, SamplingRow],
+        masks: Callable[[], Mapping[int, TokenMask]] | None = None,
+    ) -> dict[int, SampledRow]:
         """Computes the step's tokens and samples.
 
         rows: index of a sequence in the step → how to sample after its last new token. Sequences
-        that are not in it (in the middle of their prompt) yield nothing.
+        that are not in it (in the middle of their prompt) yield nothing. masks: the tokens that a
+        grammar allows, by the same indices; called when the logits are there, so that the masks
+        are computed beside the forward pass.
         """
         batch = ForwardBatch(
             token_ids=torch.from_numpy(step.token_ids),
@@ -95,5 +103,7 @@ class ModelRunner:
         last = step.query_start_loc[1:] - 1
         indices = list(rows)
         logits = self.model.compute_logits(hidden[torch.from_numpy(last[indices])])
+        if masks is not None:
+            apply_token_masks(logits, {indices.index(i): mask for i, mask in masks().items()})
         sampled = sample(logits, list(rows.values()))
         return dict(zip(indices, sampled, strict=True))

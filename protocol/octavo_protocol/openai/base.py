@@ -1,0 +1,239 @@
+"""What chat and text completion requests have in common.
+
+Unknown fields are refused by name with the nearest known one (OpenAI does so; vLLM ignores them).
+Fields of vLLM that Octavo cannot honour are accepted only at the value that changes nothing, and
+old names are translated.
+"""
+
+import difflib
+import os
+from typing import Annotated, Any, Literal
+
+import msgspec
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import ValidationError as PydanticValidationError
+
+from octavo_protocol.errors import ValidationError
+from octavo_protocol.openai.lists import List
+from octavo_protocol.openai.response_format import (
+    ResponseFormat,
+    StructuredOutputs,
+    structured_outputs,
+    translate_guided,
+)
+from octavo_protocol.sampling_params import (
+    MAX_INT,
+    RepetitionDetectionParams,
+    SamplingParams,
+)
+
+# Fields of OpenAI's and vLLM's surface that have no effect on the answer: accepted and dropped.
+_HARMLESS = frozenset(
+    {
+        *("user", "metadata", "store", "service_tier", "safety_identifier", "prompt_cache_key"),
+        *("prompt_cache_retention", "session_id", "prediction", "verbosity"),
+    }
+)
+_TEXT_ONLY = "Octavo serves text models; leave it out"
+_NO_TRANSFER = "Octavo does not move KV blocks between replicas; leave it out"
+# Known fields that are not honoured: the values that ask for nothing, and what to do instead.
+_REFUSED: dict[str, tuple[tuple[Any, ...], str]] = {
+    "audio": ((None,), _TEXT_ONLY),
+    "modalities": ((None, ["text"]), _TEXT_ONLY),
+    "mm_payload": ((None,), _TEXT_ONLY),
+    "mm_processor_kwargs": ((None, {}), _TEXT_ONLY),
+    "media_io_kwargs": ((None, {}), _TEXT_ONLY),
+    "prompt_embeds": ((None,), "send prompt as text or token ids"),
+    "best_of": ((None, 1), "ask for that many with n and keep the best by its log-probabilities"),
+    "functions": ((None,), "write them as tools"),
+    "function_call": ((None, "none"), "write it as tool_choice"),
+    "web_search_options": ((None,), "there is no web search here; leave it out"),
+    "watermarking": ((None, False), "there is no watermarking here; leave it out"),
+    "kv_transfer_params": ((None, {}), _NO_TRANSFER),
+    "ec_transfer_params": ((None, {}), _NO_TRANSFER),
+    "return_weight_versions": ((None, False), "weights have no versions here; leave it out"),
+    "routed_experts_prompt_start": ((None, 0), "experts are not reported; leave it out"),
+    "return_token_offsets": ((None, False), "offsets are not reported; leave it out"),
+}
+_SAMPLING_NAMES = (
+    *("temperature", "top_p", "top_k", "min_p"),
+    *("presence_penalty", "frequency_penalty", "repetition_penalty"),
+)
+MAX_STOP_STRINGS = int(os.environ.get("VLLM_MAX_STOP_STRINGS") or 4)
+_SALT_FORBIDDEN = frozenset("@/\\\0")
+
+
+class StreamOptions(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    include_usage: bool = False
+    continuous_usage_stats: bool = False
+
+
+class RepetitionDetection(BaseModel):
+    """Ends an output whose last tokens repeat; see `RepetitionDetectionParams`."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    max_pattern_size: int = 0
+    min_pattern_size: int = 0
+    min_count: int = 0
+
+
+class GenerationRequest(BaseModel):
+    """Fields that chat and text completion share. `None` means: not given."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    model: str | None = None
+    stream: bool = False
+    stream_options: StreamOptions | None = None
+    n: int = 1
+    temperature: float | None = None
+    top_p: float | None = None
+    top_k: int | None = None
+    min_p: float | None = None
+    presence_penalty: float | None = None
+    frequency_penalty: float | None = None
+    repetition_penalty: float | None = None
+    seed: int | None = None
+    stop: str | List[str] | None = None
+    stop_token_ids: List[int] | None = None
+    ignore_eos: bool = False
+    max_tokens: int | None = None
+    min_tokens: int = 0
+    skip_special_tokens: bool = True
+    include_stop_str_in_output: bool = False
+    spaces_between_special_tokens: bool = True
+    logit_bias: dict[str, float] | None = None
+    prompt_logprobs: int | None = None
+    logprob_token_ids: List[int] | None = None
+    allowed_token_ids: List[int] | None = None
+    bad_words: List[str] | None = None
+    response_format: ResponseFormat | None = None
+    structured_outputs: StructuredOutputs | None = None
+    thinking_token_budget: int | None = None
+    repetition_detection: RepetitionDetection | None = None
+    stream_interval: int | None = None
+    use_beam_search: bool = False
+    length_penalty: float = 1.0
+    truncate_prompt_tokens: Annotated[int, Field(ge=-1, le=MAX_INT)] | None = None
+    truncation_side: Literal["left", "right"] | None = None
+    add_special_tokens: bool | None = None
+    vllm_xargs: dict[str, Any] | None = None
+    priority: Annotated[int, Field(ge=-MAX_INT - 1, le=MAX_INT)] = 0
+    cache_salt: str | None = None
+    request_id: str | None = None
+    return_token_ids: bool | None = None
+    return_tokens_as_token_ids: bool | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _screen(cls, data: Any) -> Any:
+        if not isinstance(data, dict):
+            raise ValueError("the body must be a JSON object")
+        kept: dict[str, Any] = {}
+        for name, value in translate_guided(data).items():
+            if name in cls.model_fields:
+                kept[name] = value
+            elif name in _HARMLESS:
+                continue
+            elif name in _REFUSED:
+                neutral, advice = _REFUSED[name]
+                if value not in neutral and not (name == "best_of" and value == data.get("n")):
+                    raise ValueError(f"{name} is not supported: {advice}")
+            else:
+                near = difflib.get_close_matches(name, cls.model_fields, n=1)
+                hint = f"; did you mean {near[0]}?" if near else ""
+                raise ValueError(f"unknown field {name!r}{hint}")
+        # For the fields whose default is not None, an explicit null means the default.
+        return {
+            name: value
+            for name, value in kept.items()
+            if value is not None or cls.model_fields[name].default is None
+        }
+
+    @model_validator(mode="after")
+    def _check_stream_options(self) -> "GenerationRequest":
+        if self.stream_options is not None and not self.stream:
+            raise ValueError("stream_options is only allowed with stream=true")
+        if isinstance(self.stop, list) and len(self.stop) > MAX_STOP_STRINGS:
+            raise ValueError(f"stop takes at most {MAX_STOP_STRINGS} strings, got {len(self.stop)}")
+        if self.stream and self.prompt_logprobs not in (None, 0):
+            raise ValueError("prompt_logprobs is not allowed with stream=true")
+        if self.stream and self.use_beam_search:
+            raise ValueError("use_beam_search is not allowed with stream=true")
+        if self.cache_salt is not None and (
+            len(self.cache_salt) > 128 or _SALT_FORBIDDEN & set(self.cache_salt)
+        ):
+            raise ValueError(
+                "cache_salt takes at most 128 characters, none of them '@', '/', '\\' or NUL"
+            )
+        return self
+
+    def num_logprobs(self) -> int | None:
+        raise NotImplementedError
+
+    def sampling_params(
+        self, defaults: SamplingParams, *, max_tokens: int | None
+    ) -> SamplingParams:
+        """These fields over `defaults` (the model's generation config).
+
+        max_tokens: used when the request names none. Raises `ValidationError`.
+        """
+        given: dict[str, Any] = {
+            name: value for name in _SAMPLING_NAMES if (value := getattr(self, name)) is not None
+        }
+        template = SamplingParams.from_optional(logit_bias=self.logit_bias)  # keys, limits
+        if self.repetition_detection is not None:
+            given["repetition_detection"] = RepetitionDetectionParams(
+                **self.repetition_detection.model_dump()
+            )
+        return msgspec.structs.replace(
+            defaults,
+            n=1 if self.use_beam_search else self.n,
+            seed=self.seed,
+            stop=self.stop,
+            stop_token_ids=self.stop_token_ids,
+            ignore_eos=self.ignore_eos,
+            max_tokens=self.requested_max_tokens() or max_tokens,
+            min_tokens=self.min_tokens,
+            logprobs=self.num_logprobs(),
+            prompt_logprobs=self.prompt_logprobs,
+            logprob_token_ids=self.logprob_token_ids,
+            skip_special_tokens=self.skip_special_tokens,
+            spaces_between_special_tokens=self.spaces_between_special_tokens,
+            include_stop_str_in_output=self.include_stop_str_in_output,
+            structured_outputs=structured_outputs(self.response_format, self.structured_outputs),
+            logit_bias=template.logit_bias,
+            allowed_token_ids=self.allowed_token_ids,
+            bad_words=self.bad_words,
+            thinking_token_budget=self.thinking_token_budget,
+            stream_interval=self.stream_interval,
+            extra_args=self.vllm_xargs,
+            skip_reading_prefix_cache=None,
+            **given,
+        )
+
+    def requested_max_tokens(self) -> int | None:
+        if self.max_tokens is not None and self.max_tokens < 1:
+            raise ValidationError(
+                f"max_tokens must be at least 1, got {self.max_tokens}", parameter="max_tokens"
+            )
+        return self.max_tokens
+
+
+def validation_error(error: PydanticValidationError) -> ValidationError:
+    """The first complaint of pydantic as our error, led by the path of the field."""
+    first = error.errors(include_url=False)[0]
+    path = ".".join(
+        str(part) for part in first["loc"] if isinstance(part, int) or part.isidentifier()
+    )
+    message = first["msg"].removeprefix("Value error, ")
+    if not path:
+        return ValidationError(message)
+    shown = repr(first.get("input"))
+    if len(shown) > 80:
+        shown = shown[:77] + "..."
+    suffix = "" if first["type"] == "missing" else f" (got {shown})"
+    return ValidationError(f"{path}: {message}{suffix}", parameter=path)
