@@ -36,11 +36,17 @@ _TEMPLATE_FAILURES = (
 
 
 class TokenizerBundle(msgspec.Struct):
-    """Everything that turns a request into token ids; travels as JSON."""
+    """Everything that turns a request into token ids; travels as JSON.
+
+    default_chat_template_kwargs: variables of the template that requests may override.
+    content_format: how the template reads a message's content; "auto": found out from it.
+    """
 
     tokenizer_json: str
     chat_template: str | None = None
     special_tokens: dict[str, str] = {}
+    default_chat_template_kwargs: dict[str, Any] = {}
+    content_format: Literal["auto", "string", "openai"] = "auto"
 
     @property
     def id(self) -> str:
@@ -153,7 +159,7 @@ class Tokenizer:
 
     def chat_prompt(self, request: ChatCompletionRequest | TokenizeRequest) -> str:
         """The text of a chat request's prompt. Raises `ValidationError`."""
-        kwargs = dict(request.chat_template_kwargs or {})
+        kwargs = self.bundle.default_chat_template_kwargs | (request.chat_template_kwargs or {})
         for name in _RESERVED_NAMES:
             if name in kwargs:
                 raise ValidationError(
@@ -187,6 +193,8 @@ class Tokenizer:
 
     def content_format(self, chat_template: str | None = None) -> Literal["string", "openai"]:
         """How the template reads a message's content: as text, or as a list of parts."""
+        if self.bundle.content_format != "auto":
+            return self.bundle.content_format
         source = chat_template or self.bundle.chat_template
         return "openai" if source is not None and _reads_parts(source) else "string"
 

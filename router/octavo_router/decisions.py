@@ -123,8 +123,8 @@ class Decider:
             return PromptKey()
         extra = HashIdentity(record.cache_model, "", request.cache_salt or "").extra()
         if _num_chars(request) < _INLINE_CHARS:
-            return _prompt_key(request, tokenizer, record.block_size, extra)
-        return await asyncio.to_thread(_prompt_key, request, tokenizer, record.block_size, extra)
+            return _prompt_key(request, tokenizer, record, extra)
+        return await asyncio.to_thread(_prompt_key, request, tokenizer, record, extra)
 
     def choose(
         self,
@@ -207,12 +207,12 @@ def _mean_known(rates: list[float]) -> float:
 
 def _num_chars(request: GenerationRequest) -> int:
     if isinstance(request, ChatCompletionRequest):
-        return sum(len(m.as_template_input()["content"]) for m in request.messages)
+        return sum(len(m.text()) for m in request.messages)
     return sum(len(prompt) for prompt in request.prompts() if isinstance(prompt, str))
 
 
 def _prompt_key(
-    request: GenerationRequest, tokenizer: Tokenizer, block_size: int, extra: bytes
+    request: GenerationRequest, tokenizer: Tokenizer, record: ReplicaRecord, extra: bytes
 ) -> PromptKey:
     if isinstance(request, ChatCompletionRequest):
         prompts = [tokenizer.chat_token_ids(request)]
@@ -221,15 +221,16 @@ def _prompt_key(
             tokenizer.prompt_token_ids(prompt, add_special_tokens=request.add_special_tokens)
             for prompt in request.prompts()
         ]
+    prompts = [request.truncated(prompt, record.max_model_len) for prompt in prompts]
     for prompt in prompts:
-        if min(prompt) < 0 or max(prompt) >= 2**32:
+        if not prompt or min(prompt) < 0 or max(prompt) >= 2**32:
             return PromptKey()  # the replica says what is wrong with it
     longest = max(prompts, key=len)
     return PromptKey(
-        hashes=tuple(block_hashes(longest, block_size, extra)),
+        hashes=tuple(block_hashes(longest, record.block_size, extra)),
         num_tokens=len(longest),
         num_other_tokens=sum(map(len, prompts)) - len(longest),
-        block_size=block_size,
+        block_size=record.block_size,
     )
 
 

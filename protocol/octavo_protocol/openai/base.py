@@ -215,6 +215,22 @@ class GenerationRequest(BaseModel):
             **given,
         )
 
+    def truncated(self, token_ids: list[int], max_model_len: int) -> list[int]:
+        """The prompt as `truncate_prompt_tokens` leaves it: -1 means as much as the model takes.
+
+        The beginning is cut off unless truncation_side is "right".
+        """
+        limit = self.truncate_prompt_tokens
+        if limit is None:
+            return token_ids
+        if limit == -1:
+            limit = max_model_len - 1
+        if len(token_ids) <= limit:
+            return token_ids
+        if self.truncation_side == "right":
+            return token_ids[:limit]
+        return token_ids[len(token_ids) - limit :]
+
     def requested_max_tokens(self) -> int | None:
         if self.max_tokens is not None and self.max_tokens < 1:
             raise ValidationError(
