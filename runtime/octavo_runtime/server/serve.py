@@ -10,6 +10,7 @@ from pathlib import Path
 import uvloop
 
 from octavo_protocol.errors import ConfigError, OctavoError
+from octavo_protocol.http_options import HttpOptions
 from octavo_protocol.keys import Keys
 from octavo_protocol.logs import configure_logging
 from octavo_protocol.records import ReplicaRecord
@@ -19,6 +20,7 @@ from octavo_runtime.config import EngineConfig
 from octavo_runtime.engine.async_llm import ENGINE_CORE, AsyncLLM
 from octavo_runtime.server.app import create_app
 from octavo_runtime.server.metrics import ServerMetrics
+from octavo_runtime.server.options import ApiOptions
 from octavo_runtime.server.registration import Registration
 from octavo_runtime.server.state import ServerState
 
@@ -27,8 +29,8 @@ logger = logging.getLogger(__name__)
 _POLL_S = 0.05
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ServeOptions:
+@dataclass(frozen=True, kw_only=True)
+class ServeOptions(ApiOptions, HttpOptions):
     """Settings of one replica.
 
     port: 0 = any free one. advertise_url: how the router reaches this replica; None = host and
@@ -39,8 +41,6 @@ class ServeOptions:
     model: Path
     served_names: tuple[str, ...]
     engine: EngineConfig
-    host: str = "0.0.0.0"
-    port: int = 8000
     redis_url: str | None = None
     namespace: str = "default"
     deployment: str = "default"
