@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import time
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
@@ -25,12 +26,14 @@ from octavo_runtime.engine.messages import (
     StartFailed,
     StepOutputs,
 )
+from octavo_runtime.engine.output_collector import OutputCollector
 from octavo_runtime.engine.output_processor import OutputProcessor
 
 logger = logging.getLogger(__name__)
 
+# Reports are taken in for so long before their readers run: what comes in the meantime is merged.
+_MAX_BURST_S = 0.01
 ENGINE_CORE = "octavo_runtime.engine.engine_core:EngineCore"
-_Queue = asyncio.Queue[RequestOutput | Exception]
 
 
 class AsyncLLM:
@@ -44,7 +47,7 @@ class AsyncLLM:
         self._process = process
         self._inputs: InputProcessor | None = None
         self._outputs = OutputProcessor(tokenizer)
-        self._queues: dict[str, _Queue] = {}
+        self._collectors: dict[str, OutputCollector] = {}
         self._kv_callbacks: list[Callable[[list[KVEvent]], None]] = []
         self._started: asyncio.Future[EngineInfo] = asyncio.get_running_loop().create_future()
         self._calls: dict[int, asyncio.Future[Any]] = {}
@@ -79,7 +82,7 @@ class AsyncLLM:
 
     @property
     def num_unfinished(self) -> int:
-        return len(self._queues)
+        return len(self._collectors)
 
     def on_kv_events(self, callback: Callable[[list[KVEvent]], None]) -> None:
         """Calls `callback` in the event loop with the events of every step that has any."""
@@ -106,23 +109,20 @@ class AsyncLLM:
         children = self._inputs.process(
             request_id, prompt_token_ids, sampling_params, priority=priority, cache_salt=cache_salt
         )
-        if request_id in self._queues:
+        if request_id in self._collectors:
             raise GenerationError(f"request id {request_id} is in use")
-        queue: _Queue = asyncio.Queue()
-        self._queues[request_id] = queue
+        collector = self._collectors[request_id] = OutputCollector(sampling_params.output_kind)
         self._outputs.add(request_id, children, sampling_params, prompt=prompt_text)
         for child in children:
             self._process.send(AddRequest(child))
         try:
             while True:
-                output = await queue.get()
-                if isinstance(output, Exception):
-                    raise output
+                output = await collector.get()
                 yield output
                 if output.finished:
                     return
         finally:
-            self._queues.pop(request_id, None)
+            self._collectors.pop(request_id, None)
             self.abort(request_id)
 
     def abort(self, request_id: str) -> None:
@@ -165,8 +165,13 @@ class AsyncLLM:
 
     async def _read(self) -> None:
         try:
+            started = time.monotonic()
             while True:
-                self._take(await self._process.receive())
+                report = await self._process.receive()
+                self._take(report)
+                if time.monotonic() - started > _MAX_BURST_S:
+                    await asyncio.sleep(0)  # `receive` gives way only when nothing is there
+                    started = time.monotonic()
         except Exception:
             # Unread outputs would leave their requests waiting for ever in a healthy server.
             logger.exception("a report of the engine could not be handled; the engine is stopped")
@@ -213,11 +218,11 @@ class AsyncLLM:
         if processed.aborts:
             self._process.send(AbortRequests(processed.aborts))
         for output in processed.outputs:
-            queue = self._queues.get(output.request_id)
-            if queue is None:
+            collector = self._collectors.get(output.request_id)
+            if collector is None:
                 continue
             failed = any(o.finish_reason == "error" for o in output.outputs)
-            queue.put_nowait(
+            collector.put(
                 GenerationError("the engine refused the request") if failed else output
             )
 
@@ -231,8 +236,8 @@ class AsyncLLM:
             self._started.exception()  # nobody may be waiting
 
     def _fail_all(self, error: Exception) -> None:
-        for queue in self._queues.values():
-            queue.put_nowait(error)
+        for collector in self._collectors.values():
+            collector.put(error)
         for answer in self._calls.values():
             if not answer.done():
                 answer.set_exception(error)
