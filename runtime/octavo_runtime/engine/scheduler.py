@@ -107,6 +107,11 @@ class Scheduler:
                 self._free(sequence)
             sequence.status = SequenceStatus.FINISHED
 
+    def preempt_all(self) -> None:
+        """Takes the blocks of every running sequence; each resumes by computing its tokens again."""
+        for sequence in list(self.running):
+            self._preempt(sequence)
+
     @property
     def has_work(self) -> bool:
         return bool(self.running) or len(self.waiting) > 0

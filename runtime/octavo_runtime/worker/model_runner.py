@@ -37,12 +37,9 @@ class ModelRunner:
         self.model_config = model_config
         self.block_size = config.block_size
         self.dtype = resolve_dtype(config.dtype, model_config.dtype, self.device)
+        self._config = config
         started = time.perf_counter()
-        self.model = build_model(model_config, self.dtype)
-        if config.load_format == "dummy":
-            load_dummy_weights(self.model, config.seed)
-        else:
-            load_weights(self.model, config.model)
+        self.load_model()
         self.stages["weights"] = time.perf_counter() - started
         self.cos_sin = rotary_table(model_config.rope, model_config.head_dim, max_model_len)
         self.kv_caches: list[KVCache] = []
@@ -53,6 +50,18 @@ class ModelRunner:
         config = self.model_config
         elements = 2 * config.num_layers * self.block_size * config.num_kv_heads * config.head_dim
         return elements * self.dtype.itemsize
+
+    def load_model(self) -> None:
+        """Builds the model and reads its weights; also what `drop_model` gave up."""
+        self.model = build_model(self.model_config, self.dtype)
+        if self._config.load_format == "dummy":
+            load_dummy_weights(self.model, self._config.seed)
+        else:
+            load_weights(self.model, self._config.model)
+
+    def drop_model(self) -> None:
+        """Frees the weights; no step may follow before `load_model`."""
+        del self.model
 
     def allocate_kv_cache(self, num_blocks: int) -> None:
         """Raises `ConfigError` with the arithmetic when the memory cannot be had."""
