@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 from pydantic import ValidationError as PydanticValidationError
 from pydantic.alias_generators import to_camel
 
@@ -16,6 +16,16 @@ from octavo_protocol.errors import ConfigError
 
 # RFC 1123 label: what Kubernetes accepts as a name.
 _NAME = r"^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$"
+
+# Parsers are named by words; a value that looks like a flag would be read as one.
+_FLAG_VALUE = r"^[A-Za-z0-9_][A-Za-z0-9_-]*$"
+# Flags of `octavo serve` that decide how replicas are reached and told apart.
+_PLATFORM_FLAGS = frozenset(
+    {
+        *("--host", "--port", "--uds", "--advertise-url", "--replica-id", "--redis-url"),
+        *("--namespace", "--deployment", "--served-model-name", "--config"),
+    }
+)
 
 DType = Literal["auto", "bfloat16", "float16", "float32"]
 SchedulingPolicy = Literal["fcfs", "priority"]
@@ -69,6 +79,38 @@ class EngineSpec(_Model):
     scheduling_policy: Annotated[
         SchedulingPolicy, Field(description="Order of the waiting queue. Default fcfs.")
     ] = "fcfs"
+    tool_call_parser: Annotated[
+        str | None,
+        Field(
+            pattern=_FLAG_VALUE,
+            description="How this model writes tool calls (`hermes`, `llama3_json`, …). With it, "
+            "tools may be used with tool_choice auto. Default: none.",
+        ),
+    ] = None
+    reasoning_parser: Annotated[
+        str | None,
+        Field(
+            pattern=_FLAG_VALUE,
+            description="How this model marks its reasoning (`qwen3`, `deepseek_r1`, …). "
+            "Default: none; the answer is then one text.",
+        ),
+    ] = None
+    extra_args: Annotated[
+        list[str],
+        Field(
+            description="Further flags of `octavo serve`, one word each, after those above. "
+            "Addresses, names and Redis are set by the platform and refused here. Default: none."
+        ),
+    ] = []
+
+    @field_validator("extra_args")
+    @classmethod
+    def _check_extra_args(cls, words: list[str]) -> list[str]:
+        for word in words:
+            flag = word.split("=")[0].replace("_", "-")
+            if flag in _PLATFORM_FLAGS:
+                raise ValueError(f"{flag} is set by the platform; leave it out")
+        return words
 
 
 class RoutingSpec(_Model):

@@ -2,8 +2,8 @@
 
     router, port given by the user ──► Redis ◄── replica 0 … n-1, each on a free loopback port
 
-The replicas share the cores and the memory evenly; each child gets its settings as flags alone, so
-that OCTAVO_* variables of the user's shell do not leak from the manifest into the processes.
+The replicas share the cores and the memory evenly; each child gets its settings as flags alone:
+OCTAVO_* and VLLM_* variables of the user's shell do not reach the processes.
 """
 
 import sys
@@ -124,12 +124,18 @@ def _engine_flags(engine: EngineSpec, num_replicas: int) -> list[str]:
         share = min(_MAX_FRACTION_PER_REPLICA, _KV_MEMORY_FRACTION / num_replicas)
         flags["--kv-memory-fraction"] = f"{share:.3f}"
     caching = "" if engine.enable_prefix_caching else "no-"
+    if engine.tool_call_parser is not None:
+        flags["--tool-call-parser"] = engine.tool_call_parser
+    if engine.reasoning_parser is not None:
+        flags["--reasoning-parser"] = engine.reasoning_parser
     listed = [part for pair in flags.items() for part in pair]
-    return [*listed, f"--{caching}enable-prefix-caching"]
+    if engine.tool_call_parser is not None:
+        listed.append("--enable-auto-tool-choice")
+    return [*listed, f"--{caching}enable-prefix-caching", *engine.extra_args]
 
 
 def _environment(facts: MachineFacts, num_threads: int) -> dict[str, str | None]:
-    leaking = (name for name in facts.environment if name.startswith("OCTAVO_"))
+    leaking = (name for name in facts.environment if name.startswith(("OCTAVO_", "VLLM_")))
     removed: dict[str, str | None] = {name: None for name in leaking if name not in _KEPT_VARIABLES}
     threads = dict.fromkeys(_THREAD_VARIABLES, str(num_threads))
     return {

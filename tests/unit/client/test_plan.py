@@ -8,6 +8,7 @@ import pytest
 
 from octavo.cli.main import app
 from octavo.local.plan import LocalPlan, MachineFacts, plan
+from octavo_protocol.errors import ConfigError
 from octavo_protocol.model_deployment import ModelDeployment, load_manifest, parse_manifest
 
 REPOSITORY = Path(__file__).parents[3]
@@ -103,6 +104,33 @@ def test_manifest_settings_become_flags() -> None:
     assert given["--scheduling-policy"] == ["priority"]
     assert flags(result.router.command)["--policy"] == ["round-robin"]
     assert result.model_name == "a"
+
+
+def test_parsers_and_extra_arguments_become_flags() -> None:
+    engine = {
+        "toolCallParser": "hermes",
+        "reasoningParser": "qwen3",
+        "extraArgs": ["--max-logprobs", "5", "--seed=1"],
+    }
+    command = planned(deployment(engine=engine)).replicas[0].command
+    given = flags(command)
+
+    assert given["--tool-call-parser"] == ["hermes"]
+    assert "--enable-auto-tool-choice" in given
+    assert given["--reasoning-parser"] == ["qwen3"]
+    assert given["--max-logprobs"] == ["5"]
+    assert "--seed=1" in command
+
+
+@pytest.mark.parametrize("word", ["--host", "--redis-url=redis://x", "--served_model_name"])
+def test_extra_argument_that_the_platform_sets_is_refused(word: str) -> None:
+    with pytest.raises(ConfigError, match="is set by the platform"):
+        deployment(engine={"extraArgs": [word]})
+
+
+def test_parser_name_cannot_be_a_flag() -> None:
+    with pytest.raises(ConfigError, match="toolCallParser"):
+        deployment(engine={"toolCallParser": "--host"})
 
 
 def test_users_environment_does_not_leak_into_children() -> None:
