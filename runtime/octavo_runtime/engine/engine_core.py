@@ -17,8 +17,14 @@ from octavo_runtime.engine.messages import (
     EngineRequest,
     EngineStats,
     StepOutputs,
+    TokenLogprobs,
 )
-from octavo_runtime.engine.sampling_rows import sampled_token, sampling_row
+from octavo_runtime.engine.sampling_rows import (
+    prompt_parts,
+    sampled_token,
+    sampling_row,
+    token_logprobs,
+)
 from octavo_runtime.engine.scheduler import (
     SampledToken,
     ScheduledSequence,
@@ -110,8 +116,8 @@ class EngineCore:
         if self.has_work():
             started = time.perf_counter()
             plan = self.scheduler.schedule()
-            sampled = self._execute(plan) if plan.scheduled else {}
-            outputs = self.scheduler.update(plan, sampled)
+            if plan.scheduled:
+                outputs = self.scheduler.update(plan, *self._execute(plan))
             self._num_steps += 1
             num_decodes = sum(1 for item in plan.scheduled if item.sequence.num_output_tokens > 1)
             self._rates.add(plan.num_tokens, num_decodes, time.perf_counter() - started)
@@ -125,7 +131,10 @@ class EngineCore:
         """Gives up the memory; no step may follow."""
         self._runner.kv_caches.clear()
 
-    def _execute(self, plan: StepPlan) -> dict[str, SampledToken]:
+    def _execute(
+        self, plan: StepPlan
+    ) -> tuple[dict[str, SampledToken], dict[str, list[TokenLogprobs]]]:
+        """By request: the sampled token, and the log-probabilities of prompt tokens."""
         step = StepInput.build(
             [_step_sequence(item) for item in plan.scheduled], self._runner.block_size
         )
@@ -134,11 +143,12 @@ class EngineCore:
             for index, item in enumerate(plan.scheduled)
             if item.samples
         }
-        sampled = self._runner.execute(step, rows)
-        return {
-            plan.scheduled[index].sequence.request_id: sampled_token(row)
-            for index, row in sampled.items()
-        }
+        result = self._runner.execute(step, rows, prompts=prompt_parts(plan))
+        ids = [item.sequence.request_id for item in plan.scheduled]
+        return (
+            {ids[index]: sampled_token(row) for index, row in result.sampled.items()},
+            {ids[index]: token_logprobs(scores) for index, scores in result.prompts.items()},
+        )
 
     def _warm_up(self, num_tokens: int) -> None:
         """Runs a prompt and one decode through block 0, so that no request pays for first calls."""

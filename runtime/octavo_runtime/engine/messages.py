@@ -66,11 +66,13 @@ class TokenLogprobs(msgspec.Struct, array_like=True):
     """Log-probabilities at one output position: the sampled token first, then the top ones.
 
     token_ids and logprobs: [1 + num_logprobs]; sampled_rank: 1 = the sampled token is the best.
+    ranks: of all entries; None where those after the first are ranked 1, 2, 3, …
     """
 
     token_ids: list[int]
     logprobs: list[float]
     sampled_rank: int
+    ranks: list[int] | None = None
 
 
 class SequenceOutput(msgspec.Struct, omit_defaults=True):

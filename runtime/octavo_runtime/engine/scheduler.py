@@ -108,7 +108,7 @@ class Scheduler:
             sequence.status = SequenceStatus.FINISHED
 
     def preempt_all(self) -> None:
-        """Takes the blocks of every running sequence; each resumes by computing its tokens again."""
+        """Takes the blocks of every running sequence; each computes its tokens again later."""
         for sequence in list(self.running):
             self._preempt(sequence)
 
@@ -142,12 +142,31 @@ class Scheduler:
         items.sort(key=lambda item: item.num_new_tokens > 1)
         return StepPlan(tuple(items), num_preempted)
 
-    def update(self, plan: StepPlan, sampled: Mapping[str, SampledToken]) -> list[SequenceOutput]:
-        """Appends the sampled tokens, ends what is finished, and returns what is new."""
+    def update(
+        self,
+        plan: StepPlan,
+        sampled: Mapping[str, SampledToken],
+        prompt_logprobs: Mapping[str, list[TokenLogprobs]] | None = None,
+    ) -> list[SequenceOutput]:
+        """Appends the sampled tokens, ends what is finished, and returns what is new.
+
+        prompt_logprobs: of the prompt tokens that the step scored, by request.
+        """
+        scored = prompt_logprobs or {}
         outputs: list[SequenceOutput] = []
         for item in plan.scheduled:
             sequence = item.sequence
-            if not item.samples or sequence.status is not SequenceStatus.RUNNING:
+            if sequence.status is not SequenceStatus.RUNNING:
+                continue
+            new_prompt_logprobs = scored.get(sequence.request_id)
+            sequence.num_scored_tokens += len(new_prompt_logprobs or ())
+            if not item.samples:
+                if new_prompt_logprobs:
+                    outputs.append(
+                        SequenceOutput(
+                            sequence.request_id, [], new_prompt_logprobs=new_prompt_logprobs
+                        )
+                    )
                 continue
             token = sampled[sequence.request_id]
             sequence.token_ids.append(token.token_id)
@@ -165,6 +184,7 @@ class Scheduler:
                     stop_reason=stop_reason,
                     num_cached_tokens=sequence.num_cached_tokens or 0,
                     num_preemptions=sequence.num_preemptions,
+                    new_prompt_logprobs=new_prompt_logprobs,
                 )
             )
         return outputs
@@ -216,7 +236,7 @@ class Scheduler:
                 return
             sequence = self.waiting.peek()
             hit_blocks: list[int] = []
-            if self.pool.enable_prefix_caching:
+            if self.pool.enable_prefix_caching and sequence.reads_prefix_cache:
                 hit_blocks = self.pool.match(sequence.extend_hashes(self.config.block_size))
             num_hit = cached_tokens(len(hit_blocks), self.config.block_size, sequence.num_tokens)
             count = self._chunk(sequence, budget, num_hit)
@@ -232,7 +252,8 @@ class Scheduler:
             sequence.num_computed_tokens = num_hit + count
             if sequence.num_cached_tokens is None:
                 sequence.num_cached_tokens = num_hit
-                self.num_queried_tokens += sequence.num_prompt_tokens
+                if sequence.reads_prefix_cache:
+                    self.num_queried_tokens += sequence.num_prompt_tokens
                 self.num_hit_tokens += num_hit
             sequence.status = SequenceStatus.RUNNING
             self.running.append(sequence)

@@ -12,6 +12,8 @@ from enum import StrEnum
 
 from octavo_protocol.hashing import block_hashes
 from octavo_runtime.engine.messages import EngineRequest
+from octavo_runtime.engine.repetition import ends_in_repetition
+from octavo_runtime.layers.sampling.rows import SamplingRow
 
 
 class SequenceStatus(StrEnum):
@@ -26,6 +28,9 @@ class Sequence:
     order: position in arrival order, which preemption keeps.
     num_shared_tokens: leading tokens whose KV is in blocks that others own; never written.
     num_cached_tokens: prompt tokens supplied by the prefix cache at the first admission.
+    num_scored_tokens: prompt tokens whose log-probabilities were given out, or never will be asked
+    for; the first has none.
+    sampling_row: what the sampler keeps of this sequence; made when it is first sampled.
     """
 
     __slots__ = (
@@ -37,9 +42,11 @@ class Sequence:
         "num_preemptions",
         "num_prompt_tokens",
         "num_registered_blocks",
+        "num_scored_tokens",
         "num_shared_tokens",
         "order",
         "request",
+        "sampling_row",
         "status",
         "token_ids",
     )
@@ -57,11 +64,22 @@ class Sequence:
         self.num_preemptions = 0
         self.block_table: list[int] = []
         self.block_hashes: list[bytes] = []
+        self.num_scored_tokens = 1 if self.wants_prompt_logprobs else self.num_prompt_tokens
+        self.sampling_row: SamplingRow | None = None
         self.num_registered_blocks = 0  # leading blocks whose hash the pool knows
 
     @property
     def request_id(self) -> str:
         return self.request.request_id
+
+    @property
+    def wants_prompt_logprobs(self) -> bool:
+        return self.request.sampling.prompt_logprobs is not None
+
+    @property
+    def reads_prefix_cache(self) -> bool:
+        """Cached tokens pass through no layer, so they have no log-probabilities."""
+        return not (self.request.sampling.skip_reading_prefix_cache or self.wants_prompt_logprobs)
 
     @property
     def num_tokens(self) -> int:
@@ -96,4 +114,11 @@ class Sequence:
             return "length", None
         if self.num_tokens >= max_model_len:
             return "length", None
+        detection = params.repetition_detection
+        if (
+            detection is not None
+            and self.num_output_tokens >= params.min_tokens
+            and ends_in_repetition(self.token_ids, self.num_prompt_tokens, detection)
+        ):
+            return "repetition", None
         return None, None

@@ -6,6 +6,7 @@ Reads the plan's sequences and changes none of them.
 import logging
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 
 import torch
 
@@ -15,14 +16,26 @@ from octavo_protocol.errors import ConfigError
 from octavo_runtime.config import EngineConfig
 from octavo_runtime.layers.attention import ForwardBatch, KVCache
 from octavo_runtime.layers.rotary import rotary_table
-from octavo_runtime.layers.sampler import SampledRow, SamplingRow, sample
+from octavo_runtime.layers.sampling.logprobs import TokenScores
+from octavo_runtime.layers.sampling.processors import LogitsProcessors, load_processor_classes
+from octavo_runtime.layers.sampling.rows import SamplingRow
+from octavo_runtime.layers.sampling.sampler import SampledRow, Sampler
 from octavo_runtime.layers.token_mask import TokenMask, apply_token_masks
 from octavo_runtime.model_config import ModelConfig, resolve_dtype
 from octavo_runtime.models.loader import load_dummy_weights, load_weights
 from octavo_runtime.models.registry import build_model
+from octavo_runtime.worker.prompt_scores import PromptPart, score_prompt
 from octavo_runtime.worker.step_input import StepInput
 
 logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class StepResult:
+    """By index of the sequence in the step: sampled rows, and scores of prompt tokens."""
+
+    sampled: dict[int, SampledRow] = field(default_factory=dict)
+    prompts: dict[int, list[TokenScores]] = field(default_factory=dict)
 
 
 class ModelRunner:
@@ -43,6 +56,8 @@ class ModelRunner:
         self.stages["weights"] = time.perf_counter() - started
         self.cos_sin = rotary_table(model_config.rope, model_config.head_dim, max_model_len)
         self.kv_caches: list[KVCache] = []
+        self.logprobs_mode = config.logprobs_mode
+        self.sampler = Sampler(config.logprobs_mode, self._processors(config))
 
     @property
     def kv_block_bytes(self) -> int:
@@ -85,13 +100,14 @@ class ModelRunner:
         step: StepInput,
         rows: Mapping[int, SamplingRow],
         masks: Callable[[], Mapping[int, TokenMask]] | None = None,
-    ) -> dict[int, SampledRow]:
-        """Computes the step's tokens and samples.
+        prompts: Mapping[int, PromptPart] | None = None,
+    ) -> StepResult:
+        """Computes the step's tokens, samples, and scores prompt tokens.
 
         rows: index of a sequence in the step → how to sample after its last new token. Sequences
         that are not in it (in the middle of their prompt) yield nothing. masks: the tokens that a
         grammar allows, by the same indices; called when the logits are there, so that the masks
-        are computed beside the forward pass.
+        are computed beside the forward pass. prompts: by the same indices.
         """
         batch = ForwardBatch(
             token_ids=torch.from_numpy(step.token_ids),
@@ -107,12 +123,29 @@ class ModelRunner:
             cos_sin=self.cos_sin,
         )
         hidden = self.model(batch)
+        starts = step.query_start_loc
+        scores = {
+            index: self._score(hidden[starts[index] : starts[index + 1]], part)
+            for index, part in (prompts or {}).items()
+        }
         if not rows:
-            return {}
-        last = step.query_start_loc[1:] - 1
+            return StepResult(prompts=scores)
+        last = starts[1:] - 1
         indices = list(rows)
         logits = self.model.compute_logits(hidden[torch.from_numpy(last[indices])])
         if masks is not None:
-            apply_token_masks(logits, {indices.index(i): mask for i, mask in masks().items()})
-        sampled = sample(logits, list(rows.values()))
-        return dict(zip(indices, sampled, strict=True))
+            places = {index: place for place, index in enumerate(indices)}
+            apply_token_masks(logits, {places[i]: mask for i, mask in masks().items()})
+        sampled = self.sampler.sample(logits, list(rows.values()))
+        return StepResult(dict(zip(indices, sampled, strict=True)), scores)
+
+    def _score(self, hidden: torch.Tensor, part: PromptPart) -> list[TokenScores]:
+        vocab_size = self.model_config.vocab_size
+        return score_prompt(hidden, part, self.model.compute_logits, vocab_size, self.logprobs_mode)
+
+    def _processors(self, config: EngineConfig) -> LogitsProcessors | None:
+        classes = load_processor_classes(config.logits_processors)
+        if not classes:
+            return None
+        device = torch.device(self.device)
+        return LogitsProcessors([kind(config, device, False) for kind in classes])

@@ -1,13 +1,16 @@
 """The sampler: every knob against an independent computation, draws against the distribution."""
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
 import torch
 
 from octavo_protocol.sampling_params import SamplingParams
-from octavo_runtime.layers.sampler import SamplingRow, sample, uniform
+from octavo_runtime.layers.sampling.draw import uniform
+from octavo_runtime.layers.sampling.rows import SamplingRow
+from octavo_runtime.layers.sampling.sampler import SampledRow, Sampler
 
 VOCAB = 12
 
@@ -20,7 +23,19 @@ def row(
     **params: Any,
 ) -> SamplingRow:
     seed = params.pop("seed", 0)
-    return SamplingRow(SamplingParams(**params), seed, len(output), prompt, output, banned)
+    made = SamplingRow(
+        SamplingParams(**params),
+        seed=seed,
+        prompt_token_ids=prompt,
+        bad_words=[[t] for t in banned],
+    )
+    for token_id in output:
+        made.append(token_id)
+    return made
+
+
+def sample(logits: torch.Tensor, rows: Sequence[SamplingRow]) -> list[SampledRow]:
+    return Sampler().sample(logits.clone(), rows)
 
 
 def logits(seed: int = 0, rows: int = 1) -> torch.Tensor:
@@ -172,23 +187,16 @@ def test_logprobs_are_of_the_raw_logits() -> None:
     rows = [row(temperature=0.0, logprobs=3, banned=(best,)), row(temperature=0.0)]
     first, second = sample(values.clone(), rows)
     raw = values[0].log_softmax(-1)
-    assert second.logprobs is None
-    assert first.rank == 2
-    assert first.logprob_token_ids is not None
-    assert first.logprobs is not None
-    assert first.logprob_token_ids == [first.token_id, *raw.topk(3).indices.tolist()]
-    for token_id, logprob in zip(first.logprob_token_ids, first.logprobs, strict=True):
+    assert second.scores is None
+    assert first.scores is not None
+    assert first.scores.rank == 2
+    assert first.scores.token_ids == [first.token_id, *raw.topk(3).indices.tolist()]
+    for token_id, logprob in zip(first.scores.token_ids, first.scores.values, strict=True):
         assert math.isclose(logprob, float(raw[token_id]), abs_tol=1e-6)
 
 
 def test_logprobs_0_gives_the_sampled_token_alone() -> None:
     (only,) = sample(logits(7), [row(temperature=0.0, logprobs=0)])
-    assert only.logprob_token_ids == [only.token_id]
-    assert only.rank == 1
-
-
-def test_the_caller_s_fp32_logits_stay_as_they_were() -> None:
-    values = logits(8)
-    before = values.clone()
-    sample(values, [row(top_p=0.5, repetition_penalty=1.2, output=(1,), banned=(2,))])
-    assert torch.equal(values, before)
+    assert only.scores is not None
+    assert only.scores.token_ids == [only.token_id]
+    assert only.scores.rank == 1
