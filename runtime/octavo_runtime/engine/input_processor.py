@@ -1,20 +1,35 @@
 """Checks a request against the model and turns it into the engine's sequences."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import msgspec
 
 from octavo_protocol.errors import ValidationError
 from octavo_protocol.sampling_params import MAX_INT, SamplingParams
+from octavo_protocol.tokenizer import Tokenizer
+from octavo_runtime.engine.bad_words import bad_words_token_ids
 from octavo_runtime.engine.messages import EngineInfo, EngineRequest
+from octavo_runtime.layers.sampling.processors import load_processor_classes
 
 
 class InputProcessor:
-    """The one place where a request meets the model's limits."""
+    """The one place where a request meets the model's limits.
 
-    def __init__(self, info: EngineInfo) -> None:
+    tokenizer: for `bad_words`; a request with bad words is refused without it.
+    logits_processors: `module:Class` of the engine's processors, which may refuse requests.
+    """
+
+    def __init__(
+        self,
+        info: EngineInfo,
+        tokenizer: Tokenizer | None = None,
+        *,
+        logits_processors: Sequence[str] = (),
+    ) -> None:
         self.info = info
+        self._tokenizer = tokenizer
+        self._processors = load_processor_classes(logits_processors)
 
     def process(
         self,
@@ -24,13 +39,29 @@ class InputProcessor:
         *,
         priority: int = 0,
         cache_salt: str = "",
+        grammar: str = "",
+        reasoning_end_token_ids: Sequence[int] = (),
+        is_reasoning: bool = False,
     ) -> list[EngineRequest]:
         """One `EngineRequest` per sample of `params.n`. Raises `ValidationError`.
 
-        max_tokens is cut to what the context leaves. Sample i is seeded with seed + i.
+        max_tokens is cut to what the context leaves. Sample i is seeded with seed + i; only the
+        first one scores the prompt, which is the same for all.
+        grammar, reasoning_end_token_ids, is_reasoning: see `EngineRequest`.
         """
         self._check_prompt(prompt_token_ids)
-        self._check_stop_token_ids(params)
+        self._check_token_ids(params)
+        self._check_logprobs(params)
+        self._check_by_processors(params)
+        if params.thinking_token_budget is not None and not reasoning_end_token_ids:
+            raise ValidationError(
+                "thinking_token_budget needs a model that reasons and a reasoning parser that "
+                "knows how reasoning ends (--reasoning-parser): leave it out",
+                parameter="thinking_token_budget",
+            )
+        bad_words = bad_words_token_ids(params.bad_words or [], self._tokenizer)
+        for word in bad_words:
+            self._check_tokens("bad_words", word)
         room = self.info.max_model_len - len(prompt_token_ids)
         max_tokens = room if params.max_tokens is None else min(params.max_tokens, room)
         eos = self.info.eos_token_ids[0] if self.info.eos_token_ids else None
@@ -48,6 +79,12 @@ class InputProcessor:
                 max_tokens=max_tokens,
                 min_tokens=min(params.min_tokens, max_tokens),
                 stop_token_ids=stop_token_ids,
+                prompt_logprobs=params.prompt_logprobs if i == 0 else None,
+                skip_reading_prefix_cache=(
+                    params.skip_reading_prefix_cache
+                    if i == 0 or params.prompt_logprobs is None
+                    else False
+                ),
             )
             children.append(
                 EngineRequest(
@@ -56,6 +93,10 @@ class InputProcessor:
                     sampling=sampling,
                     arrival_time=arrival_time,
                     eos_token_id=eos,
+                    bad_words_token_ids=bad_words,
+                    grammar=grammar,
+                    reasoning_end_token_ids=list(reasoning_end_token_ids),
+                    is_reasoning=is_reasoning,
                     priority=priority,
                     cache_salt=cache_salt,
                 )
@@ -73,20 +114,52 @@ class InputProcessor:
                 parameter="prompt",
                 code="context_length_exceeded",
             )
-        for token_id in (min(prompt_token_ids), max(prompt_token_ids)):
-            self._check_token("prompt", token_id)
+        self._check_tokens("prompt", (min(prompt_token_ids), max(prompt_token_ids)))
 
-    def _check_stop_token_ids(self, params: SamplingParams) -> None:
-        for token_id in params.stop_token_ids or []:
-            self._check_token("stop_token_ids", token_id)
-
-    def _check_token(self, name: str, token_id: int) -> None:
-        if not 0 <= token_id < self.info.vocab_size:
+    def _check_token_ids(self, params: SamplingParams) -> None:
+        self._check_tokens("stop_token_ids", params.stop_token_ids or ())
+        self._check_tokens("logit_bias", params.logit_bias or ())
+        self._check_tokens("allowed_token_ids", params.allowed_token_ids or ())
+        self._check_tokens("logprob_token_ids", params.logprob_token_ids or ())
+        if params.prompt_logprob_token_ids is not None:
             raise ValidationError(
-                f"{name}: token id {token_id} is outside the vocabulary of "
-                f"{self.info.vocab_size} tokens",
-                parameter=name,
+                "prompt_logprob_token_ids is not supported by Octavo: use prompt_logprobs",
+                parameter="prompt_logprob_token_ids",
             )
+
+    def _check_logprobs(self, params: SamplingParams) -> None:
+        limit = self.info.max_logprobs
+        if limit == -1:
+            return
+        wanted = {"prompt_logprobs": params.prompt_logprobs}
+        if params.logprob_token_ids is None:  # those have a limit of their own
+            wanted["logprobs"] = params.logprobs
+        for name, count in wanted.items():
+            asked = self.info.vocab_size if count == -1 else count or 0
+            if asked > limit:
+                raise ValidationError(
+                    f"{name} asks for {asked} log-probabilities per token; at most {limit} are "
+                    "given (--max-logprobs; -1 for no limit)",
+                    parameter=name,
+                )
+
+    def _check_by_processors(self, params: SamplingParams) -> None:
+        for processor in self._processors:
+            validate = getattr(processor, "validate_params", None)
+            try:
+                if validate is not None:
+                    validate(params)
+            except ValueError as error:
+                raise ValidationError(str(error), parameter="extra_args") from error
+
+    def _check_tokens(self, name: str, token_ids: Iterable[int]) -> None:
+        for token_id in token_ids:
+            if not 0 <= token_id < self.info.vocab_size:
+                raise ValidationError(
+                    f"{name}: token id {token_id} is outside the vocabulary of "
+                    f"{self.info.vocab_size} tokens",
+                    parameter=name,
+                )
 
 
 def _sample_seed(seed: int, index: int) -> int:

@@ -2,20 +2,25 @@
 
 A processor keeps state by row of the batch. Rows come, go and change places between steps; it
 learns that from `update_state`, whose parts apply in this order: removed, added, moved.
+
+No torch here: the API side loads the classes too, for `validate_params`.
 """
+
+from __future__ import annotations
 
 import importlib
 from abc import ABC, abstractmethod
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass
 from enum import Enum, auto
-from typing import Any
-
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from octavo_protocol.errors import ConfigError
 from octavo_protocol.sampling_params import SamplingParams
 from octavo_runtime.layers.sampling.rows import SamplingRow
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class MoveDirectionality(Enum):

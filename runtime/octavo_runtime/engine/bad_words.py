@@ -1,0 +1,40 @@
+"""Bad words as token sequences: each as written and with a space before it."""
+
+import os
+from collections.abc import Sequence
+
+from octavo_protocol.errors import ValidationError
+from octavo_protocol.tokenizer import Tokenizer
+
+MAX_SEQUENCES = int(os.environ.get("VLLM_MAX_NUM_BAD_WORDS") or 128)
+MAX_TOKENS = 1024
+
+
+def bad_words_token_ids(words: Sequence[str], tokenizer: Tokenizer | None) -> list[list[int]]:
+    """The distinct token sequences of `words`, which may begin a text or follow a space.
+
+    Raises `ValidationError` when they are too many or there is no tokenizer.
+    """
+    if not words:
+        return []
+    if tokenizer is None:
+        raise ValidationError(
+            "bad_words needs a tokenizer, and the engine runs without one: use logit_bias",
+            parameter="bad_words",
+        )
+    sequences: dict[tuple[int, ...], None] = {}
+    for word in words:
+        bare = word.lstrip() or word
+        for text in (bare, " " + bare):
+            token_ids = tokenizer.encode(text, add_special_tokens=False)
+            if token_ids:
+                sequences[tuple(token_ids)] = None
+    num_tokens = sum(len(sequence) for sequence in sequences)
+    if len(sequences) > MAX_SEQUENCES or num_tokens > MAX_TOKENS:
+        raise ValidationError(
+            f"bad_words gives {len(sequences)} token sequences of {num_tokens} tokens in all (each "
+            f"word counts with and without a space before it); at most {MAX_SEQUENCES} and "
+            f"{MAX_TOKENS} are taken: ban fewer words",
+            parameter="bad_words",
+        )
+    return [list(sequence) for sequence in sequences]
