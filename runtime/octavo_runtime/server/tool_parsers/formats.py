@@ -1,0 +1,89 @@
+"""Structural-tag formats: what a model may write, for the grammars that hold it to a notation."""
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from octavo_protocol.openai.tools import Tool
+
+Format = dict[str, Any]
+
+
+def const(value: str) -> Format:
+    return {"type": "const_string", "value": value}
+
+
+def json_schema(schema: dict[str, Any]) -> Format:
+    return {"type": "json_schema", "json_schema": schema}
+
+
+def regex(pattern: str) -> Format:
+    return {"type": "regex", "pattern": pattern}
+
+
+def any_text() -> Format:
+    return {"type": "any_text"}
+
+
+def sequence(*elements: Format) -> Format:
+    return {"type": "sequence", "elements": list(elements)}
+
+
+def either(*elements: Format) -> Format:
+    return {"type": "or", "elements": list(elements)} if len(elements) > 1 else elements[0]
+
+
+def optional(*elements: Format) -> Format:
+    return either(const(""), sequence(*elements))
+
+
+def tag(begin: str, content: Format, end: str) -> Format:
+    return {"type": "tag", "begin": begin, "content": content, "end": end}
+
+
+def tags(tags: Sequence[Format], *, separator: str, parallel: bool = True) -> Format:
+    """One of `tags`, or with `parallel` one or more."""
+    return {
+        "type": "tags_with_separator",
+        "tags": list(tags),
+        "separator": separator,
+        "at_least_one": True,
+        "stop_after_first": not parallel,
+    }
+
+
+def triggered(triggers: Sequence[str], tags: Sequence[Format]) -> Format:
+    """Free text in which a trigger begins one of `tags`."""
+    return {
+        "type": "triggered_tags",
+        "triggers": list(triggers),
+        "tags": list(tags),
+        "at_least_one": False,
+        "stop_after_first": False,
+    }
+
+
+def arguments_schema(tool: Tool) -> dict[str, Any]:
+    """The schema of a tool's arguments: always of an object."""
+    return {"type": "object", **(tool.function.parameters or {})}
+
+
+def strict_schema(tool: Tool) -> dict[str, Any]:
+    """The schema that holds where only strict tools are pinned."""
+    return arguments_schema(tool) if tool.function.strict else {"type": "object"}
+
+
+def property_schema(key: str, schema: Mapping[str, Any]) -> dict[str, Any]:
+    """Schema of one property of an object, with the definitions that it may refer to."""
+    definitions = {name: schema[name] for name in ("$defs", "definitions") if name in schema}
+    return {**schema["properties"][key], **definitions}
+
+
+def json_call(tool: Tool, key: str, schema: dict[str, Any], *, before: str, after: str) -> Format:
+    """Tag of `{"name": ..., key: {...}}`."""
+    begin = f'{before}{{"name": {json.dumps(tool.function.name)}, "{key}": '
+    return tag(begin, json_schema(schema), "}" + after)
+
+
+def any_strict(tools: Sequence[Tool]) -> bool:
+    return any(tool.function.strict for tool in tools)

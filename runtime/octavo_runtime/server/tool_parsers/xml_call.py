@@ -1,0 +1,119 @@
+"""Calls whose arguments are elements with plain text, converted by the schema of the tool.
+
+Qwen 3 Coder: `<tool_call><function=f><parameter=city>Paris</parameter></function></tool_call>`.
+GLM 4.5 and MiniMax M2 write other tags. An argument is passed on when its element is complete.
+"""
+
+import re
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+from octavo_protocol.openai.tools import Tool
+from octavo_runtime.server.json_scanner import json_text
+from octavo_runtime.server.text_reader import Steps
+from octavo_runtime.server.tool_parsers import formats, xml_formats
+from octavo_runtime.server.tool_parsers.schema_values import ArgumentSchema
+from octavo_runtime.server.tool_parsers.stepwise import StepwiseParser
+
+_NAME = re.compile(r"[\w.\-]*")
+_KEY = re.compile(r'[^<>"\n]*')
+
+
+class XmlCallParser(StepwiseParser):
+    """Notation: section call* section_end, the section left out by some models;
+
+    call:     call_start NAME name_end argument* call_end
+    argument: key_start KEY key_end value_start VALUE value_end
+    White space may stand between elements; one line break at either end of a value is not its.
+    """
+
+    notation: ClassVar[xml_formats.Notation]
+
+    def _read(self) -> Steps[None]:
+        reader, notation = self.reader, self.notation
+        starts = [start for start in (notation.section, notation.call_start) if start]
+        while True:
+            start: str | None = yield from reader.until(starts, self._say)
+            if start == notation.section:
+                yield from reader.spaces()
+                start = yield from reader.literal(notation.call_start)
+            if start and (yield from self._read_call()):
+                self._close()
+                reader.mark()
+                yield from reader.spaces()
+                if notation.section and (yield from reader.literal(notation.section_end)):
+                    reader.mark()
+            self._give_up()
+
+    def _read_call(self) -> Steps[bool]:
+        """Read a call behind its start, which is left open; False: it is none."""
+        reader, notation = self.reader, self.notation
+        name = yield from reader.word(_NAME)
+        if not name or (yield from reader.literal(notation.name_end)) is None:
+            return False
+        yield from reader.spaces()
+        element = yield from reader.literal(notation.key_start, notation.call_end)
+        if element is None:
+            return False
+        self._open(name)
+        self._argue("{")
+        schema = ArgumentSchema(self.tools, name)
+        separator = ""
+        while element == notation.key_start:
+            argument = yield from self._read_argument(schema)
+            if argument is None:
+                break
+            self._argue(separator + argument)
+            separator = ", "
+            reader.mark()
+            yield from reader.spaces()
+            element = yield from reader.literal(notation.key_start, notation.call_end)
+        if element != notation.call_end:
+            self._give_up()
+        self._argue("}")
+        return True
+
+    def _read_argument(self, schema: ArgumentSchema) -> Steps[str | None]:
+        """Read an argument behind `key_start`: `"key": value` in JSON; None: it is broken."""
+        reader, notation = self.reader, self.notation
+        key = (yield from reader.word(_KEY)).strip()
+        if (yield from reader.literal(notation.key_end)) is None:
+            return None
+        if notation.value_start:
+            yield from reader.spaces()
+            if not (yield from reader.literal(notation.value_start)):
+                return None
+        parts: list[str] = []
+        yield from reader.until((notation.value_end,), parts.append)
+        value = "".join(parts).removeprefix("\n").removesuffix("\n")
+        return f"{json_text(key)}: {schema.value(key, value)}"
+
+    @classmethod
+    def forced_format(cls, tools: Sequence[Tool], *, parallel: bool) -> dict[str, Any]:
+        calls = [cls.notation.call(tool, formats.arguments_schema(tool)) for tool in tools]
+        return formats.tags(calls, separator="\n", parallel=parallel)
+
+    @classmethod
+    def strict_format(cls, tools: Sequence[Tool]) -> dict[str, Any] | None:
+        if not formats.any_strict(tools):
+            return None
+        calls = [cls.notation.call(tool, formats.strict_schema(tool)) for tool in tools]
+        return formats.triggered([cls.notation.section or cls.notation.call_start], calls)
+
+
+class Qwen3CoderParser(XmlCallParser):
+    markers = ("<tool_call>", "</tool_call>")
+    notation = xml_formats.QWEN3_CODER
+
+
+class Glm45Parser(XmlCallParser):
+    notation = xml_formats.GLM45
+    markers = (
+        *("<tool_call>", "</tool_call>"),
+        *("<arg_key>", "</arg_key>", "<arg_value>", "</arg_value>"),
+    )
+
+
+class MinimaxM2Parser(XmlCallParser):
+    markers = ("<minimax:tool_call>", "</minimax:tool_call>")
+    notation = xml_formats.MINIMAX_M2
