@@ -10,7 +10,11 @@ from typing import Any
 import msgspec
 
 from octavo_protocol.errors import ValidationError
-from octavo_protocol.structured_outputs import StructuredOutputsParams
+from octavo_protocol.structured_outputs import (
+    MAX_JSON_DEPTH,
+    StructuredOutputsParams,
+    is_deeper,
+)
 
 GREEDY_EPSILON = 1e-5
 MIN_TEMPERATURE = 0.01
@@ -120,7 +124,7 @@ class SamplingParams(msgspec.Struct, omit_defaults=True):
             self.logprobs = 1
         if self.prompt_logprobs is True:
             self.prompt_logprobs = 1
-        if self.thinking_token_budget == -1 and self.thinking_token_budget is not True:
+        if self.thinking_token_budget == -1 and isinstance(self.thinking_token_budget, int):
             self.thinking_token_budget = None
         self._validate()
         if self.skip_reading_prefix_cache is None:
@@ -259,12 +263,30 @@ class SamplingParams(msgspec.Struct, omit_defaults=True):
                     "prompt_logprob_start needs prompt_logprob_token_ids",
                     parameter="prompt_logprob_start",
                 )
-        for row in self.prompt_logprob_token_ids or []:
-            _check_ids("prompt_logprob_token_ids", row, low=-1)
+        if self.prompt_logprob_token_ids is not None:
+            if not isinstance(self.prompt_logprob_token_ids, list):
+                raise ValidationError(
+                    "prompt_logprob_token_ids must be a list of lists of token ids",
+                    parameter="prompt_logprob_token_ids",
+                )
+            for row in self.prompt_logprob_token_ids:
+                _check_ids("prompt_logprob_token_ids", row, low=-1)
         if self.stream_interval is not None:
             _check_int("stream_interval", self.stream_interval, 1)
         if self.thinking_token_budget is not None:
             _check_int("thinking_token_budget", self.thinking_token_budget, 0)
+        for name, kind in (
+            ("structured_outputs", StructuredOutputsParams),
+            ("repetition_detection", RepetitionDetectionParams),
+            ("extra_args", dict),
+        ):
+            value = getattr(self, name)
+            if value is not None and not isinstance(value, kind):
+                raise ValidationError(
+                    f"{name} must be a {kind.__name__}, got {type(value).__name__}", parameter=name
+                )
+        if self.extra_args is not None:
+            _check_extra_args(self.extra_args)
         for name, neutral in (
             ("watermarking", (None, False)),
             ("routed_experts_prompt_start", (0,)),
@@ -283,15 +305,34 @@ def _check_ids(name: str, value: Any, *, low: int = 0) -> None:
         _check_int(name, token_id, low)
 
 
+def _check_extra_args(extra_args: dict[str, Any]) -> None:
+    if is_deeper(extra_args, MAX_JSON_DEPTH):
+        raise ValidationError(
+            f"extra_args is nested deeper than {MAX_JSON_DEPTH} levels", parameter="extra_args"
+        )
+    left: list[Any] = [extra_args]
+    while left:
+        value = left.pop()
+        if isinstance(value, dict):
+            left.extend(value.values())
+        elif isinstance(value, list | tuple):
+            left.extend(value)
+        elif isinstance(value, int) and not -MAX_INT - 1 <= value <= MAX_INT:
+            raise ValidationError(
+                "extra_args: an integer does not fit 64 bits", parameter="extra_args"
+            )
+
+
 def _clamped(logit_bias: Mapping[Any, float]) -> dict[int, float]:
     clamped: dict[int, float] = {}
     for key, bias in logit_bias.items():
         try:
             token_id = int(key)
-        except ValueError:
+        except (TypeError, ValueError):
             raise ValidationError(
-                f"logit_bias: {key!r} is not a token id", parameter="logit_bias"
+                f"logit_bias: {str(key)[:20]!r} is not a token id", parameter="logit_bias"
             ) from None
+        _check_float("logit_bias", bias, -math.inf, math.inf)
         clamped[token_id] = min(MAX_BIAS, max(-MAX_BIAS, bias))
     return clamped
 

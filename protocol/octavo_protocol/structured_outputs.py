@@ -84,11 +84,12 @@ def _check_json(name: str, value: Any, max_depth: int) -> None:
             raise _error(f"{name} is not valid JSON: {error}") from error
     if not isinstance(value, dict | bool):
         raise _error(f"{name} must be a JSON object, got {type(value).__name__}")
-    if _is_deeper(value, max_depth):
+    if is_deeper(value, max_depth):
         raise _error(f"{name} is nested deeper than {max_depth} levels")
 
 
-def _is_deeper(value: Any, limit: int) -> bool:
+def is_deeper(value: Any, limit: int) -> bool:
+    """Whether lists and objects stand in each other more than `limit` levels below `value`."""
     level = [value]
     for _ in range(limit + 1):
         level = [

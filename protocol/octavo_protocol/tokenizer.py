@@ -15,6 +15,7 @@ from typing import Any, Literal, NoReturn
 import jinja2
 import jinja2.ext
 import jinja2.nodes
+import jinja2.parser
 import jinja2.sandbox
 import msgspec
 import tokenizers
@@ -28,11 +29,15 @@ _RESERVED_NAMES = (
     *("self", "messages", "chat_template", "tools", "documents", "continue_final_message"),
     *_TOKEN_NAMES,
 )
+# Ends the text of a message that is to be continued: where it stands in the rendered text, the
+# prompt ends. Its last space shows whether the template trims.
+_CONTINUED = "<octavo-continues-here> "
 # What a template can raise over values that it did not expect.
 _TEMPLATE_FAILURES = (
     *(jinja2.TemplateError, TypeError, ValueError, ArithmeticError, LookupError, AttributeError),
     RecursionError,
 )
+_COMPILE_FAILURES = (jinja2.TemplateError, SyntaxError, ValueError, RecursionError)
 
 
 class TokenizerBundle(msgspec.Struct):
@@ -40,6 +45,7 @@ class TokenizerBundle(msgspec.Struct):
 
     default_chat_template_kwargs: variables of the template that requests may override.
     content_format: how the template reads a message's content; "auto": found out from it.
+    exclude_tools_when_tool_choice_none: with tool_choice none the prompt has no tools.
     """
 
     tokenizer_json: str
@@ -47,6 +53,7 @@ class TokenizerBundle(msgspec.Struct):
     special_tokens: dict[str, str] = {}
     default_chat_template_kwargs: dict[str, Any] = {}
     content_format: Literal["auto", "string", "openai"] = "auto"
+    exclude_tools_when_tool_choice_none: bool = False
 
     @property
     def id(self) -> str:
@@ -133,13 +140,9 @@ class Tokenizer:
 
         Raises `ValidationError` where the model has no template or the template refuses.
         """
-        source = chat_template or self.bundle.chat_template
-        if source is None:
-            raise ValidationError(
-                "this model has no chat template: use /v1/completions, or start the server "
-                "with --chat-template"
-            )
-        template = _compile_template(source)
+        template = self._template(chat_template)
+        if continue_final_message and messages:
+            messages = [*messages[:-1], _marked(messages[-1])]
         try:
             text: str = template.render(
                 messages=list(messages),
@@ -151,39 +154,55 @@ class Tokenizer:
             )
         except _TEMPLATE_FAILURES as error:
             raise ValidationError(f"chat template: {error}", parameter="messages") from error
-        if continue_final_message and messages:
-            final = _content_text(messages[-1]["content"]).strip()
-            end = text.rindex(final) + len(final) if final in text else len(text)
-            text = text[:end]
-        return text
+        return _cut_at_mark(text) if continue_final_message and messages else text
+
+    def _template(self, override: str | None) -> jinja2.Template:
+        source = override if override is not None else self.bundle.chat_template
+        if source is None:
+            raise ValidationError(
+                "this model has no chat template: use /v1/completions, or start the server "
+                "with --chat-template"
+            )
+        try:
+            return _compile_template(source)
+        except ConfigError as error:
+            if override is None:
+                raise
+            raise ValidationError(error.message, parameter="chat_template") from error
 
     def chat_prompt(self, request: ChatCompletionRequest | TokenizeRequest) -> str:
         """The text of a chat request's prompt. Raises `ValidationError`."""
-        kwargs = self.bundle.default_chat_template_kwargs | (request.chat_template_kwargs or {})
+        kwargs = (
+            self.bundle.default_chat_template_kwargs
+            | _effort_kwargs(request.reasoning_effort)
+            | (request.chat_template_kwargs or {})
+        )
         for name in _RESERVED_NAMES:
             if name in kwargs:
                 raise ValidationError(
                     f"chat_template_kwargs may not set {name!r}", parameter="chat_template_kwargs"
                 )
-        if request.reasoning_effort is not None:
-            kwargs.setdefault("reasoning_effort", request.reasoning_effort)
-        tools = None
-        if request.tools and getattr(request, "tool_choice", None) != "none":
-            tools = [tool.model_dump(exclude_none=True) for tool in request.tools]
+        content_format = self.content_format(request.chat_template)
         return self.apply_chat_template(
-            [
-                message.as_template_input(self.content_format(request.chat_template))
-                for message in request.messages or []
-            ],
+            [message.as_template_input(content_format) for message in request.messages or []],
             chat_template=request.chat_template,
             add_generation_prompt=kwargs.pop(
                 "add_generation_prompt", request.add_generation_prompt
             ),
             continue_final_message=request.continue_final_message,
-            tools=tools,
+            tools=self._tools(request),
             documents=request.documents,
             **kwargs,
         )
+
+    def _tools(
+        self, request: ChatCompletionRequest | TokenizeRequest
+    ) -> list[dict[str, Any]] | None:
+        """The tools as plain dicts, which is what transformers hands to templates."""
+        is_none = isinstance(request, ChatCompletionRequest) and request.tool_choice == "none"
+        if not request.tools or (is_none and self.bundle.exclude_tools_when_tool_choice_none):
+            return None
+        return [tool.model_dump(exclude_none=True) for tool in request.tools]
 
     def chat_token_ids(self, request: ChatCompletionRequest | TokenizeRequest) -> list[int]:
         """The prompt of a chat request. The template owns the special tokens."""
@@ -211,18 +230,39 @@ class Tokenizer:
         return token_ids
 
 
-def _content_text(content: Any) -> str:
-    if isinstance(content, list):
-        return "".join(str(part.get("text", "")) for part in content)
-    return str(content)
+def _effort_kwargs(effort: str | None) -> dict[str, Any]:
+    """What templates read of `reasoning_effort`: by that name, or as a switch."""
+    if effort is None:
+        return {}
+    return {"reasoning_effort": effort} | ({"enable_thinking": False} if effort == "none" else {})
+
+
+def _marked(message: Mapping[str, Any]) -> dict[str, Any]:
+    """The message with a mark at the end of its (last) text."""
+    content = message.get("content")
+    if isinstance(content, list) and content:
+        last = content[-1] | {"text": content[-1].get("text", "") + _CONTINUED}
+        return {**message, "content": [*content[:-1], last]}
+    return {**message, "content": (content or "") + _CONTINUED}
+
+
+def _cut_at_mark(text: str) -> str:
+    """`text` up to the mark; a template that trims the message would have trimmed it before it."""
+    end = text.rfind(_CONTINUED.rstrip())
+    if end < 0:
+        raise ValidationError(
+            "the chat template leaves out the end of the final message, so it cannot be continued",
+            parameter="continue_final_message",
+        )
+    return text[:end] if text.startswith(_CONTINUED, end) else text[:end].rstrip()
 
 
 @functools.lru_cache(maxsize=16)
 def _reads_parts(source: str) -> bool:
     """Whether the template loops over the content of messages."""
     try:
-        tree = jinja2.Environment(extensions=[jinja2.ext.loopcontrols]).parse(source)
-    except jinja2.TemplateError:
+        tree = jinja2.Environment(extensions=[jinja2.ext.loopcontrols, _Generation]).parse(source)
+    except _COMPILE_FAILURES:
         return False  # compiling it will say what is wrong
     return any(_is_content(loop.iter) for loop in tree.find_all(jinja2.nodes.For))
 
@@ -242,20 +282,40 @@ def _compile_template(source: str) -> jinja2.Template:
     environment = jinja2.sandbox.ImmutableSandboxedEnvironment(
         trim_blocks=True,
         lstrip_blocks=True,
-        extensions=[jinja2.ext.loopcontrols],
+        extensions=[jinja2.ext.loopcontrols, _Generation],
     )
     environment.filters["tojson"] = _tojson
     environment.globals["raise_exception"] = _raise_exception
     environment.globals["strftime_now"] = _strftime_now
     try:
         return environment.from_string(source)
-    except jinja2.TemplateError as error:
+    except _COMPILE_FAILURES as error:
         raise ConfigError(f"the chat template does not compile: {error}") from error
 
 
-def _tojson(value: Any, ensure_ascii: bool = False, indent: int | None = None) -> str:
+class _Generation(jinja2.ext.Extension):
+    """`{% generation %}…{% endgeneration %}` marks for training what the assistant said; here it
+    is only its body.
+    """
+
+    tags = {"generation"}  # noqa: RUF012  # jinja's declaration
+
+    def parse(self, parser: jinja2.parser.Parser) -> list[jinja2.nodes.Node]:
+        next(parser.stream)
+        return parser.parse_statements(("name:endgeneration",), drop_needle=True)
+
+
+def _tojson(
+    value: Any,
+    ensure_ascii: bool = False,
+    indent: int | None = None,
+    separators: tuple[str, str] | None = None,
+    sort_keys: bool = False,
+) -> str:
     # Unlike jinja's own filter: no HTML escapes, which would reach the model as text.
-    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent)
+    return json.dumps(
+        value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys
+    )
 
 
 def _raise_exception(message: str) -> NoReturn:

@@ -5,12 +5,11 @@ Fields of vLLM that Octavo cannot honour are accepted only at the value that cha
 old names are translated.
 """
 
-import difflib
 import os
 from typing import Annotated, Any, Literal
 
 import msgspec
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 from pydantic import ValidationError as PydanticValidationError
 
 from octavo_protocol.errors import ValidationError
@@ -21,11 +20,13 @@ from octavo_protocol.openai.response_format import (
     structured_outputs,
     translate_guided,
 )
+from octavo_protocol.openai.strict import Strict, unknown_field
 from octavo_protocol.sampling_params import (
     MAX_INT,
     RepetitionDetectionParams,
     SamplingParams,
 )
+from octavo_protocol.structured_outputs import is_deeper
 
 # Fields of OpenAI's and vLLM's surface that have no effect on the answer: accepted and dropped.
 _HARMLESS = frozenset(
@@ -61,19 +62,36 @@ _SAMPLING_NAMES = (
 )
 MAX_STOP_STRINGS = int(os.environ.get("VLLM_MAX_STOP_STRINGS") or 4)
 _SALT_FORBIDDEN = frozenset("@/\\\0")
+# Room for schemas (64 levels) and structural tags (80) inside a body. What is deeper would exhaust
+# the stack of whoever walks it next.
+_MAX_DEPTH = 128
 
 
-class StreamOptions(BaseModel):
-    model_config = ConfigDict(extra="forbid")
+def check_depth(data: dict[str, Any]) -> None:
+    """Raises ValueError for a body nested too deeply. Prompts are left out: they are long lists of
+    numbers, and their type knows how deep they are.
+    """
+    if is_deeper({name: data[name] for name in data if name != "prompt"}, _MAX_DEPTH):
+        raise ValueError(f"the body is nested deeper than {_MAX_DEPTH} levels")
 
+
+def _check_numbers(bias: dict[str, Any]) -> dict[str, float]:
+    for token_id, value in bias.items():
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise ValueError(f"the bias of token {token_id[:20]!r} must be a number")
+    return bias
+
+
+LogitBias = Annotated[dict[str, Any], AfterValidator(_check_numbers)]
+
+
+class StreamOptions(Strict):
     include_usage: bool = False
     continuous_usage_stats: bool = False
 
 
-class RepetitionDetection(BaseModel):
+class RepetitionDetection(Strict):
     """Ends an output whose last tokens repeat; see `RepetitionDetectionParams`."""
-
-    model_config = ConfigDict(extra="forbid")
 
     max_pattern_size: int = 0
     min_pattern_size: int = 0
@@ -105,7 +123,7 @@ class GenerationRequest(BaseModel):
     skip_special_tokens: bool = True
     include_stop_str_in_output: bool = False
     spaces_between_special_tokens: bool = True
-    logit_bias: dict[str, float] | None = None
+    logit_bias: LogitBias | None = None
     prompt_logprobs: int | None = None
     logprob_token_ids: List[int] | None = None
     allowed_token_ids: List[int] | None = None
@@ -132,6 +150,7 @@ class GenerationRequest(BaseModel):
     def _screen(cls, data: Any) -> Any:
         if not isinstance(data, dict):
             raise ValueError("the body must be a JSON object")
+        check_depth(data)
         kept: dict[str, Any] = {}
         for name, value in translate_guided(data).items():
             if name in cls.model_fields:
@@ -143,9 +162,7 @@ class GenerationRequest(BaseModel):
                 if value not in neutral and not (name == "best_of" and value == data.get("n")):
                     raise ValueError(f"{name} is not supported: {advice}")
             else:
-                near = difflib.get_close_matches(name, cls.model_fields, n=1)
-                hint = f"; did you mean {near[0]}?" if near else ""
-                raise ValueError(f"unknown field {name!r}{hint}")
+                raise unknown_field(name, cls.model_fields)
         # For the fields whose default is not None, an explicit null means the default.
         return {
             name: value

@@ -63,27 +63,31 @@ class ChatMessage(BaseModel):
 
     def text(self) -> str:
         """The text parts, joined by line breaks. Raises `ValidationError` for other parts."""
+        return "\n".join(self.texts())
+
+    def texts(self) -> list[str]:
+        """The text of each part. Raises `ValidationError` for parts that are not text."""
         if isinstance(self.content, list):
-            return "\n".join(
-                part if isinstance(part, str) else part.as_text() for part in self.content
-            )
-        return self.content or ""
+            return [part if isinstance(part, str) else part.as_text() for part in self.content]
+        return [] if self.content is None else [self.content]
 
     def as_template_input(self, content_format: ContentFormat = "string") -> dict[str, Any]:
         """The message as chat templates expect it; what is not given is left out.
 
-        content_format: "openai" makes the content a list of {"type": "text", "text": …}. The
-        arguments of tool calls become objects, since templates print them with `tojson`.
+        content_format: "openai" makes the content a list of {"type": "text", "text": …}, one for
+        each part. The arguments of tool calls become objects, since templates print them with
+        `tojson`.
         """
         message: dict[str, Any] = {
             name: value
             for name, value in (self.model_extra or {}).items()
             if value is not None and name != _FUNCTIONS_OF_OLD
         }
-        text = self.text()
         message["role"] = self.role
         message["content"] = (
-            [{"type": "text", "text": text}] if content_format == "openai" else text
+            [{"type": "text", "text": text} for text in self.texts()]
+            if content_format == "openai"
+            else self.text()
         )
         for name in ("name", "tool_call_id"):
             if getattr(self, name) is not None:
@@ -97,10 +101,10 @@ class ChatMessage(BaseModel):
 
 
 def _template_call(call: ToolCall) -> dict[str, Any]:
-    arguments: Any = call.function.arguments
+    arguments: Any = call.function.arguments or {}
     if isinstance(arguments, str):
         try:
-            arguments = json.loads(arguments or "{}")
+            arguments = json.loads(arguments)
         except (ValueError, RecursionError) as error:
             raise ValidationError(
                 f"the arguments of the tool call {call.function.name!r} are not valid JSON",

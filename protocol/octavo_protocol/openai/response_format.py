@@ -3,16 +3,16 @@
 import json
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import ConfigDict, Field, model_validator
 
 from octavo_protocol.errors import ValidationError
+from octavo_protocol.openai.lists import List
+from octavo_protocol.openai.strict import Strict
 from octavo_protocol.structured_outputs import StructuredOutputsParams
 
 
-class JsonSchemaFormat(BaseModel):
+class JsonSchemaFormat(Strict):
     """`schema` is the JSON schema; the other fields only describe it."""
-
-    model_config = ConfigDict(extra="forbid", populate_by_name=True)
 
     name: str = "schema"
     description: str | None = None
@@ -20,20 +20,18 @@ class JsonSchemaFormat(BaseModel):
     strict: bool | None = None
 
 
-class ResponseFormat(BaseModel):
+class ResponseFormat(Strict):
     """Shape of the answer: text, json_object, json_schema, or a structural tag.
 
     A structural tag is given as `format` (nested formats) or, in its older form, as `structures`
     and `triggers`.
     """
 
-    model_config = ConfigDict(extra="forbid")
-
     type: Literal["text", "json_object", "json_schema", "structural_tag"]
     json_schema: JsonSchemaFormat | None = None
     format: dict[str, Any] | None = None
-    structures: list[dict[str, Any]] | None = None
-    triggers: list[str] | None = None
+    structures: List[dict[str, Any]] | None = None
+    triggers: List[str] | None = None
 
     @model_validator(mode="after")
     def _check(self) -> "ResponseFormat":
@@ -63,14 +61,14 @@ class ResponseFormat(BaseModel):
         return None
 
 
-class StructuredOutputs(BaseModel):
+class StructuredOutputs(Strict):
     """vLLM's `structured_outputs`: exactly one of the constraints."""
 
-    model_config = ConfigDict(extra="forbid", populate_by_name=True, protected_namespaces=())
+    model_config = ConfigDict(protected_namespaces=())
 
     json_: str | dict[str, Any] | None = Field(default=None, alias="json")
     regex: str | None = None
-    choice: list[str] | None = None
+    choice: List[str] | None = None
     grammar: str | None = None
     json_object: bool | None = None
     disable_any_whitespace: bool = False

@@ -2,17 +2,16 @@
 
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
 from octavo_protocol.openai.lists import List
 from octavo_protocol.openai.messages import ChatMessage
+from octavo_protocol.openai.strict import Strict
 from octavo_protocol.openai.tools import Tool
 
 
-class TokenizeRequest(BaseModel):
+class TokenizeRequest(Strict):
     """Body of POST /tokenize: `prompt` or `messages`."""
-
-    model_config = ConfigDict(extra="forbid")
 
     model: str | None = None
     prompt: str | None = None
@@ -36,10 +35,8 @@ class TokenizeRequest(BaseModel):
         return self
 
 
-class DetokenizeRequest(BaseModel):
+class DetokenizeRequest(Strict):
     """Body of POST /detokenize."""
-
-    model_config = ConfigDict(extra="forbid")
 
     model: str | None = None
     tokens: List[int]

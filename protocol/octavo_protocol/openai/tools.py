@@ -3,15 +3,15 @@
 import re
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, field_validator
+
+from octavo_protocol.openai.strict import Strict
 
 _NAME = re.compile(r"[a-zA-Z0-9_.\-]{1,128}")
 
 
-class FunctionDefinition(BaseModel):
+class FunctionDefinition(Strict):
     """parameters: JSON schema of the arguments; None: any object."""
-
-    model_config = ConfigDict(extra="forbid")
 
     name: str
     description: str | None = None
@@ -26,23 +26,17 @@ class FunctionDefinition(BaseModel):
         return name
 
 
-class Tool(BaseModel):
-    model_config = ConfigDict(extra="forbid")
-
+class Tool(Strict):
     type: Literal["function"] = "function"
     function: FunctionDefinition
 
 
-class NamedFunction(BaseModel):
-    model_config = ConfigDict(extra="forbid")
-
+class NamedFunction(Strict):
     name: str
 
 
-class NamedToolChoice(BaseModel):
+class NamedToolChoice(Strict):
     """The model must call this function."""
-
-    model_config = ConfigDict(extra="forbid")
 
     type: Literal["function"] = "function"
     function: NamedFunction
@@ -52,12 +46,12 @@ ToolChoice = Literal["none", "auto", "required"] | NamedToolChoice
 
 
 class ToolFunctionCall(BaseModel):
-    """arguments: JSON text of an object."""
+    """arguments: JSON text of an object, or the object."""
 
     model_config = ConfigDict(extra="ignore")
 
     name: str
-    arguments: str | dict[str, Any] = Field(default="{}")
+    arguments: str | dict[str, Any] | None = None
 
 
 class ToolCall(BaseModel):

@@ -26,6 +26,23 @@ CONVERSATIONS: list[list[dict[str, str]]] = [
 ]
 
 
+ADD: dict[str, Any] = {
+    "type": "function",
+    "function": {
+        "name": "add",
+        "description": "Adds <two> numbers & tells",
+        "parameters": {
+            "type": "object",
+            "properties": {"b": {"type": "integer", "default": None}, "a": {"type": "integer"}},
+        },
+    },
+}
+
+
+def chat(**fields: Any) -> ChatCompletionRequest:
+    return ChatCompletionRequest.model_validate({"messages": CONVERSATIONS[0]} | fields)
+
+
 def with_template(template: str | None) -> Tokenizer:
     return Tokenizer(msgspec.structs.replace(tiny_bundle(), chat_template=template))
 
@@ -68,18 +85,65 @@ def test_rendering_equals_transformers(
 
 
 @pytest.mark.model
-def test_continued_message_equals_transformers(smollm2: Path, hugging_face: Any) -> None:
-    messages = [*CONVERSATIONS[0], {"role": "assistant", "content": "The capital is"}]
+@pytest.mark.parametrize("content", ["The capital is", "The capital is \n ", " a", "assistant"])
+@pytest.mark.parametrize("trims", [False, True])
+def test_continued_message_equals_transformers(
+    smollm2: Path, hugging_face: Any, content: str, trims: bool
+) -> None:
+    messages = [*CONVERSATIONS[0], {"role": "assistant", "content": content}]
     tokenizer = Tokenizer.from_folder(smollm2)
+    template = tokenizer.bundle.chat_template
+    assert template is not None
+    if trims:
+        template = template.replace("message['content']", "message['content'] | trim")
 
     text = tokenizer.apply_chat_template(
-        messages, add_generation_prompt=False, continue_final_message=True
+        messages,
+        chat_template=template,
+        add_generation_prompt=False,
+        continue_final_message=True,
     )
 
     assert text == hugging_face.apply_chat_template(
-        messages, tokenize=False, continue_final_message=True
+        messages, chat_template=template, tokenize=False, continue_final_message=True
     )
-    assert text.endswith("The capital is")
+    assert text.endswith(content.strip() if trims else content)
+
+
+@pytest.mark.model
+def test_tools_and_documents_equal_transformers(smollm2: Path, hugging_face: Any) -> None:
+    """Templates get them as plain dicts, in the client's order, and calls as objects."""
+    template = (
+        "{{ tools | tojson(indent=4) }}{{ documents | tojson(separators=(',', ':')) }}"
+        "{% for m in messages %}{{ m | tojson(sort_keys=true) }}"
+        "{% generation %}{{ m.content }}{% endgeneration %}{% endfor %}"
+        "{% for tool in tools %}{{ tool.function.name }} {{ tool.function.parameters }}{% endfor %}"
+    )
+    call = {"name": "add", "arguments": {"b": 2, "a": 1}}
+    messages = [
+        {"role": "user", "content": "1+2?"},
+        {
+            "role": "assistant",
+            "content": "",
+            "tool_calls": [{"id": "c1", "type": "function", "function": call}],
+        },
+        {"role": "tool", "content": "3", "tool_call_id": "c1"},
+    ]
+    sent = json.loads(json.dumps(messages))
+    sent[1]["tool_calls"][0]["function"]["arguments"] = '{"b": 2, "a": 1}'
+    documents = [{"title": "Sums", "text": "1+2=3"}]
+    request = ChatCompletionRequest.model_validate(
+        {
+            "messages": sent,
+            "tools": [ADD],
+            "documents": documents,
+            "chat_template": template,
+        }
+    )
+
+    assert Tokenizer.from_folder(smollm2).chat_prompt(request) == hugging_face.apply_chat_template(
+        messages, tools=[ADD], documents=documents, chat_template=template, tokenize=False
+    )
 
 
 @pytest.mark.model
@@ -218,6 +282,178 @@ def test_generation_prompt_can_be_left_out() -> None:
     assert texts == [whole + "<|start|>assistant\n", whole, whole]
 
 
+def test_template_of_the_request_replaces_the_model_s() -> None:
+    assert with_template("a").chat_prompt(chat(chat_template="b")) == "b"
+    assert with_template(None).chat_prompt(chat(chat_template="")) == ""
+
+
+@pytest.mark.parametrize("template", ["{% for %}", "{{", "{% nothing %}", "{{ " + "(" * 10**4])
+def test_template_of_the_request_that_does_not_compile_is_the_caller_s_error(template: str) -> None:
+    with pytest.raises(ValidationError, match="the chat template does not compile") as caught:
+        tiny_tokenizer().chat_prompt(chat(chat_template=template))
+    assert caught.value.parameter == "chat_template"
+
+
+def test_tools_stay_in_the_prompt_with_tool_choice_none_unless_the_server_excludes_them() -> None:
+    tokenizer = with_template("{{ tools | length if tools else 'no tools' }}")
+    excluding = Tokenizer(
+        msgspec.structs.replace(tokenizer.bundle, exclude_tools_when_tool_choice_none=True)
+    )
+
+    def prompts(**fields: Any) -> list[str]:
+        return [each.chat_prompt(chat(**fields)) for each in (tokenizer, excluding)]
+
+    assert prompts() == ["no tools", "no tools"]
+    assert prompts(tools=[ADD]) == ["1", "1"]
+    assert prompts(tools=[ADD], tool_choice="auto") == ["1", "1"]
+    assert prompts(tools=[ADD], tool_choice="none") == ["1", "no tools"]
+
+
+def test_tokenize_request_has_tools_too() -> None:
+    request = TokenizeRequest.model_validate({"messages": CONVERSATIONS[0], "tools": [ADD]})
+
+    assert with_template("{{ tools[0].function.name }}").chat_prompt(request) == "add"
+
+
+@pytest.mark.parametrize(
+    ("fields", "prompt"),
+    [
+        ({}, "low on"),
+        ({"reasoning_effort": "high"}, "high on"),
+        ({"reasoning_effort": "none"}, "none off"),
+        (
+            {"reasoning_effort": "none", "chat_template_kwargs": {"enable_thinking": True}},
+            "none on",
+        ),
+        (
+            {"reasoning_effort": "high", "chat_template_kwargs": {"reasoning_effort": "max"}},
+            "max on",
+        ),
+    ],
+)
+def test_reasoning_effort_reaches_the_template(fields: dict[str, Any], prompt: str) -> None:
+    """The request's variables win over its effort, and that over the server's variables."""
+    template = "{{ reasoning_effort }} {{ 'off' if enable_thinking == false else 'on' }}"
+    bundle = msgspec.structs.replace(
+        tiny_bundle(),
+        chat_template=template,
+        default_chat_template_kwargs={"reasoning_effort": "low"},
+    )
+
+    assert Tokenizer(bundle).chat_prompt(chat(**fields)) == prompt
+
+
+def test_message_that_the_template_leaves_out_cannot_be_continued() -> None:
+    request = chat(continue_final_message=True, add_generation_prompt=False)
+
+    with pytest.raises(ValidationError, match="it cannot be continued") as caught:
+        with_template("nothing").chat_prompt(request)
+    assert caught.value.parameter == "continue_final_message"
+
+
+def test_last_part_is_continued_where_the_template_reads_parts() -> None:
+    tokenizer = with_template(
+        "{% for m in messages %}{% for p in m.content %}<{{ p.text }}>{% endfor %}{% endfor %}"
+    )
+    messages = [{"role": "assistant", "content": ["a", "b "]}]
+
+    assert tokenizer.chat_prompt(chat(messages=messages)) == "<a><b >"
+    assert (
+        tokenizer.chat_prompt(
+            chat(messages=messages, continue_final_message=True, add_generation_prompt=False)
+        )
+        == "<a><b "
+    )
+
+
+# -- how templates read a message's content --------------------------------------------------------
+
+# The loops and conditions over content of well-known families, shortened to what decides.
+TEXT_TEMPLATES = {
+    "ChatML": "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' + "
+    "message['content'] + '<|im_end|>' + '\n' }}{% endfor %}",
+    "Llama 2": "{% for message in messages %}{% if message['role'] == 'user' %}"
+    "{{ eos_token + '[INST] ' + message['content'].strip() + ' [/INST]' }}{% endif %}{% endfor %}",
+    "Llama 3.1": "{% set loop_messages = messages %}{% for message in loop_messages %}"
+    "{% if not ('tool_calls' in message) %}{{ message['content'] | trim + '<|eot_id|>' }}"
+    "{% else %}{% for arg, val in message.tool_calls[0].function.arguments | items %}"
+    "{{ arg }}{% endfor %}{% endif %}{% endfor %}",
+    "Qwen 3": "{% for message in messages[::-1] %}{% set index = loop.index0 %}{% endfor %}"
+    "{% for message in messages %}{% if message.content is string %}"
+    "{% set content = message.content %}{% else %}{% set content = '' %}{% endif %}"
+    "{% if '</think>' in content %}{% set content = content.split('</think>')[-1] %}{% endif %}"
+    "{{ content }}{% for tool_call in message.tool_calls %}{{ tool_call.name }}{% endfor %}"
+    "{% endfor %}",
+    "DeepSeek R1": "{% for message in messages %}{% if message['role'] == 'assistant' %}"
+    "{% set content = message['content'] %}{% if '</think>' in content %}"
+    "{% set content = content.split('</think>')[-1] %}{% endif %}{{ content }}{% endif %}"
+    "{% endfor %}",
+    "Mistral 7B": "{% for message in messages %}{% if message['role'] == 'user' %}"
+    "{{ '[INST] ' + message['content'] + ' [/INST]' }}{% endif %}{% endfor %}",
+}
+PARTS_TEMPLATES = {
+    "Llama 3.2 Vision": "{% for message in messages %}{% if message['content'] is string %}"
+    "{{ message['content'] }}{% else %}{% for content in message['content'] %}"
+    "{% if content['type'] == 'text' %}{{ content['text'] }}{% endif %}{% endfor %}{% endif %}"
+    "{% endfor %}",
+    "Gemma 3": "{% for message in loop_messages %}{% if message['content'] is string %}"
+    "{{ message['content'] | trim }}{% elif message['content'] is iterable %}"
+    "{% for item in message['content'] %}{{ item['text'] | trim }}{% endfor %}{% endif %}"
+    "{% endfor %}",
+    "SmolVLM": "{% for message in messages %}{% for line in message.content %}"
+    "{% if line.type == 'text' %}{{ line.text }}{% endif %}{% endfor %}{% endfor %}",
+    "Qwen 2 VL": "{% for message in messages %}{% if message['content'] is string %}"
+    "{{ message['content'] }}{% else %}{% for content in message['content'] %}"
+    "{{ content['text'] }}{% endfor %}{% endif %}{% endfor %}",
+    "LLaVA": "{% for message in messages %}{% for content in message['content'] | "
+    "selectattr('type', 'equalto', 'text') %}{{ content['text'] }}{% endfor %}{% endfor %}",
+    "GLM 4.5": "{% macro visible_text(content) %}{% if content is string %}{{ content }}"
+    "{% else %}{% for item in content %}{{ item.text }}{% endfor %}{% endif %}{% endmacro %}"
+    "{% for m in messages %}{{ visible_text(m.content) }}{% endfor %}",
+    "marked for training": "{% for m in messages %}{% generation %}{% for p in m.content %}"
+    "{{ p.text }}{% endfor %}{% endgeneration %}{% endfor %}",
+}
+
+
+@pytest.mark.parametrize("family", TEXT_TEMPLATES)
+def test_template_that_prints_content_gets_text(family: str) -> None:
+    tokenizer = with_template(TEXT_TEMPLATES[family])
+
+    assert tokenizer.content_format() == "string"
+    assert "one\ntwo" in tokenizer.chat_prompt(chat(messages=both_roles(["one", "two"])))
+
+
+@pytest.mark.parametrize("family", PARTS_TEMPLATES)
+def test_template_that_loops_over_content_gets_parts(family: str) -> None:
+    tokenizer = with_template(PARTS_TEMPLATES[family].replace("loop_messages", "messages"))
+
+    assert tokenizer.content_format() == "openai"
+    prompt = tokenizer.chat_prompt(chat(messages=both_roles(["one", "two"])))
+    assert "onetwo" in prompt
+    assert "one" in tokenizer.chat_prompt(chat(messages=both_roles("one")))
+
+
+@pytest.mark.parametrize("content_format", ["string", "openai"])
+def test_format_that_the_server_names_is_not_looked_for(content_format: Any) -> None:
+    for template in (TEXT_TEMPLATES["ChatML"], PARTS_TEMPLATES["SmolVLM"]):
+        bundle = msgspec.structs.replace(
+            tiny_bundle(), chat_template=template, content_format=content_format
+        )
+        assert Tokenizer(bundle).content_format() == content_format
+
+
+def test_format_is_that_of_the_request_s_template() -> None:
+    tokenizer = with_template(TEXT_TEMPLATES["ChatML"])
+
+    assert tokenizer.content_format(PARTS_TEMPLATES["SmolVLM"]) == "openai"
+    assert tokenizer.content_format("{% for %}") == "string"
+    assert with_template(None).content_format() == "string"
+
+
+def both_roles(content: Any) -> list[dict[str, Any]]:
+    return [{"role": "user", "content": content}, {"role": "assistant", "content": content}]
+
+
 # -- encoding --------------------------------------------------------------------------------------
 
 
@@ -266,9 +502,12 @@ def test_id_changes_with_whatever_changes_tokens() -> None:
         msgspec.structs.replace(bundle, chat_template="x"),
         msgspec.structs.replace(bundle, special_tokens={}),
         msgspec.structs.replace(bundle, tokenizer_json=bundle.tokenizer_json + " "),
+        msgspec.structs.replace(bundle, default_chat_template_kwargs={"a": 1}),
+        msgspec.structs.replace(bundle, content_format="openai"),
+        msgspec.structs.replace(bundle, exclude_tools_when_tool_choice_none=True),
     ]
 
-    assert len({bundle.id, *(other.id for other in others)}) == 4
+    assert len({bundle.id, *(other.id for other in others)}) == 7
 
 
 def test_folder_becomes_a_bundle(tmp_path: Path) -> None:
