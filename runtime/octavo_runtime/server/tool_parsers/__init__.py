@@ -12,6 +12,11 @@ from octavo_runtime.server.tool_parsers.json_list import (
 )
 from octavo_runtime.server.tool_parsers.llama import Llama3JsonParser
 from octavo_runtime.server.tool_parsers.mistral import MistralParser
+from octavo_runtime.server.tool_parsers.named_call import (
+    DeepSeekV3Parser,
+    DeepSeekV31Parser,
+    KimiK2Parser,
+)
 from octavo_runtime.server.tool_parsers.pythonic import Llama4PythonicParser, PythonicParser
 from octavo_runtime.server.tool_parsers.xml_call import (
     Glm45Parser,
@@ -22,6 +27,8 @@ from octavo_runtime.server.tool_parsers.xml_call import (
 __all__ = ["TOOL_PARSERS", "ParsedText", "ToolParser", "tool_parser"]
 
 TOOL_PARSERS: dict[str, type[ToolParser]] = {
+    "deepseek_v3": DeepSeekV3Parser,
+    "deepseek_v31": DeepSeekV31Parser,
     "glm45": Glm45Parser,
     "granite": GraniteParser,
     "granite4": HermesParser,
@@ -29,6 +36,7 @@ TOOL_PARSERS: dict[str, type[ToolParser]] = {
     "internlm": InternLmParser,
     "jamba": JambaParser,
     "json": JsonListParser,
+    "kimi_k2": KimiK2Parser,
     "llama3_json": Llama3JsonParser,
     "llama4_json": Llama3JsonParser,
     "llama4_pythonic": Llama4PythonicParser,

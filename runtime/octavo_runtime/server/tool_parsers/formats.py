@@ -52,6 +52,19 @@ def tags(tags: Sequence[Format], *, separator: str, parallel: bool = True) -> Fo
     }
 
 
+def lists(calls: Sequence[Format], *, begin: str, separator: str, end: str) -> list[Format]:
+    """Tags of lists of one or more of `calls` (tags), one for each call that a list begins with."""
+    more = optional(const(separator), tags(calls, separator=separator))
+    return [
+        tag(
+            begin + call["begin"],
+            sequence(call["content"], const(call["end"]), more),
+            end,
+        )
+        for call in calls
+    ]
+
+
 def triggered(triggers: Sequence[str], tags: Sequence[Format]) -> Format:
     """Free text in which a trigger begins one of `tags`."""
     return {

@@ -39,7 +39,11 @@ class JsonListParser(JsonCallParser):
     @classmethod
     def forced_format(cls, tools: Sequence[Tool], *, parallel: bool) -> dict[str, Any]:
         calls = [cls._call(tool, formats.arguments_schema(tool)) for tool in tools]
-        return cls._list(formats.tags(calls, separator=", ", parallel=parallel))
+        return formats.sequence(
+            formats.const(f"{cls.start}["),
+            formats.tags(calls, separator=", ", parallel=parallel),
+            formats.const(f"]{cls.end}"),
+        )
 
     @classmethod
     def strict_format(cls, tools: Sequence[Tool]) -> dict[str, Any] | None:
@@ -47,25 +51,15 @@ class JsonListParser(JsonCallParser):
         if not formats.any_strict(tools):
             return None
         calls = [cls._call(tool, formats.strict_schema(tool)) for tool in tools]
-        rest = formats.optional(formats.const(", "), formats.tags(calls, separator=", "))
-        lists = [cls._list_of(tool, rest) for tool in tools if cls.start or tool.function.strict]
-        triggers = [cls.start] if cls.start else [_up_to_name(entry) for entry in lists]
-        return formats.triggered(triggers, lists)
+        lists = formats.lists(calls, begin=f"{cls.start}[", separator=", ", end=f"]{cls.end}")
+        if cls.start:
+            return formats.triggered([cls.start], lists)
+        pinned = [entry for entry, tool in zip(lists, tools, strict=True) if tool.function.strict]
+        return formats.triggered([_up_to_name(entry) for entry in pinned], pinned)
 
     @classmethod
-    def _call(cls, tool: Tool, schema: dict[str, Any], before: str = "") -> formats.Format:
-        return formats.json_call(tool, cls.key, schema, before=before, after="")
-
-    @classmethod
-    def _list(cls, calls: formats.Format) -> formats.Format:
-        return formats.sequence(formats.const(f"{cls.start}["), calls, formats.const(f"]{cls.end}"))
-
-    @classmethod
-    def _list_of(cls, tool: Tool, rest: formats.Format) -> formats.Format:
-        """Tag of a list whose first call is of `tool`."""
-        call = cls._call(tool, formats.strict_schema(tool), before=f"{cls.start}[")
-        content = formats.sequence(call["content"], formats.const(call["end"]), rest)
-        return formats.tag(call["begin"], content, f"]{cls.end}")
+    def _call(cls, tool: Tool, schema: dict[str, Any]) -> formats.Format:
+        return formats.json_call(tool, cls.key, schema, before="", after="")
 
 
 def _up_to_name(call: formats.Format) -> str:

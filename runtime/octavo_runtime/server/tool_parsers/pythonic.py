@@ -87,17 +87,11 @@ class PythonicParser(StepwiseParser):
         if not formats.any_strict(tools):
             return None
         calls = [_call(tool, formats.strict_schema(tool)) for tool in tools]
-        more = formats.optional(formats.const(", "), formats.tags(calls, separator=", "))
-        lists = [
-            formats.tag(
-                f"{cls.start}[{call['begin']}",
-                formats.sequence(call["content"], formats.const(")"), more),
-                f"]{cls.end}",
-            )
-            for tool, call in zip(tools, calls, strict=True)
-            if cls.start or tool.function.strict
-        ]
-        return formats.triggered([cls.start] if cls.start else [c["begin"] for c in lists], lists)
+        lists = formats.lists(calls, begin=f"{cls.start}[", separator=", ", end=f"]{cls.end}")
+        if cls.start:
+            return formats.triggered([cls.start], lists)
+        pinned = [entry for entry, tool in zip(lists, tools, strict=True) if tool.function.strict]
+        return formats.triggered([entry["begin"] for entry in pinned], pinned)
 
 
 class Llama4PythonicParser(PythonicParser):
