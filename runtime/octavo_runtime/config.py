@@ -1,8 +1,8 @@
 """Configuration of one replica's engine: what the user asked for, and what it resolved to."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 LogprobsMode = Literal["raw_logprobs", "processed_logprobs", "raw_logits", "processed_logits"]
 DTypeName = Literal["auto", "bfloat16", "float16", "float32"]
@@ -13,9 +13,11 @@ class EngineConfig:
     """What the user asked for. "auto" and None are resolved when the engine starts (`EngineInfo`).
 
     model: a local model folder (see `models/source.py` for how names become folders).
+    hf_overrides: keys that replace those of the folder's config.json.
     cache_model: `HashIdentity.model` for block hashes; None = the folder's resolved name.
     kv_cache_memory_bytes: size of the KV pool; None = `kv_memory_fraction` of available memory,
     but never more than `max_num_seqs` sequences of `max_model_len` could use.
+    max_model_len: longest prompt plus output in tokens; None = the model's, -1 = what fits.
     num_gpu_blocks_override: number of KV blocks, over everything else.
     long_prefill_token_threshold: longest prefill chunk of one sequence; 0 = the whole budget.
     max_logprobs: most log-probabilities per token that a request may ask for; -1 = no limit.
@@ -24,6 +26,7 @@ class EngineConfig:
     """
 
     model: Path
+    hf_overrides: dict[str, Any] = field(default_factory=dict)
     cache_model: str | None = None
     dtype: DTypeName = "auto"
     max_model_len: int | None = None

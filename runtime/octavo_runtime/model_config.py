@@ -5,6 +5,7 @@ Read without transformers, whose import costs seconds of start-up.
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -51,14 +52,17 @@ class ModelConfig:
     eos_token_ids: tuple[int, ...]
 
     @classmethod
-    def from_folder(cls, folder: Path) -> "ModelConfig":
-        """Reads config.json and the end tokens of generation_config.json.
+    def from_folder(
+        cls, folder: Path, overrides: Mapping[str, Any] | None = None
+    ) -> "ModelConfig":
+        """Reads config.json, under `overrides`, and the end tokens of generation_config.json.
 
         Raises `ConfigError` that names the file and the key.
         """
         raw = _read_json(folder / "config.json")
         if raw is None:
             raise ConfigError(f"{folder} has no config.json: it is not a model folder")
+        raw = _overridden(raw, overrides or {})
         architectures = raw.get("architectures") or []
         if len(architectures) != 1:
             raise ConfigError(
@@ -109,12 +113,28 @@ def resolve_dtype(name: str, checkpoint: torch.dtype, device: str) -> torch.dtyp
     return checkpoint
 
 
-def cache_identity(folder: Path) -> str:
+def cache_identity(folder: Path, overrides: Mapping[str, Any] | None = None) -> str:
     """`name@digest` that is equal for equal checkpoints on any machine, without reading weights."""
     digest = hashlib.sha256((folder / "config.json").read_bytes())
+    if overrides:
+        digest.update(json.dumps(dict(overrides), sort_keys=True).encode())
     for path in sorted(folder.glob("*.safetensors")):
         digest.update(f"{path.name}:{path.stat().st_size}".encode())
     return f"{folder.name}@{digest.hexdigest()[:12]}"
+
+
+def _overridden(raw: dict[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """Rotary settings also replace what the file has under their newer name, rope_parameters."""
+    merged = {**raw, **overrides}
+    if raw.get("rope_parameters") and "rope_parameters" not in overrides:
+        rope = dict(raw["rope_parameters"])
+        if "rope_scaling" in overrides:
+            theta = {name: rope[name] for name in ("rope_theta",) if name in rope}
+            rope = theta | dict(overrides["rope_scaling"] or {})
+        if "rope_theta" in overrides:
+            rope["rope_theta"] = overrides["rope_theta"]
+        merged["rope_parameters"] = rope
+    return merged
 
 
 def _eos_token_ids(folder: Path, raw: dict[str, Any]) -> tuple[int, ...]:

@@ -57,15 +57,17 @@ class EngineCore:
                 f"max_num_batched_tokens ({config.max_num_batched_tokens}) must be at least "
                 f"max_num_seqs ({config.max_num_seqs})"
             )
-        model_config = ModelConfig.from_folder(config.model)
+        model_config = ModelConfig.from_folder(config.model, config.hf_overrides)
         max_model_len = _max_model_len(config, model_config)
         self._runner = ModelRunner(config, model_config, max_model_len)
         started = time.perf_counter()
         num_blocks = _num_blocks(config, self._runner.kv_block_bytes, max_model_len)
+        if config.max_model_len == -1:
+            max_model_len = min(max_model_len, num_blocks * config.block_size)
         self._runner.allocate_kv_cache(num_blocks)
         stages = self._runner.stages
         stages["kv_cache"] = time.perf_counter() - started
-        cache_model = config.cache_model or cache_identity(config.model)
+        cache_model = config.cache_model or cache_identity(config.model, config.hf_overrides)
         self.scheduler = Scheduler(
             SchedulerConfig(
                 max_num_seqs=config.max_num_seqs,
@@ -187,7 +189,7 @@ def _step_sequence(item: ScheduledSequence) -> StepSequence:
 
 def _max_model_len(config: EngineConfig, model_config: ModelConfig) -> int:
     limit = model_config.max_position_embeddings
-    if config.max_model_len is None:
+    if config.max_model_len in (None, -1):
         return limit
     if not 2 <= config.max_model_len <= limit:
         raise ConfigError(
@@ -206,7 +208,7 @@ def _num_blocks(config: EngineConfig, block_bytes: int, max_model_len: int) -> i
         if memory is None:
             memory = int(_available_memory_bytes() * config.kv_memory_fraction)
         num_blocks = min(memory // block_bytes, config.max_num_seqs * blocks_per_sequence)
-    if num_blocks < blocks_per_sequence:
+    if num_blocks < (1 if config.max_model_len == -1 else blocks_per_sequence):
         raise ConfigError(
             f"the KV cache holds {num_blocks} blocks x {config.block_size} tokens = "
             f"{num_blocks * config.block_size} tokens, but max_model_len is {max_model_len}. Give "
