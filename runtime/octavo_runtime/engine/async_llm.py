@@ -195,7 +195,7 @@ class AsyncLLM:
                 self._take_step(report)
             case EngineInfo():
                 self.info = report
-                self._inputs = InputProcessor(report)
+                self._inputs = InputProcessor(report, self.tokenizer)
                 self._started.set_result(report)
             case StartFailed():
                 kind = ConfigError if report.is_config else GenerationError

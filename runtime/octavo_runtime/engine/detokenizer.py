@@ -20,11 +20,23 @@ class IncrementalDetokenizer:
     The text of `pending` is what the window from prefix_offset decodes to beyond the prefix's own
     text: a decoder may treat the first token of a text differently, and a character may need
     several tokens. While the window ends in U+FFFD, the last character may be unfinished: wait.
+
+    visible_special_ids: tokens that show even where special tokens are skipped.
+    spaces_between_special_tokens: False: nothing stands between two special tokens in a row.
     """
 
-    def __init__(self, tokenizer: Tokenizer, *, skip_special_tokens: bool = True) -> None:
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        *,
+        skip_special_tokens: bool = True,
+        spaces_between_special_tokens: bool = True,
+        visible_special_ids: frozenset[int] = frozenset(),
+    ) -> None:
         self._tokenizer = tokenizer
         self._skip_special_tokens = skip_special_tokens
+        self._visible = visible_special_ids if skip_special_tokens else frozenset()
+        self._is_tight = not (skip_special_tokens or spaces_between_special_tokens)
         self._token_ids: list[int] = []
         self._prefix_offset = 0
         self._read_offset = 0
@@ -33,13 +45,39 @@ class IncrementalDetokenizer:
         """The text that is now certain."""
         text = ""
         for token_id in token_ids:
-            self._token_ids.append(token_id)
-            text += self._advance(is_last=False)
+            if self._is_verbatim(token_id):
+                text += self._append_verbatim(token_id)
+            else:
+                self._token_ids.append(token_id)
+                text += self._advance(is_last=False)
         return text
 
     def flush(self) -> str:
         """What was held back for an unfinished character. Nothing may be appended after it."""
         return self._advance(is_last=True)
+
+    def _is_verbatim(self, token_id: int) -> bool:
+        """The token's text is its own, whatever the decoder makes of it among others."""
+        if token_id in self._visible:
+            return True
+        special = self._tokenizer.special_token_ids
+        return (
+            self._is_tight
+            and token_id in special
+            and bool(self._token_ids)
+            and self._token_ids[-1] in special
+        )
+
+    def _append_verbatim(self, token_id: int) -> str:
+        """Ends what is pending. The prefix keeps the tokens before, as context of what follows."""
+        text = ""
+        if self._read_offset < len(self._token_ids):
+            text = self._advance(is_last=True)
+            if text.endswith(REPLACEMENT):  # bytes that what follows must not complete
+                self._prefix_offset = self._read_offset
+        self._token_ids.append(token_id)
+        self._read_offset = len(self._token_ids)
+        return text + self._tokenizer.token_text(token_id)
 
     def _advance(self, *, is_last: bool) -> str:
         prefix = self._decode(self._token_ids[self._prefix_offset : self._read_offset])

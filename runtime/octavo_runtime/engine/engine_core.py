@@ -117,7 +117,7 @@ class EngineCore:
         outputs = []
         if self.has_work():
             started = time.perf_counter()
-            plan = self.scheduler.schedule()
+            plan = self.scheduler.schedule(time.monotonic())
             if plan.scheduled:
                 outputs = self.scheduler.update(plan, *self._execute(plan))
             self._num_steps += 1

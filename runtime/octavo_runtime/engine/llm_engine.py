@@ -22,7 +22,9 @@ class LLMEngine:
         self.core = EngineCore(config)
         self.tokenizer = tokenizer
         self.stats = EngineStats()
-        self._inputs = InputProcessor(self.core.info)
+        self._inputs = InputProcessor(
+            self.core.info, tokenizer, logits_processors=config.logits_processors
+        )
         self._outputs = OutputProcessor(tokenizer)
 
     @property

@@ -82,6 +82,7 @@ class SequenceOutput(msgspec.Struct, omit_defaults=True):
     that ended it (None for the primary end-of-sequence token). The token that stopped it is in
     `new_token_ids`.
     num_cached_tokens: prompt tokens that the prefix cache supplied at first admission.
+    scheduled_ts: when it was first admitted (monotonic clock, the same in all processes).
     new_prompt_logprobs: of the next prompt tokens, in order, from the second token on; outputs in
     the middle of a prompt carry them without new tokens.
     """
@@ -93,6 +94,7 @@ class SequenceOutput(msgspec.Struct, omit_defaults=True):
     stop_reason: int | None = None
     num_cached_tokens: int = 0
     num_preemptions: int = 0
+    scheduled_ts: float = 0.0
     new_prompt_logprobs: list[TokenLogprobs] | None = None
 
 

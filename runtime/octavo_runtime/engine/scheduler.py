@@ -125,8 +125,11 @@ class Scheduler:
 
     # -- the step -----------------------------------------------------------------------------
 
-    def schedule(self) -> StepPlan:
-        """Plans a step and counts its tokens as computed: the step must then be executed."""
+    def schedule(self, now: float = 0.0) -> StepPlan:
+        """Plans a step and counts its tokens as computed: the step must then be executed.
+
+        now: the time, for `Sequence.scheduled_ts`.
+        """
         budget = self.config.max_num_batched_tokens
         planned, num_preempted = self._schedule_running(budget)
         for sequence, count in planned.items():
@@ -134,7 +137,7 @@ class Scheduler:
             self._register_full_blocks(sequence)
         budget -= sum(planned.values())
         if num_preempted == 0:
-            self._admit(budget, planned)
+            self._admit(budget, planned, now)
         items = [
             ScheduledSequence(sequence, sequence.num_computed_tokens - count, count)
             for sequence, count in planned.items()
@@ -184,6 +187,7 @@ class Scheduler:
                     stop_reason=stop_reason,
                     num_cached_tokens=sequence.num_cached_tokens or 0,
                     num_preemptions=sequence.num_preemptions,
+                    scheduled_ts=sequence.scheduled_ts,
                     new_prompt_logprobs=new_prompt_logprobs,
                 )
             )
@@ -229,7 +233,7 @@ class Scheduler:
                 budget -= count
         return planned, num_preempted
 
-    def _admit(self, budget: int, planned: dict[Sequence, int]) -> None:
+    def _admit(self, budget: int, planned: dict[Sequence, int], now: float) -> None:
         """Moves sequences from the queue to `planned` while budget, places and blocks last."""
         while budget > 0 and len(self.waiting) > 0:
             if len(self.running) >= self.config.max_num_seqs:
@@ -252,6 +256,7 @@ class Scheduler:
             sequence.num_computed_tokens = num_hit + count
             if sequence.num_cached_tokens is None:
                 sequence.num_cached_tokens = num_hit
+                sequence.scheduled_ts = now
                 if sequence.reads_prefix_cache:
                     self.num_queried_tokens += sequence.num_prompt_tokens
                 self.num_hit_tokens += num_hit

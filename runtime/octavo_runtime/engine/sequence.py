@@ -30,6 +30,7 @@ class Sequence:
     num_cached_tokens: prompt tokens supplied by the prefix cache at the first admission.
     num_scored_tokens: prompt tokens whose log-probabilities were given out, or never will be asked
     for; the first has none.
+    scheduled_ts: when it was first admitted, by the caller's clock.
     sampling_row: what the sampler keeps of this sequence; made when it is first sampled.
     """
 
@@ -47,6 +48,7 @@ class Sequence:
         "order",
         "request",
         "sampling_row",
+        "scheduled_ts",
         "status",
         "token_ids",
     )
@@ -62,6 +64,7 @@ class Sequence:
         self.num_shared_tokens = 0
         self.num_cached_tokens: int | None = None
         self.num_preemptions = 0
+        self.scheduled_ts = 0.0
         self.block_table: list[int] = []
         self.block_hashes: list[bytes] = []
         self.num_scored_tokens = 1 if self.wants_prompt_logprobs else self.num_prompt_tokens

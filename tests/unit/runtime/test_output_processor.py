@@ -122,7 +122,7 @@ def test_deltas_of_three_samples_carry_only_those_that_moved() -> None:
     [first] = processor.process(
         [SequenceOutput(ids[2], [70]), SequenceOutput(ids[0], [71])]
     ).outputs
-    assert [completion.index for completion in first.outputs] == [2, 0]
+    assert [completion.index for completion in first.outputs] == [0, 2]
     ends = [SequenceOutput(child, [72], finish_reason="length") for child in ids]
     results = outputs_of(processor, ends)
     assert [[c.index for c in output.outputs] for output in results] == [[0], [1], [2]]
