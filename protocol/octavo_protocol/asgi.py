@@ -11,6 +11,7 @@ from pydantic import BaseModel
 from pydantic import ValidationError as PydanticValidationError
 
 from octavo_protocol.errors import (
+    AuthenticationError,
     ClientError,
     OctavoError,
     RequestTooLargeError,
@@ -75,13 +76,16 @@ class RequestIdMiddleware:
 
 
 async def read_body(scope: Scope, receive: Receive, max_bytes: int) -> bytes:
-    """The whole body. Raises `RequestTooLargeError` for one of more than `max_bytes`.
+    """The whole body. Raises `RequestTooLargeError` for one of more than `max_bytes`, and
+    `ValidationError` for one that calls itself something else than JSON.
 
     What is too large is not kept, but read on for a while: a connection that is closed on a client
     that still sends would be reset, and the client would never see the answer.
     """
     max_read = max_bytes + _MAX_DISCARDED_BYTES
     for name, value in scope["headers"]:
+        if name == b"content-type":
+            _check_media_type(value.decode("latin-1"))
         if name == b"content-length" and value.isdigit() and int(value) > max_read:
             raise _too_large(max_bytes)
     chunks: list[bytes] = []
@@ -144,6 +148,8 @@ def error_answer(error: Exception) -> tuple[int, dict[str, Any], dict[str, str]]
         headers = {"retry-after": "1"} if status in (429, 503) else {}
         if isinstance(error, RequestTooLargeError):
             headers["connection"] = "close"  # the rest of the body may not have been read
+        if isinstance(error, AuthenticationError):
+            headers["www-authenticate"] = "Bearer"
         return status, body, headers
     return 500, error_body("internal error", error_type="internal_error", code=500), {}
 
@@ -160,6 +166,14 @@ def http_error_answer(status: int, method: str, path: str) -> dict[str, Any]:
 async def _disconnected(receive: Receive) -> None:
     while (await receive())["type"] != "http.disconnect":
         pass
+
+
+def _check_media_type(value: str) -> None:
+    media_type = value.partition(";")[0].strip().lower()
+    if media_type not in ("", "application/json"):
+        raise ValidationError(
+            "the body must be JSON, with the header `Content-Type: application/json`"
+        )
 
 
 def _too_large(max_bytes: int) -> RequestTooLargeError:

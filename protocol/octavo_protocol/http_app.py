@@ -1,21 +1,28 @@
-"""The shell of an ASGI application that router and replica have in common. Needs Starlette.
+"""The shell of an ASGI application that router and replica have in common. Needs FastAPI.
 
 Inside it a route raises our errors; outside, every request has an id, is counted while it is open,
 and every exception is an answer in OpenAI's shape.
 """
 
+import importlib
+import inspect
 import logging
-from collections.abc import Sequence
-from typing import Any, Protocol
+import time
+from collections.abc import Callable, Sequence
+from importlib import metadata
+from typing import Any, Protocol, cast
 
 import msgspec
-from starlette.applications import Starlette
+from fastapi import FastAPI
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
+from starlette.middleware.base import BaseHTTPMiddleware
+from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from octavo_protocol import openapi
 from octavo_protocol.asgi import (
     App,
     ClientGoneError,
@@ -27,8 +34,14 @@ from octavo_protocol.asgi import (
     error_answer,
     http_error_answer,
 )
+from octavo_protocol.errors import ConfigError
+from octavo_protocol.http_options import HttpOptions
+from octavo_protocol.security import ApiKeyMiddleware
 
 logger = logging.getLogger(__name__)
+access_logger = logging.getLogger("octavo.access")
+
+_QUIET = HttpOptions(disable_uvicorn_access_log=True)
 
 
 class AppState(Protocol):
@@ -40,15 +53,45 @@ class AppState(Protocol):
         """An answer begins: counts it, and may add headers to its `http.response.start`."""
 
 
-def make_app(routes: Sequence[Route], state: AppState) -> Starlette:
-    """The application of `routes`. Starts and stops nothing."""
-    app = Starlette(
-        routes=routes,
-        middleware=[Middleware(RequestIdMiddleware), Middleware(_Accounting, state=state)],
+class Application(FastAPI):
+    """A FastAPI application of plain Starlette routes: `/docs`, `/redoc` and `/openapi.json` show
+    what the `ApiRoute`s among them declare.
+    """
+
+    def openapi(self) -> dict[str, Any]:
+        if self.openapi_schema is None:
+            self.openapi_schema = openapi.document(
+                self.routes, title=self.title, version=self.version
+            )
+            if self.root_path:
+                self.openapi_schema["servers"] = [{"url": self.root_path}]
+        return self.openapi_schema
+
+
+def make_app(
+    routes: Sequence[Route],
+    state: AppState,
+    options: HttpOptions = _QUIET,
+    *,
+    title: str = "Octavo",
+) -> Application:
+    """The application of `routes`. Starts and stops nothing.
+
+    Raises `ConfigError` for middleware that cannot be imported.
+    """
+    shown = not options.disable_fastapi_docs
+    return Application(
+        title=title,
+        version=metadata.version("octavo"),
+        routes=list(routes),
+        middleware=_middleware(state, options),
         exception_handlers={HTTPException: _on_http_error},
+        root_path=options.root_path,
+        openapi_url="/openapi.json" if shown else None,
+        docs_url="/docs" if shown else None,
+        redoc_url="/redoc" if shown else None,
+        redirect_slashes=False,  # a 404 with its envelope, not a redirect without one
     )
-    app.router.redirect_slashes = False  # a 404 with its envelope, not a redirect without one
-    return app
 
 
 def json_response(body: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:
@@ -58,23 +101,62 @@ def json_response(body: Any, status: int = 200, headers: dict[str, str] | None =
     )
 
 
+def _middleware(state: AppState, options: HttpOptions) -> list[Middleware]:
+    """From the outside in: request id, accounting, the operator's own, CORS, API keys."""
+    stack = [
+        Middleware(RequestIdMiddleware),
+        Middleware(_Accounting, state=state, options=options),
+        *map(_imported, options.middleware),
+    ]
+    if options.allowed_origins:
+        stack.append(
+            Middleware(
+                CORSMiddleware,
+                allow_origins=options.allowed_origins,
+                allow_methods=options.allowed_methods,
+                allow_headers=options.allowed_headers,
+                allow_credentials=options.allow_credentials,
+                expose_headers=("x-request-id",),
+            )
+        )
+    if options.api_key:
+        stack.append(Middleware(ApiKeyMiddleware, keys=options.api_key))
+    return stack
+
+
+def _imported(path: str) -> Middleware:
+    module, _, name = path.rpartition(".")
+    try:
+        found = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ConfigError(f"middleware {path!r} cannot be imported: {error}") from error
+    if inspect.isclass(found):
+        return Middleware(cast(Callable[[App], App], found))
+    if inspect.iscoroutinefunction(found):
+        return Middleware(BaseHTTPMiddleware, dispatch=found)
+    raise ConfigError(f"middleware {path!r} must be a class or an async function")
+
+
 class _Accounting:
     """Counts open requests and answers; every exception of a route becomes its answer here."""
 
-    def __init__(self, app: App, state: AppState) -> None:
+    def __init__(self, app: App, state: AppState, options: HttpOptions) -> None:
         self.app = app
         self.state = state
+        self._is_logging = not options.disable_uvicorn_access_log
+        self._unlogged = frozenset(options.disable_access_log_for_endpoints)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        started = False
+        status = 0
+        begun = time.monotonic()
 
         async def counted(message: Message) -> None:
-            nonlocal started
+            nonlocal status
             if message["type"] == "http.response.start":
-                started = True
+                status = message["status"]
                 self.state.answering(message)
             await send(message)
 
@@ -84,14 +166,19 @@ class _Accounting:
         except ClientGoneError:
             logger.info("the client left")
         except Exception as error:
-            if started:
+            if status:
                 raise
-            status, body, headers = error_answer(error)
-            if status == 500:
+            code, body, headers = error_answer(error)
+            if code == 500:
                 logger.error("request failed", exc_info=error)
-            await json_response(body, status, headers)(scope, receive, counted)
+            await json_response(body, code, headers)(scope, receive, counted)
         finally:
             self.state.num_open -= 1
+            if self._is_logging and scope["path"] not in self._unlogged:
+                seconds = time.monotonic() - begun
+                access_logger.info(
+                    "%s %s %d %.3f s", scope["method"], scope["path"], status, seconds
+                )
 
 
 async def _on_http_error(request: Request, error: Exception) -> Response:

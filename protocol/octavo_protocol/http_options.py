@@ -31,7 +31,7 @@ class HttpOptions:
     ssl_certfile: Path | None = None
     ssl_ca_certs: Path | None = None
     ssl_cert_reqs: int = 0
-    ssl_ciphers: str = "TLSv1"
+    ssl_ciphers: str | None = None
     disable_fastapi_docs: bool = False
     disable_uvicorn_access_log: bool = False
     disable_access_log_for_endpoints: tuple[str, ...] = ()

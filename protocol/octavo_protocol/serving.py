@@ -2,34 +2,48 @@
 
 import asyncio
 import socket
+import ssl
+import stat
+from pathlib import Path
 from types import FrameType
 
 import uvicorn
 
 from octavo_protocol.asgi import App
 from octavo_protocol.errors import ConfigError
+from octavo_protocol.http_options import HttpOptions
 
 
 class DrainingServer(uvicorn.Server):
     """A uvicorn server whose SIGTERM and SIGINT ask for a stop instead of stopping.
 
-    stop_requested: the first signal came. stop_now: a second one did.
+    stop_requested: the first signal came. stop_now: a second one did. Raises `ConfigError` for TLS
+    files that cannot be used.
     """
 
-    def __init__(self, app: App) -> None:
-        super().__init__(
-            uvicorn.Config(
-                app,
-                loop="none",
-                http="httptools",
-                lifespan="off",
-                access_log=False,
-                log_config=None,
-                server_header=False,
-                timeout_keep_alive=75,
-                timeout_graceful_shutdown=5,
-            )
+    def __init__(self, app: App, options: HttpOptions | None = None) -> None:
+        options = options or HttpOptions()
+        config = uvicorn.Config(
+            app,
+            loop="none",
+            http="httptools",
+            lifespan="off",
+            access_log=False,
+            log_config=None,
+            server_header=False,
+            timeout_keep_alive=75,
+            timeout_graceful_shutdown=5,
+            ssl_keyfile=options.ssl_keyfile,
+            ssl_certfile=options.ssl_certfile,
+            ssl_ca_certs=str(options.ssl_ca_certs) if options.ssl_ca_certs else None,
+            ssl_cert_reqs=options.ssl_cert_reqs,
+            ssl_ciphers=options.ssl_ciphers or "TLSv1",
         )
+        try:
+            config.load()
+        except (OSError, ValueError) as error:  # of the ssl module too
+            raise ConfigError(f"TLS cannot be set up: {error}") from error
+        super().__init__(config)
         self.stop_requested = asyncio.Event()
         self.stop_now = False
         self._loop = asyncio.get_running_loop()
@@ -52,3 +66,48 @@ def bind(host: str, port: int) -> socket.socket:
             f"cannot listen on {host}:{port}: {error.strerror}; choose another with --port"
         ) from error
     return sock
+
+
+def bind_unix(path: Path) -> socket.socket:
+    """A listening Unix socket; one that a dead server left behind is replaced.
+
+    Raises `ConfigError` that says what is in the way.
+    """
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        if path.exists() and stat.S_ISSOCK(path.stat().st_mode) and not _is_served(path):
+            path.unlink()
+        sock.bind(str(path))
+        sock.listen(2048)
+    except OSError as error:
+        sock.close()
+        raise ConfigError(
+            f"cannot listen on {path}: {error.strerror or error}; choose another path with --uds"
+        ) from error
+    return sock
+
+
+def open_socket(options: HttpOptions) -> socket.socket:
+    """The listening socket that `options` ask for. Raises `ConfigError`, also for TLS files that
+    cannot be used: before anything slow is started.
+    """
+    if options.ssl_certfile is not None:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        try:
+            context.load_cert_chain(options.ssl_certfile, options.ssl_keyfile)
+        except OSError as error:
+            raise ConfigError(
+                f"cannot use the TLS certificate {options.ssl_certfile}: {error}"
+            ) from error
+    elif options.ssl_keyfile is not None:
+        raise ConfigError("--ssl-keyfile needs --ssl-certfile")
+    return bind_unix(options.uds) if options.uds else bind(options.host, options.port)
+
+
+def _is_served(path: Path) -> bool:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        try:
+            probe.connect(str(path))
+        except OSError:
+            return False
+    return True

@@ -6,14 +6,15 @@ those of the engine.
 """
 
 import asyncio
+import math
 import random
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from typing import cast
 
 import tokenizers
 from tokenizers import decoders, models, pre_tokenizers
 
-from octavo_protocol.errors import GenerationError, UnavailableError
+from octavo_protocol.errors import GenerationError, UnavailableError, ValidationError
 from octavo_protocol.outputs import RequestOutput
 from octavo_protocol.records import KVEvent
 from octavo_protocol.sampling_params import SamplingParams
@@ -25,6 +26,7 @@ from octavo_runtime.engine.messages import (
     EngineRequest,
     EngineStats,
     SequenceOutput,
+    StepOutputs,
     TokenLogprobs,
 )
 from octavo_runtime.engine.output_processor import OutputProcessor
@@ -61,11 +63,15 @@ class FakeLLM:
         self.gate = asyncio.Event()
         self.gate.set()
         self.request_ids: list[str] = []
+        self.requests: list[EngineRequest] = []
+        self.controls: list[tuple[str, dict[str, object]]] = []
+        self.is_asleep = False
         self.aborted: list[str] = []
         self._inputs: InputProcessor | None = None
         self._running: dict[str, asyncio.Event] = {}
         self._failure: Exception | None = None
         self._kv_callbacks: list[Callable[[list[KVEvent]], None]] = []
+        self._step_callbacks: list[Callable[[StepOutputs], None]] = []
         if is_loaded:
             self.load()
 
@@ -106,6 +112,9 @@ class FakeLLM:
     def on_kv_events(self, callback: Callable[[list[KVEvent]], None]) -> None:
         self._kv_callbacks.append(callback)
 
+    def on_step(self, callback: Callable[[StepOutputs], None]) -> None:
+        self._step_callbacks.append(callback)
+
     def publish(self, events: list[KVEvent]) -> None:
         """KV events as a step would report them."""
         for callback in self._kv_callbacks:
@@ -125,10 +134,21 @@ class FakeLLM:
         prompt_text: str | None = None,
         priority: int = 0,
         cache_salt: str = "",
+        reasoning_end_token_ids: Sequence[int] = (),
+        is_reasoning: bool = False,
+        visible_special_ids: Collection[int] = (),
     ) -> AsyncIterator[RequestOutput]:
         if self._inputs is None or not self.is_healthy:
             raise UnavailableError("the engine is not ready")
-        children = self._inputs.process(request_id, prompt_token_ids, sampling_params)
+        children = self._inputs.process(
+            request_id,
+            prompt_token_ids,
+            sampling_params,
+            priority=priority,
+            reasoning_end_token_ids=reasoning_end_token_ids,
+            is_reasoning=is_reasoning,
+        )
+        self.requests += children
         if request_id in self._running:
             raise GenerationError(f"request id {request_id} is in use")
         outputs = OutputProcessor(self.tokenizer)
@@ -140,6 +160,8 @@ class FakeLLM:
             for position in range(MAX_MODEL_LEN):
                 await self._next_step(failed)
                 step = [self._token(child, position) for child in children]
+                for callback in self._step_callbacks:
+                    callback(StepOutputs(step))
                 for output in outputs.process(step).outputs:
                     finished = output.finished
                     yield output
@@ -151,7 +173,16 @@ class FakeLLM:
                 self.aborted.append(request_id)
 
     async def reset_prefix_cache(self) -> bool:
-        return True
+        return bool(await self.control("reset_prefix_cache"))
+
+    async def control(self, method: str, **arguments: object) -> object:
+        """Recorded; sleeping is remembered, profiling refused, everything else succeeds."""
+        self.controls.append((method, arguments))
+        if method in ("start_profile", "stop_profile"):
+            raise ValidationError("profiling needs a profiler folder")
+        if method in ("sleep", "wake_up"):
+            self.is_asleep = method == "sleep"
+        return self.is_asleep if method == "is_sleeping" else True
 
     async def shutdown(self) -> None:
         self.is_healthy = False
@@ -188,7 +219,20 @@ class FakeLLM:
             reason = "length"
         logprobs = None
         if sampling.logprobs is not None:
-            others = random.Random(position).sample(range(200), sampling.logprobs)
-            values = [-1.0 - rank for rank in range(len(others))]
-            logprobs = [TokenLogprobs([token, *others], [-0.5, *values], 1)]
-        return SequenceOutput(child.request_id, [token], logprobs, reason)
+            logprobs = [self._logprobs(token, sampling.logprobs, position)]
+        scores = None
+        if sampling.prompt_logprobs is not None and position == 0:
+            num = sampling.prompt_logprobs
+            scores = [self._logprobs(t, num, i) for i, t in enumerate(prompt[1:], 1)]
+        return SequenceOutput(
+            child.request_id, [token], logprobs, reason, new_prompt_logprobs=scores
+        )
+
+    def _logprobs(self, token: int, num_top: int, position: int) -> TokenLogprobs:
+        """-0.5 for the token, then -1, -2, ...; -inf for the last of a whole vocabulary."""
+        count = self.tokenizer.vocab_size if num_top == -1 else num_top
+        others = random.Random(position).sample(range(200), min(count, 200))
+        values = [-1.0 - rank for rank in range(len(others))]
+        if num_top == -1:
+            values[-1] = -math.inf
+        return TokenLogprobs([token, *others], [-0.5, *values], 1)

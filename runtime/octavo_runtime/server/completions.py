@@ -1,97 +1,162 @@
 """POST /v1/completions: from engine outputs to text answers, whole or streamed."""
 
 import time
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
+import msgspec
+
 from octavo_protocol.openai import CompletionRequest
-from octavo_protocol.openai.answers import Completion, CompletionChoice, sse, usage
-from octavo_protocol.outputs import CompletionOutput, RequestOutput
-from octavo_runtime.server.generation import GenerationJob, run, says_something
-from octavo_runtime.server.logprobs import completion_logprobs
+from octavo_protocol.openai.answers import (
+    Completion,
+    CompletionChoice,
+    CompletionChunk,
+    CompletionLogprobs,
+    Usage,
+    sse,
+    usage,
+)
+from octavo_protocol.outputs import CompletionOutput, PromptLogprobs, RequestOutput
+from octavo_runtime.server.generation import GenerationJob, run
+from octavo_runtime.server.logprobs import (
+    LogprobStyle,
+    Position,
+    completion_logprobs,
+    prompt_logprobs,
+)
 from octavo_runtime.server.state import ServerState
+from octavo_runtime.server.usage_options import UsageOptions
 
 
-async def whole_answer(
-    state: ServerState,
-    request: CompletionRequest,
-    model: str,
-    job: GenerationJob,
-    echoes: Sequence[str],
-) -> Completion:
-    """echoes: text to put before each prompt's outputs; empty strings without `echo`."""
-    finals: dict[int, RequestOutput] = {}
-    async for index, output in run(state, job):
-        finals[index] = output
-    choices = []
-    num_output = num_cached = 0
-    for prompt_index, final in sorted(finals.items()):
-        num_cached += final.num_cached_tokens or 0
-        for completion in final.outputs:
-            num_output += len(completion.token_ids)
-            choice = _choice(request, completion, prompt_index, 0)
-            choice.text = echoes[prompt_index] + choice.text
-            choices.append(choice)
-    return Completion(
-        id=job.answer_id,
-        model=model,
-        choices=choices,
-        created=int(time.time()),
-        usage=usage(sum(map(len, job.prompts)), num_output, num_cached),
-    )
+class CompletionWriter:
+    """One request's answer. model: the name that the client knows it by.
 
-
-async def stream_answer(
-    state: ServerState,
-    request: CompletionRequest,
-    model: str,
-    job: GenerationJob,
-    echoes: Sequence[str],
-) -> AsyncGenerator[bytes, None]:
-    """Events: chunks with text, the last one of each choice with its finish reason; then, when
-    asked for, one with the usage and no choices.
+    With `echo` every choice begins with its prompt, with max_tokens=0 it also ends there.
     """
-    created = int(time.time())
-    options = request.stream_options
-    running = bool(options and options.include_usage and options.continuous_usage_stats)
-    num_prompt = sum(map(len, job.prompts))
-    num_output = 0
-    cached: dict[int, int] = {}
-    offsets: dict[int, int] = {}  # of the next token in each choice that has begun
 
-    def event(choices: list[CompletionChoice], *, with_usage: bool) -> bytes:
-        chunk = Completion(id=job.answer_id, model=model, choices=choices, created=created)
-        if with_usage:
-            chunk.usage = usage(num_prompt, num_output, sum(cached.values()))
-        return sse(chunk)
+    def __init__(
+        self, state: ServerState, request: CompletionRequest, model: str, job: GenerationJob
+    ) -> None:
+        self._state = state
+        self._request = request
+        self._job = job
+        self._model = model
+        self._created = int(time.time())
+        self._usage_options = UsageOptions.of(state, request)
+        as_ids = bool(request.return_tokens_as_token_ids)
+        self._style = LogprobStyle(
+            -1 if request.logprob_token_ids else request.logprobs or 0,
+            as_ids=as_ids or state.options.return_tokens_as_token_ids,
+        )
+        self._num_output = 0
+        self._cached: dict[int, int] = {}  # tokens from the prefix cache, by prompt
+        self._offsets: dict[int, int] = {}  # of the next token, by choice that has begun
 
-    async with aclosing(run(state, job)) as outputs:
-        async for prompt_index, output in outputs:
-            cached[prompt_index] = output.num_cached_tokens or 0
-            for completion in output.outputs:
-                num_output += len(completion.token_ids)
-                if not says_something(completion, with_ids=bool(request.return_token_ids)):
-                    continue
-                index = prompt_index * request.n + completion.index
-                choice = _choice(request, completion, prompt_index, offsets.get(index, 0))
-                if index not in offsets:
-                    choice.text = echoes[prompt_index] + choice.text
-                # Not by the text of the choices: that may be held back for a stop string.
-                tokens = choice.logprobs.tokens if choice.logprobs else []
-                offsets[index] = offsets.get(index, 0) + sum(map(len, tokens))
-                yield event([choice], with_usage=running)
-    if options and options.include_usage:
-        yield event([], with_usage=True)
+    async def whole(self) -> Completion:
+        """The answer when all is said."""
+        finals: dict[int, RequestOutput] = {}
+        async for prompt_index, output in run(self._state, self._job):
+            finals[prompt_index] = output
+        choices = [
+            self._choice(prompt_index, final, completion)
+            for prompt_index, final in sorted(finals.items())
+            for completion in final.outputs
+        ]
+        return Completion(
+            id=self._job.answer_id,
+            model=self._model,
+            choices=choices,
+            created=self._created,
+            usage=self._usage(),
+            system_fingerprint=self._state.fingerprint,
+        )
+
+    async def events(self) -> AsyncGenerator[bytes, None]:
+        """Chunks with text, the last one of each choice with its finish reason; then the usage,
+        where asked for, in a chunk without choices.
+        """
+        async with aclosing(run(self._state, self._job)) as outputs:
+            async for prompt_index, output in outputs:
+                for completion in output.outputs:
+                    choice = self._choice(prompt_index, output, completion)
+                    if _says_something(choice):
+                        yield sse(self._chunk([choice], with_usage=self._usage_options.running))
+        if self._usage_options.at_end:
+            yield sse(self._chunk([], with_usage=True))
+
+    def _chunk(self, choices: list[CompletionChoice], *, with_usage: bool) -> CompletionChunk:
+        is_last = any(choice.finish_reason for choice in choices)
+        fingerprint = self._state.fingerprint if is_last else None
+        return CompletionChunk(
+            id=self._job.answer_id,
+            model=self._model,
+            choices=choices,
+            created=self._created,
+            usage=self._usage() if with_usage else msgspec.UNSET,
+            system_fingerprint=fingerprint or msgspec.UNSET,
+        )
+
+    def _choice(
+        self, prompt_index: int, output: RequestOutput, completion: CompletionOutput
+    ) -> CompletionChoice:
+        """What a choice says next, counted."""
+        request = self._request
+        index = prompt_index * request.n + completion.index
+        is_first = index not in self._offsets
+        prompt = self._job.prompts[prompt_index]
+        said = list(completion.token_ids) if request.generates else []
+        self._num_output += len(said)
+        self._cached[prompt_index] = output.num_cached_tokens or 0
+        text = completion.text if request.generates else ""
+        if is_first and request.echo:
+            text = (self._job.prompt_texts[prompt_index] or "") + text
+        echoed = output.prompt_logprobs if is_first and request.echo else None
+        scored = output.prompt_logprobs if request.prompt_logprobs is not None else None
+        logprobs = self._logprobs(index, said, completion, prompt, echoed)
+        return CompletionChoice(
+            index=index,
+            text=text,
+            logprobs=logprobs,
+            finish_reason=completion.finish_reason,
+            stop_reason=completion.stop_reason,
+            token_ids=said if request.return_token_ids else None,
+            prompt_token_ids=prompt if request.return_token_ids and is_first else None,
+            prompt_logprobs=prompt_logprobs(scored),
+        )
+
+    def _logprobs(
+        self,
+        index: int,
+        said: list[int],
+        completion: CompletionOutput,
+        prompt: list[int],
+        echoed: PromptLogprobs | None,
+    ) -> CompletionLogprobs | None:
+        """Offsets count the tokens' text: that of the choice may be held back for a stop string."""
+        offset = self._offsets.setdefault(index, 0)
+        if completion.logprobs is None:
+            return None
+        token_ids, positions = said, list[Position | None](completion.logprobs[: len(said)])
+        first_text = ""
+        if echoed is not None:
+            token_ids, positions = [*prompt, *said], [*echoed, *positions]
+            first_text = self._state.llm.tokenizer.token_text(prompt[0])
+        result = completion_logprobs(
+            token_ids, positions, self._style, first_offset=offset, first_text=first_text
+        )
+        self._offsets[index] = offset + sum(map(len, result.tokens))
+        return result
+
+    def _usage(self) -> Usage:
+        cached = sum(self._cached.values())
+        return usage(self._job.num_prompt_tokens, self._num_output, cached)
 
 
-def _choice(
-    request: CompletionRequest, completion: CompletionOutput, prompt_index: int, first_offset: int
-) -> CompletionChoice:
-    return CompletionChoice(
-        index=prompt_index * request.n + completion.index,
-        text=completion.text,
-        finish_reason=completion.finish_reason,
-        stop_reason=completion.stop_reason,
-        logprobs=completion_logprobs(completion, request.logprobs or 0, first_offset),
-        token_ids=list(completion.token_ids) if request.return_token_ids else None,
+def _says_something(choice: CompletionChoice) -> bool:
+    """Whether a piece deserves a chunk. Half a character has nothing but token ids."""
+    return bool(
+        choice.text
+        or choice.finish_reason
+        or choice.token_ids
+        or (choice.logprobs and choice.logprobs.tokens)
     )

@@ -1,5 +1,6 @@
 """An answer as server-sent events, with a status line that waits for the first of them."""
 
+import asyncio
 import logging
 from collections.abc import AsyncGenerator
 
@@ -14,44 +15,76 @@ _HEADERS = [
     (b"cache-control", b"no-cache"),
     (b"x-accel-buffering", b"no"),
 ]
+_KEEP_ALIVE = b": keep-alive\n\n"
 
 
 class EventResponse:
     """An ASGI response. What goes wrong before the first event is raised, so that it becomes an
-    ordinary error answer; later it is an event of its own. `[DONE]` ends the stream either way.
+    ordinary error answer; later it is an event of its own. `ending` closes the stream either way.
 
-    When the client leaves, the iterator is closed at once.
+    When the client leaves, the iterator is closed at once. keep_alive_s: seconds of silence after
+    which a comment is sent, also before the first event, which commits to status 200; 0: never.
     """
 
-    def __init__(self, events: AsyncGenerator[bytes, None]) -> None:
+    def __init__(
+        self,
+        events: AsyncGenerator[bytes, None],
+        *,
+        keep_alive_s: float = 0.0,
+        ending: bytes = SSE_DONE,
+    ) -> None:
         self._events = events
+        self._keep_alive_s = keep_alive_s
+        self._ending = ending
+        self._started = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         await run_unless_gone(receive, self._send_all(send))
 
     async def _send_all(self, send: Send) -> None:
-        started = False
+        source = kept_alive(self._events, self._keep_alive_s) if self._keep_alive_s else None
         try:
             try:
-                async for event in self._events:
-                    if not started:
-                        await send(
-                            {"type": "http.response.start", "status": 200, "headers": _HEADERS}
-                        )
-                        started = True
-                    await send({"type": "http.response.body", "body": event, "more_body": True})
+                async for event in source or self._events:
+                    await self._send(send, event)
             finally:
+                if source is not None:
+                    await source.aclose()
                 await self._events.aclose()
         except Exception as error:
-            if not started:
+            if not self._started:
                 raise
             if not isinstance(error, OctavoError):
                 logger.exception("a stream failed")
-            await send(
-                {
-                    "type": "http.response.body",
-                    "body": sse(error_answer(error)[1]),
-                    "more_body": True,
-                }
-            )
-        await send({"type": "http.response.body", "body": SSE_DONE, "more_body": False})
+            await self._send(send, sse(error_answer(error)[1]))
+        await send({"type": "http.response.body", "body": self._ending, "more_body": False})
+
+    async def _send(self, send: Send, event: bytes) -> None:
+        if not self._started:
+            self._started = True
+            await send({"type": "http.response.start", "status": 200, "headers": _HEADERS})
+        await send({"type": "http.response.body", "body": event, "more_body": True})
+
+
+async def kept_alive(
+    events: AsyncGenerator[bytes, None], interval_s: float
+) -> AsyncGenerator[bytes, None]:
+    """`events`, and a comment whenever none came for `interval_s` seconds."""
+    following: asyncio.Task[bytes | None] | None = None
+    try:
+        while True:
+            if following is None:
+                following = asyncio.create_task(anext(events, None))
+            done, _ = await asyncio.wait({following}, timeout=interval_s)
+            if not done:
+                yield _KEEP_ALIVE
+                continue
+            event = following.result()
+            following = None
+            if event is None:
+                return
+            yield event
+    finally:
+        if following is not None:
+            following.cancel()
+            await asyncio.gather(following, return_exceptions=True)

@@ -4,17 +4,22 @@ import asyncio
 import secrets
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
-from octavo_protocol.outputs import CompletionOutput, RequestOutput
+from octavo_protocol.outputs import RequestOutput
 from octavo_protocol.sampling_params import SamplingParams
 from octavo_runtime.server.state import ServerState
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class GenerationJob:
     """One HTTP request's prompts. answer_id: the `id` that the client sees. request_id: the HTTP
     request's own; clients choose both, so the engine's ids get something random added.
+
+    prompt_texts: the prompts as text where they came as text, in the same order. is_reasoning: the
+    outputs begin with reasoning, which ends with `reasoning_end_token_ids`. visible_special_ids:
+    special tokens whose text is shown all the same, since a parser looks for it.
     """
 
     answer_id: str
@@ -23,6 +28,14 @@ class GenerationJob:
     params: SamplingParams
     priority: int = 0
     cache_salt: str = ""
+    prompt_texts: Sequence[str | None] = ()
+    is_reasoning: bool = False
+    reasoning_end_token_ids: list[int] = field(default_factory=list)
+    visible_special_ids: frozenset[int] = frozenset()
+
+    @property
+    def num_prompt_tokens(self) -> int:
+        return sum(map(len, self.prompts))
 
 
 async def run(
@@ -32,6 +45,18 @@ async def run(
 
     Raises what the engine raises for any of the prompts; the others are then aborted too.
     """
+    state.num_generating += 1
+    try:
+        async with aclosing(_run_all(state, job)) as outputs:
+            async for item in outputs:
+                yield item
+    finally:
+        state.num_generating -= 1
+
+
+async def _run_all(
+    state: ServerState, job: GenerationJob
+) -> AsyncGenerator[tuple[int, RequestOutput], None]:
     if len(job.prompts) == 1:
         async with aclosing(_one(state, job, 0)) as outputs:
             async for output in outputs:
@@ -64,25 +89,23 @@ async def run(
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-def says_something(completion: CompletionOutput, *, with_ids: bool) -> bool:
-    """Whether a delta deserves a chunk. Those of half a character have nothing but token ids."""
-    return bool(
-        completion.text
-        or completion.finish_reason
-        or completion.logprobs
-        or (with_ids and completion.token_ids)
-    )
-
-
 async def _one(
     state: ServerState, job: GenerationJob, index: int
 ) -> AsyncGenerator[RequestOutput, None]:
+    hints: dict[str, Any] = {}
+    if job.reasoning_end_token_ids or job.visible_special_ids:
+        hints = {
+            "reasoning_end_token_ids": job.reasoning_end_token_ids,
+            "is_reasoning": job.is_reasoning,
+            "visible_special_ids": job.visible_special_ids,
+        }
     outputs = state.llm.generate(
         job.prompts[index],
         job.params,
         f"{job.request_id}-{index}-{secrets.token_hex(4)}",
         priority=job.priority,
         cache_salt=job.cache_salt,
+        **hints,
     )
     finished = False
     try:

@@ -25,7 +25,6 @@ class ApiOptions:
         tool_call_parser, enable_auto_tool_choice: what finds tool calls in an answer; both are
             needed for tool_choice auto.
         tool_parser_plugin: Python file that registers further tool parsers.
-        exclude_tools_when_tool_choice_none: with tool_choice none, the prompt has no tools.
         reasoning_parser: what splits reasoning from the answer.
         override_max_tokens: no answer gets more tokens than this.
     Answers
@@ -35,8 +34,8 @@ class ApiOptions:
             number format; hash: a digest of that; custom: the value.
         sse_keep_alive_interval: seconds after which a silent stream gets a comment; 0: never.
     Operation
-        enable_log_requests: one line per finished request, with its prompt's and output's text
-            cut to max_log_len characters, where enable_log_outputs says so for the output.
+        enable_log_requests: one line per finished request, with counts and times.
+            enable_log_outputs: also its prompt's and outputs' text, cut to max_log_len characters.
         metrics_names: under which prefixes metrics are shown. show_old_metrics: also under names
             that vLLM has removed, which some dashboards still read.
         dev_mode: routes that stop, empty and inspect the engine exist.
@@ -48,7 +47,6 @@ class ApiOptions:
     enable_auto_tool_choice: bool = False
     tool_call_parser: str | None = None
     tool_parser_plugin: str | None = None
-    exclude_tools_when_tool_choice_none: bool = False
     reasoning_parser: str | None = None
     override_max_tokens: int | None = None
     response_role: str = "assistant"

@@ -6,22 +6,43 @@ from octavo_protocol.asgi import Message
 from octavo_protocol.errors import NotFoundError, UnavailableError
 from octavo_runtime.engine.async_llm import AsyncLLM
 from octavo_runtime.engine.messages import EngineInfo
+from octavo_runtime.server.fingerprint import fingerprint
 from octavo_runtime.server.metrics import ServerMetrics
+from octavo_runtime.server.options import ApiOptions
+from octavo_runtime.server.reasoning_parsers import ReasoningParser, reasoning_parser
+from octavo_runtime.server.tool_parsers import ToolParser, tool_parser
 
 
 @dataclass(slots=True)
 class ServerState:
     """is_registered: the cluster knows this replica (or there is none to know it).
-    is_draining: no new work is taken; what runs is finished.
+    is_draining: no new work is taken; what runs is finished. is_paused: no new work is taken until
+    somebody resumes. num_open: requests being answered; num_generating: those of them that
+    generate. default_max_tokens: longest chat answer where the request names none; None: what the
+    context leaves. tool_parser and reasoning_parser: the classes that the options name.
+
+    Raises `ConfigError` for a parser that does not exist.
     """
 
     llm: AsyncLLM
     served_names: tuple[str, ...]
     max_body_bytes: int
     metrics: ServerMetrics
+    options: ApiOptions = field(default_factory=ApiOptions)
+    default_max_tokens: int | None = None
     is_registered: bool = False
     is_draining: bool = False
-    num_open: int = field(default=0)  # requests being answered
+    is_paused: bool = False
+    num_open: int = 0
+    num_generating: int = 0
+    tool_parser: type[ToolParser] | None = field(init=False, default=None)
+    reasoning_parser: type[ReasoningParser] | None = field(init=False, default=None)
+
+    def __post_init__(self) -> None:
+        if self.options.tool_call_parser:
+            self.tool_parser = tool_parser(self.options.tool_call_parser)
+        if self.options.reasoning_parser:
+            self.reasoning_parser = reasoning_parser(self.options.reasoning_parser)
 
     @property
     def stage(self) -> str:
@@ -30,9 +51,17 @@ class ServerState:
             return "engine stopped"
         if self.is_draining:
             return "draining"
+        if self.is_paused:
+            return "paused"
         if not self.llm.is_ready:
             return "loading"
         return "ready" if self.is_registered else "registering"
+
+    @property
+    def fingerprint(self) -> str | None:
+        """`system_fingerprint` of answers."""
+        dtype = self.llm.info.dtype if self.llm.info else "unknown"
+        return fingerprint(self.options, self.served_names[0], dtype)
 
     def set_registered(self) -> None:
         self.is_registered = True
@@ -44,7 +73,7 @@ class ServerState:
     def check_accepts(self) -> EngineInfo:
         """Raises `UnavailableError` when no new work can be taken."""
         info = self.llm.info
-        if info is None or self.is_draining or not self.llm.is_healthy:
+        if info is None or self.is_draining or self.is_paused or not self.llm.is_healthy:
             raise UnavailableError(f"the server takes no requests now: {self.stage}")
         return info
 
@@ -52,7 +81,7 @@ class ServerState:
         """The served name that a request means. Raises `NotFoundError`."""
         if not name:
             return self.served_names[0]
-        if name not in self.served_names:
+        if name not in self.served_names and not self.options.skip_model_name_validation:
             raise NotFoundError(
                 f"the model {name!r} does not exist; this server has "
                 + ", ".join(repr(each) for each in self.served_names),

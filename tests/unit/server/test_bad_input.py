@@ -9,6 +9,11 @@ from tests.unit.server.conftest import MAX_BODY_BYTES, Replica
 
 _CHAT = {"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 2}
 _TEXT = {"prompt": "Hi", "max_tokens": 2}
+_TOOL = {"type": "function", "function": {"name": "look", "parameters": {"type": "object"}}}
+
+
+def _named(name: str) -> dict[str, Any]:
+    return {"type": "function", "function": {"name": name}}
 
 
 async def _refused(
@@ -98,8 +103,16 @@ async def test_integers_of_any_size_never_break_the_server(
         ({"prompt": ["a"] * 1025}, "at most 1024 prompts", "prompt"),
         ({"prompt": "a" * 64}, "has 64 tokens; this model's context is 64", "prompt"),
         ({"prompt": "a", "promt": 1}, "unknown field 'promt'; did you mean prompt?", None),
-        ({"prompt": "a", "logprobs": 99}, "between 0 and 20", None),
-        ({"prompt": "a", "logprobs": -1}, "between 0 and 20", None),
+        ({"prompt": "a", "logprobs": 99}, "at most 20 are given", "logprobs"),
+        ({"prompt": "a", "logprobs": -1}, "asks for 257 log-prob", "logprobs"),
+        ({"prompt": "a", "logprobs": -2}, "at least -1", None),
+        ({"prompt": "a", "prompt_logprobs": 99}, "at most 20 are given", "prompt_logprobs"),
+        ({"prompt": "a", "max_tokens": 0}, "at least 1", "max_tokens"),
+        ({"prompt": "a", "suffix": "b"}, "suffix is not supported", None),
+        ({"prompt": "a", "truncate_prompt_tokens": 0}, "cannot be empty", "prompt"),
+        ({"prompt": "a", "use_beam_search": True, "stream": True}, "not allowed with stream", None),
+        ({"prompt": "a", "prompt_logprobs": 1, "stream": True}, "not allowed with stream", None),
+        ({"prompt": "a", "chat_template": "x"}, "unknown field 'chat_template'", None),
         ({"prompt": "a", "stream_options": {}}, "only allowed with stream=true", None),
         ({"prompt": "a", "stop": ["a"] * 5}, "at most 4 strings", None),
         ({"prompt": "a", "best_of": 3}, "best_of is not supported", None),
@@ -123,13 +136,34 @@ async def test_a_completion_that_makes_no_sense(
     [
         ({}, "Field required", "messages"),
         ({"messages": []}, "at least 1 item", "messages"),
-        ({"messages": [{"role": "king", "content": "Hi"}]}, "messages.0.role", "messages.0.role"),
+        ({"messages": [{"role": "", "content": "Hi"}]}, "messages.0.role", "messages.0.role"),
         ({"messages": "Hi"}, "valid list", "messages"),
         ({"messages": [{"role": "user", "content": 7}]}, "messages.0.content", None),
         (_CHAT | {"top_logprobs": 2}, "needs logprobs=true", None),
-        (_CHAT | {"logprobs": True, "top_logprobs": 21}, "between 0 and 20", None),
+        (_CHAT | {"logprobs": True, "top_logprobs": 21}, "at most 20 are given", "logprobs"),
         (_CHAT | {"max_completion_tokens": 0}, "at least 1", "max_completion_tokens"),
-        (_CHAT | {"tools": [{"type": "function"}]}, "tools is not supported", None),
+        (_CHAT | {"tools": [{"type": "function"}]}, "Field required", "tools.0.function"),
+        (_CHAT | {"tools": []}, "tools must not be empty", None),
+        (_CHAT | {"tools": [_TOOL]}, "--enable-auto-tool-choice", "tool_choice"),
+        (_CHAT | {"tool_choice": "required"}, "needs tools", None),
+        (
+            _CHAT | {"tools": [_TOOL], "tool_choice": _named("other")},
+            "not among the tools",
+            None,
+        ),
+        (
+            _CHAT
+            | {"tools": [_TOOL], "tool_choice": "required"}
+            | {"response_format": {"type": "json_object"}},
+            "leave out response_format",
+            "tool_choice",
+        ),
+        (_CHAT | {"chat_template": "x"}, "--trust-request-chat-template", "chat_template"),
+        (
+            _CHAT | {"chat_template_kwargs": {"chat_template": "x"}},
+            "--trust-request-chat-template",
+            "chat_template",
+        ),
         (_CHAT | {"n": 2, "temperature": 0}, "n must be 1 with temperature 0", "n"),
     ],
 )

@@ -1,0 +1,185 @@
+"""The OpenAPI document of a server, from what its routes declare.
+
+Routes stay plain handlers that parse their own bodies; a declaration only says which. So nothing is
+validated twice, and the schemas are those of the very types that handlers parse and encode.
+"""
+
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+from pydantic import BaseModel
+from pydantic.json_schema import models_json_schema
+from starlette.routing import BaseRoute, Route
+
+JSON, TEXT, EVENTS = "application/json", "text/plain", "text/event-stream"
+_REFERENCE = "#/components/schemas/"
+_ERROR = "Error"
+_ERROR_SCHEMA: dict[str, Any] = {
+    "title": _ERROR,
+    "type": "object",
+    "required": ["error"],
+    "properties": {
+        "error": {
+            "type": "object",
+            "required": ["message", "type", "param", "code"],
+            "properties": {
+                "message": {"type": "string"},
+                "type": {"type": "string"},
+                "param": {"type": ["string", "null"]},
+                "code": {"type": ["string", "integer", "null"]},
+            },
+        }
+    },
+}
+_MEANINGS = {
+    200: "The answer.",
+    400: "The request cannot be served as it is; the message says what to change.",
+    401: "No valid API key came with the request.",
+    404: "What the request names does not exist.",
+    413: "The body is too large.",
+    500: "The server failed.",
+    503: "No capacity at this moment; try again, or elsewhere.",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Content:
+    """A body of one media type. kind: msgspec struct or other type that JSON is made of; None: no
+    schema is given.
+    """
+
+    kind: Any = None
+    media_type: str = JSON
+
+
+@dataclass(frozen=True, slots=True)
+class Operation:
+    """What clients need to know of a route.
+
+    body: types of which the JSON body is one. answers: bodies by status; none: an empty body.
+    errors: statuses that come with the error envelope. query: schema of each query parameter.
+    """
+
+    summary: str
+    body: tuple[type[BaseModel], ...] = ()
+    answers: Mapping[int, tuple[Content, ...]] | None = None
+    errors: tuple[int, ...] = ()
+    query: Mapping[str, dict[str, Any]] | None = None
+
+
+class ApiRoute(Route):
+    """A route and its declaration. 401, 500 and 503 need no declaration, every route may answer so;
+    neither do 400 and 413 where there is a body.
+    """
+
+    def __init__(
+        self, path: str, endpoint: Callable[..., Any], operation: Operation, *methods: str
+    ) -> None:
+        super().__init__(path, endpoint, methods=list(methods))
+        self.operation = operation
+        self.verbs = tuple(method.lower() for method in methods)
+
+
+def document(routes: Iterable[BaseRoute], *, title: str, version: str) -> dict[str, Any]:
+    """The OpenAPI document of those of `routes` that are `ApiRoute`s."""
+    declared = [route for route in routes if isinstance(route, ApiRoute)]
+    schemas = _Schemas([route.operation for route in declared])
+    paths: dict[str, dict[str, Any]] = {}
+    for route in declared:
+        path, names = _path(route.path)
+        for verb in route.verbs:
+            operation = _operation(route.operation, schemas, names)
+            operation["operationId"] = f"{route.name}_{verb}"
+            paths.setdefault(path, {})[verb] = operation
+    return {
+        "openapi": "3.1.0",
+        "info": {"title": title, "version": version},
+        "paths": paths,
+        "components": {
+            "schemas": schemas.components,
+            "securitySchemes": {"key": {"type": "http", "scheme": "bearer"}},
+        },
+        "security": [{"key": []}, {}],
+    }
+
+
+class _Schemas:
+    """The schemas of all bodies, shared by reference."""
+
+    def __init__(self, operations: Sequence[Operation]) -> None:
+        requests = {kind for operation in operations for kind in operation.body}
+        ordered = sorted(requests, key=lambda kind: kind.__name__)
+        keys, defs = models_json_schema(
+            [(kind, "validation") for kind in ordered], ref_template=_REFERENCE + "{model}"
+        )
+        answers = {
+            content.kind: None
+            for operation in operations
+            for contents in (operation.answers or {}).values()
+            for content in contents
+            if content.kind is not None
+        }
+        shown, components = msgspec.json.schema_components(
+            list(answers), ref_template=_REFERENCE + "{name}"
+        )
+        named = defs.get("$defs", {})
+        if clash := sorted(named.keys() & components.keys()):
+            raise ValueError(f"requests and answers have schemas of one name: {clash}")
+        self.components = {_ERROR: _ERROR_SCHEMA, **named, **components}
+        self._requests = {kind: keys[kind, "validation"] for kind in ordered}
+        self._answers: dict[Any, dict[str, Any]] = dict(zip(answers, shown, strict=True))
+
+    def request(self, kinds: Sequence[type[BaseModel]]) -> dict[str, Any]:
+        schemas: list[dict[str, Any]] = [self._requests[kind] for kind in kinds]
+        return schemas[0] if len(schemas) == 1 else {"anyOf": schemas}
+
+    def answer(self, content: Content) -> dict[str, Any]:
+        if content.kind is None:
+            return {"type": "string"} if content.media_type != JSON else {}
+        return self._answers[content.kind]
+
+
+def _operation(operation: Operation, schemas: _Schemas, path_names: list[str]) -> dict[str, Any]:
+    parameters = [
+        {"name": name, "in": "path", "required": True, "schema": {"type": "string"}}
+        for name in path_names
+    ] + [
+        {"name": name, "in": "query", "required": False, "schema": schema}
+        for name, schema in (operation.query or {}).items()
+    ]
+    answers = operation.answers or {200: ()}
+    responses: dict[str, Any] = {
+        str(status): _response(
+            status, {content.media_type: schemas.answer(content) for content in contents}
+        )
+        for status, contents in answers.items()
+    }
+    failures = {*operation.errors, 401, 500, 503} | ({400, 413} if operation.body else set())
+    for status in sorted(failures):
+        error = {JSON: {"$ref": _REFERENCE + _ERROR}}
+        responses.setdefault(str(status), _response(status, error))
+    described: dict[str, Any] = {"summary": operation.summary, "responses": responses}
+    if parameters:
+        described["parameters"] = parameters
+    if operation.body:
+        described["requestBody"] = {
+            "required": True,
+            "content": {JSON: {"schema": schemas.request(operation.body)}},
+        }
+    return described
+
+
+def _response(status: int, contents: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
+    response: dict[str, Any] = {"description": _MEANINGS[status]}
+    if contents:
+        response["content"] = {media: {"schema": schema} for media, schema in contents.items()}
+    return response
+
+
+def _path(path: str) -> tuple[str, list[str]]:
+    """A route's path as OpenAPI writes it, and its parameters: `/a/{b:path}` is `/a/{b}`, [b]."""
+    names = re.findall(r"{(\w+)", path)
+    return re.sub(r"{(\w+):\w+}", r"{\1}", path), names

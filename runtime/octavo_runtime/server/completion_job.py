@@ -1,0 +1,71 @@
+"""From a text-completion request to the job that the engine runs."""
+
+import os
+from collections.abc import Sequence
+
+from octavo_protocol.errors import ValidationError
+from octavo_protocol.openai import CompletionRequest
+from octavo_protocol.sampling_params import MAX_N
+from octavo_runtime.server.generation import GenerationJob
+from octavo_runtime.server.requests import check_vocabulary, maybe_in_thread, params_of
+from octavo_runtime.server.state import ServerState
+
+DEFAULT_MAX_TOKENS = 16
+MAX_PROMPTS = int(os.environ.get("VLLM_MAX_COMPLETION_PROMPTS") or 1024)
+
+
+async def completion_job(
+    state: ServerState, request: CompletionRequest, *, answer_id: str, request_id: str
+) -> GenerationJob:
+    """Tokenizes the prompts. With `echo`, `logprobs` covers the prompts too.
+
+    Raises `ValidationError` for what this model does not allow, `UnavailableError` where the
+    server takes no work.
+    """
+    info = state.check_accepts()
+    prompts = request.prompts()
+    _check_counts(request, len(prompts))
+    tokenizer = state.llm.tokenizer
+
+    def encode() -> list[list[int]]:
+        special = request.add_special_tokens
+        return [tokenizer.prompt_token_ids(p, add_special_tokens=special) for p in prompts]
+
+    num_chars = sum(len(prompt) for prompt in prompts if isinstance(prompt, str))
+    token_ids = await maybe_in_thread(num_chars, encode)
+    check_vocabulary(info.vocab_size, token_ids)
+    params = params_of(state, request, default_max_tokens=DEFAULT_MAX_TOKENS)
+    if request.echo and params.logprobs is not None and params.prompt_logprobs is None:
+        params.prompt_logprobs = params.logprobs
+        params.skip_reading_prefix_cache = True
+    return GenerationJob(
+        answer_id=answer_id,
+        request_id=request_id,
+        prompts=[request.truncated(ids, info.max_model_len) for ids in token_ids],
+        prompt_texts=_texts(state, request, prompts),
+        params=params,
+        priority=request.priority,
+        cache_salt=request.cache_salt or "",
+    )
+
+
+def _check_counts(request: CompletionRequest, num_prompts: int) -> None:
+    if num_prompts > MAX_PROMPTS:
+        raise ValidationError(
+            f"at most {MAX_PROMPTS} prompts in one request, got {num_prompts}", parameter="prompt"
+        )
+    if num_prompts > 1 and num_prompts * request.n > MAX_N:
+        raise ValidationError(
+            f"at most {MAX_N} samples in one request, got {num_prompts} prompts x n={request.n}",
+            parameter="n",
+        )
+
+
+def _texts(
+    state: ServerState, request: CompletionRequest, prompts: Sequence[str | list[int]]
+) -> list[str | None]:
+    """The prompts as `echo` repeats them."""
+    if not request.echo:
+        return [prompt if isinstance(prompt, str) else None for prompt in prompts]
+    decode = state.llm.tokenizer.decode
+    return [prompt if isinstance(prompt, str) else decode(prompt) for prompt in prompts]

@@ -1,0 +1,72 @@
+"""What every generating route does with a request before it becomes a job."""
+
+import asyncio
+from collections.abc import Callable, Iterable
+from typing import Any, TypeVar
+
+from octavo_protocol.errors import ValidationError
+from octavo_protocol.openai import ChatCompletionRequest, CompletionRequest, TokenizeRequest
+from octavo_protocol.sampling_params import RequestOutputKind, SamplingParams
+from octavo_runtime.server.state import ServerState
+
+# Longer texts are tokenized in a thread: on the event loop they would delay other streams.
+INLINE_CHARS = 20_000
+_T = TypeVar("_T")
+
+
+async def maybe_in_thread(num_chars: int, work: Callable[[], _T]) -> _T:
+    """The result of `work`, which tokenizes `num_chars` characters."""
+    if num_chars < INLINE_CHARS:
+        return work()
+    return await asyncio.to_thread(work)
+
+
+def params_of(
+    state: ServerState,
+    body: ChatCompletionRequest | CompletionRequest,
+    *,
+    default_max_tokens: int | None,
+) -> SamplingParams:
+    """The sampling parameters of `body`, within the server's limits. Raises `ValidationError`."""
+    defaults = state.llm.default_sampling_params
+    params = body.sampling_params(defaults, max_tokens=default_max_tokens)
+    cap = state.options.override_max_tokens
+    if cap is not None and (params.max_tokens is None or params.max_tokens > cap):
+        params.max_tokens = cap
+        params.min_tokens = min(params.min_tokens, cap)
+    params.output_kind = RequestOutputKind.DELTA if body.stream else RequestOutputKind.FINAL_ONLY
+    return params
+
+
+def check_template(state: ServerState, body: ChatCompletionRequest | TokenizeRequest) -> None:
+    """Raises `ValidationError` for a template of the request's own on a server that takes none."""
+    is_trusted = state.options.trust_request_chat_template
+    in_kwargs = "chat_template" in (body.chat_template_kwargs or {})
+    if (body.chat_template is not None or in_kwargs) and not is_trusted:
+        raise ValidationError(
+            "this server takes no chat templates from requests; leave chat_template out, or start "
+            "the server with --trust-request-chat-template",
+            parameter="chat_template",
+        )
+
+
+def check_vocabulary(
+    vocab_size: int, prompts: Iterable[list[int]], *, parameter: str = "prompt"
+) -> None:
+    """Raises `ValidationError` for token ids that the model does not have."""
+    for prompt in prompts:
+        if prompt and not (min(prompt) >= 0 and max(prompt) < vocab_size):
+            raise ValidationError(
+                f"{parameter}: token ids must lie between 0 and {vocab_size - 1}",
+                parameter=parameter,
+            )
+
+
+def with_priority(body: Any, header: str | None) -> Any:
+    """`body` with the priority of the header `x-vllm-priority`, which wins over its own."""
+    if header is not None:
+        try:
+            body.priority = max(-(2**63), min(int(header), 2**63 - 1))
+        except ValueError:
+            raise ValidationError("x-vllm-priority must be an integer") from None
+    return body
