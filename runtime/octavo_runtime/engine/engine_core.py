@@ -99,6 +99,10 @@ class EngineCore:
         self._rates = StepRates()
         self._num_steps = 0
 
+    @property
+    def runner(self) -> ModelRunner:
+        return self._runner
+
     def add_request(self, request: EngineRequest) -> None:
         """Queues a request that the API side has validated against `info`."""
         if request.sampling.seed is None and not request.sampling.is_greedy:

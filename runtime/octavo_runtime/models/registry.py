@@ -1,15 +1,28 @@
 """Which class defines which architecture."""
 
+import importlib
+from collections.abc import Callable
+from typing import Any
+
 import torch
 
 from octavo_protocol.errors import ConfigError
 from octavo_runtime.model_config import ModelConfig
 from octavo_runtime.models.llama import LlamaForCausalLM
 
-_ARCHITECTURES = {
+_ARCHITECTURES: dict[str, Callable[..., Any] | str] = {
     "LlamaForCausalLM": LlamaForCausalLM,
     "MistralForCausalLM": LlamaForCausalLM,
 }
+
+
+def supported_architectures() -> frozenset[str]:
+    return frozenset(_ARCHITECTURES)
+
+
+def register_architecture(name: str, model: Callable[..., Any] | str) -> None:
+    """Makes `name` run with `model`, a class like `LlamaForCausalLM` or its "module:Class"."""
+    _ARCHITECTURES[name] = model
 
 
 def build_model(config: ModelConfig, dtype: torch.dtype) -> LlamaForCausalLM:
@@ -19,4 +32,9 @@ def build_model(config: ModelConfig, dtype: torch.dtype) -> LlamaForCausalLM:
         raise ConfigError(
             f"architecture {config.architecture!r} is not supported yet; these are: {known}"
         )
-    return _ARCHITECTURES[config.architecture](config, dtype)
+    model = _ARCHITECTURES[config.architecture]
+    if isinstance(model, str):
+        module, _, name = model.partition(":")
+        model = getattr(importlib.import_module(module), name)
+    built: LlamaForCausalLM = model(config, dtype)
+    return built
