@@ -6,5 +6,6 @@ from octavo_protocol.openai.base import validation_error as validation_error
 from octavo_protocol.openai.chat import ChatCompletionRequest as ChatCompletionRequest
 from octavo_protocol.openai.completions import CompletionRequest as CompletionRequest
 from octavo_protocol.openai.messages import ChatMessage as ChatMessage
+from octavo_protocol.openai.responses import ResponsesRequest as ResponsesRequest
 from octavo_protocol.openai.tokenize import DetokenizeRequest as DetokenizeRequest
 from octavo_protocol.openai.tokenize import TokenizeRequest as TokenizeRequest

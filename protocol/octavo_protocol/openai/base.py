@@ -6,6 +6,7 @@ old names are translated.
 """
 
 import os
+from collections.abc import Collection, Mapping
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -38,7 +39,8 @@ _HARMLESS = frozenset(
 _TEXT_ONLY = "Octavo serves text models; leave it out"
 _NO_TRANSFER = "Octavo does not move KV blocks between replicas; leave it out"
 # Known fields that are not honoured: the values that ask for nothing, and what to do instead.
-_REFUSED: dict[str, tuple[tuple[Any, ...], str]] = {
+Refused = Mapping[str, tuple[tuple[Any, ...], str]]
+_REFUSED: Refused = {
     "audio": ((None,), _TEXT_ONLY),
     "modalities": ((None, ["text"]), _TEXT_ONLY),
     "mm_payload": ((None,), _TEXT_ONLY),
@@ -83,6 +85,32 @@ def _check_numbers(bias: dict[str, Any]) -> dict[str, float]:
 
 
 LogitBias = Annotated[dict[str, Any], AfterValidator(_check_numbers)]
+
+
+def screened(
+    kind: type[BaseModel], data: Any, *, harmless: Collection[str], refused: Refused
+) -> dict[str, Any]:
+    """The fields of the body `data` that `kind` has. Raises ValueError for a field that it does
+    not have, unless that is `harmless`, or `refused` with a value that asks for nothing.
+
+    For the fields whose default is not None, an explicit null means the default.
+    """
+    if not isinstance(data, dict):
+        raise ValueError("the body must be a JSON object")
+    check_depth(data)
+    fields = kind.model_fields
+    kept: dict[str, Any] = {}
+    for name, value in data.items():
+        if name in fields:
+            if value is not None or fields[name].default is None:
+                kept[name] = value
+        elif name in refused:
+            neutral, advice = refused[name]
+            if value not in neutral:
+                raise ValueError(f"{name} is not supported: {advice}")
+        elif name not in harmless:
+            raise unknown_field(name, fields)
+    return kept
 
 
 class StreamOptions(Strict):
@@ -150,25 +178,9 @@ class GenerationRequest(BaseModel):
     def _screen(cls, data: Any) -> Any:
         if not isinstance(data, dict):
             raise ValueError("the body must be a JSON object")
-        check_depth(data)
-        kept: dict[str, Any] = {}
-        for name, value in translate_guided(data).items():
-            if name in cls.model_fields:
-                kept[name] = value
-            elif name in _HARMLESS:
-                continue
-            elif name in _REFUSED:
-                neutral, advice = _REFUSED[name]
-                if value not in neutral and not (name == "best_of" and value == data.get("n")):
-                    raise ValueError(f"{name} is not supported: {advice}")
-            else:
-                raise unknown_field(name, cls.model_fields)
-        # For the fields whose default is not None, an explicit null means the default.
-        return {
-            name: value
-            for name, value in kept.items()
-            if value is not None or cls.model_fields[name].default is None
-        }
+        if "best_of" in data and data["best_of"] == data.get("n"):
+            data = {name: value for name, value in data.items() if name != "best_of"}
+        return screened(cls, translate_guided(data), harmless=_HARMLESS, refused=_REFUSED)
 
     @model_validator(mode="after")
     def _check_stream_options(self) -> "GenerationRequest":

@@ -15,6 +15,8 @@ _TEXT_KEYS = {
     "text": "text",
     "input_text": "text",
     "output_text": "text",
+    "reasoning_text": "text",
+    "summary_text": "text",
     "refusal": "refusal",
     "thinking": "thinking",
 }

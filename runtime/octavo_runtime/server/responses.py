@@ -1,0 +1,184 @@
+"""/v1/responses over one `ServerState`: a chat generation, written down as a response object."""
+
+import logging
+import secrets
+import time
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import Response as HttpResponse
+from starlette.routing import Route
+
+from octavo_protocol.asgi import error_answer, parse_body, read_body, run_unless_gone
+from octavo_protocol.errors import OctavoError, ValidationError
+from octavo_protocol.http_app import json_response
+from octavo_protocol.openai import ChatCompletionRequest
+from octavo_protocol.openai.answers import TokenLogprob
+from octavo_protocol.openai.response_answers import Event, Response, named_event
+from octavo_protocol.openai.response_items import InputItem
+from octavo_protocol.openai.responses import ResponsesRequest, is_store_enabled
+from octavo_runtime.server.chat_delta import ChatDelta
+from octavo_runtime.server.chat_generation import chat_deltas
+from octavo_runtime.server.chat_job import chat_job
+from octavo_runtime.server.events import EventResponse
+from octavo_runtime.server.generation import GenerationJob
+from octavo_runtime.server.logprobs import LogprobStyle, chat_logprobs
+from octavo_runtime.server.requests import with_priority
+from octavo_runtime.server.response_encoder import ResponseEncoder
+from octavo_runtime.server.response_store import ResponseStore
+from octavo_runtime.server.state import ServerState
+
+logger = logging.getLogger(__name__)
+_PREFIX = "resp_"
+
+
+def routes(state: ServerState) -> list[Route]:
+    """The routes, for the application to mount."""
+    responses = ResponsesRoutes(state, ResponseStore() if is_store_enabled() else ResponseStore(0))
+    return [
+        Route("/v1/responses", responses.create, methods=["POST"]),
+        Route("/v1/responses/{id}", responses.retrieve, methods=["GET"]),
+        Route("/v1/responses/{id}/cancel", responses.cancel, methods=["POST"]),
+    ]
+
+
+class ResponsesRoutes:
+    """store: where answers are kept."""
+
+    def __init__(self, state: ServerState, store: ResponseStore) -> None:
+        self.state = state
+        self.store = store
+
+    async def create(self, request: Request) -> Any:
+        state = self.state
+        state.check_accepts()
+        raw = await read_body(request.scope, request.receive, state.max_body_bytes)
+        body = parse_body(raw, ResponsesRequest)
+        model = state.check_model(body.model)
+        items = [*self._earlier(body), *body.items]
+        chat = with_priority(
+            body.to_chat(items[: -len(body.items)]), request.headers.get("x-vllm-priority")
+        )
+        response_id = _PREFIX + (body.request_id or secrets.token_hex(16)).removeprefix(_PREFIX)
+        job = await chat_job(
+            state, chat, answer_id=response_id, request_id=request.state.request_id
+        )
+        encoder = _encoder(_started(body, model, job, self._keeps(body)), chat, job)
+        events = self._events(body, items, encoder, chat_deltas(state, chat, job))
+        if body.stream:
+            keep_alive_s = state.options.sse_keep_alive_interval
+            return EventResponse(_as_bytes(events), keep_alive_s=keep_alive_s, ending=b"")
+        await run_unless_gone(request.receive, _exhaust(events))
+        return json_response(encoder.response)
+
+    async def retrieve(self, request: Request) -> HttpResponse:
+        return json_response(self.store.get(request.path_params["id"]).response)
+
+    async def cancel(self, request: Request) -> HttpResponse:
+        self.store.get(request.path_params["id"])
+        raise ValidationError(
+            "only a response that runs in the background can be cancelled, and this server runs "
+            "none: close the connection of a response to end it"
+        )
+
+    def _earlier(self, body: ResponsesRequest) -> tuple[InputItem, ...]:
+        if body.previous_response_id is None:
+            return ()
+        stored = self.store.get(body.previous_response_id, parameter="previous_response_id")
+        return stored.items
+
+    def _keeps(self, body: ResponsesRequest) -> bool:
+        return body.store and self.store.is_enabled
+
+    async def _events(
+        self,
+        body: ResponsesRequest,
+        items: list[InputItem],
+        encoder: ResponseEncoder,
+        deltas: AsyncGenerator[ChatDelta, None],
+    ) -> AsyncGenerator[Event, None]:
+        """The events of the answer, which is kept at the end. A stream that fails after its
+        beginning ends with `response.failed`; before, and without a stream, the error is raised.
+        """
+        started = False
+        try:
+            async with aclosing(deltas):
+                async for delta in deltas:
+                    for event in encoder.feed(delta):
+                        yield event
+                    started = True
+        except Exception as error:
+            if not (started and body.stream):
+                raise
+            if not isinstance(error, OctavoError):
+                logger.exception("a stream failed")
+            for event in encoder.fail(error_answer(error)[1]["error"]["message"]):
+                yield event
+            return
+        for event in encoder.finish(int(time.time())):
+            yield event
+        if self._keeps(body):
+            self.store.put(encoder.response, items)
+
+
+def _started(body: ResponsesRequest, model: str, job: GenerationJob, is_kept: bool) -> Response:
+    """The response before anything is said: what the request set, and what holds otherwise."""
+    echoed = body.model_dump(mode="json", by_alias=True, exclude_none=True)
+    params = job.params
+    return Response(
+        id=job.answer_id,
+        model=model,
+        created_at=int(time.time()),
+        output=[],
+        instructions=body.instructions,
+        max_output_tokens=params.max_tokens,
+        max_tool_calls=body.max_tool_calls,
+        metadata=body.metadata or {},
+        parallel_tool_calls=body.parallel_tool_calls,
+        previous_response_id=body.previous_response_id,
+        prompt_cache_key=body.prompt_cache_key,
+        prompt_cache_retention=body.prompt_cache_retention,
+        reasoning=echoed.get("reasoning"),
+        safety_identifier=body.safety_identifier,
+        service_tier=body.service_tier or "auto",
+        store=is_kept,
+        temperature=params.temperature,
+        text=echoed.get("text") or {"format": {"type": "text"}},
+        tool_choice=echoed.get("tool_choice", "auto"),
+        tools=echoed.get("tools", []),
+        top_logprobs=body.top_logprobs,
+        top_p=params.top_p,
+        truncation=body.truncation,
+        user=body.user,
+    )
+
+
+def _encoder(
+    response: Response, chat: ChatCompletionRequest, job: GenerationJob
+) -> ResponseEncoder:
+    style = LogprobStyle(chat.top_logprobs or 0)
+
+    def logprobs_of(delta: ChatDelta) -> list[TokenLogprob]:
+        shown = chat_logprobs(delta.token_ids, delta.logprobs or None, style)
+        return shown.content if shown is not None else []
+
+    return ResponseEncoder(
+        response,
+        num_input_tokens=job.num_prompt_tokens,
+        new_id=lambda prefix: prefix + secrets.token_hex(16),
+        logprobs_of=logprobs_of,
+    )
+
+
+async def _as_bytes(events: AsyncGenerator[Event, None]) -> AsyncGenerator[bytes, None]:
+    async with aclosing(events):
+        async for event in events:
+            yield named_event(event)
+
+
+async def _exhaust(events: AsyncGenerator[Event, None]) -> None:
+    async with aclosing(events):
+        async for _ in events:
+            pass
