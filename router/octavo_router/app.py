@@ -129,8 +129,17 @@ class Routes:
             body=raw,
             model=model or None,
             key=key,
-            authorization=request.headers.get("authorization"),
+            authorization=self._authorization(request),
         )
+
+    def _authorization(self, request: Request) -> str | None:
+        """What the replica is to see: None where the router has a key of its own for replicas."""
+        if self.state.options.replica_api_key is not None:
+            return None
+        given = request.headers.get("authorization")
+        if given is None and (key := request.headers.get("x-api-key")) is not None:
+            return f"Bearer {key}"
+        return given
 
     async def _body(self, request: Request) -> bytes:
         if self.state.is_draining:
@@ -155,4 +164,6 @@ def create_app(state: RouterState) -> Starlette:
             Route("/debug/route/{request_id}", routes.recall, methods=["GET"]),
         ],
         state,
+        state.options,
+        title="Octavo router",
     )

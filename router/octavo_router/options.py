@@ -1,21 +1,21 @@
 """Settings of one router process."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from octavo_protocol.errors import ConfigError
+from octavo_protocol.http_options import HttpOptions
 from octavo_protocol.model_deployment import RoutingPolicyName
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RouterOptions:
+@dataclass(frozen=True, kw_only=True)
+class RouterOptions(HttpOptions):
     """redis_url: where replicas make themselves known; replica_urls: fixed addresses instead.
 
     max_attempts: replicas that one request may be sent to. Timeouts in seconds; read_timeout_s is
-    the longest silence of a replica, also before its first token.
+    the longest silence of a replica, also before its first token. replica_api_key: what replicas
+    ask for; without it they get the key that the client sent.
     """
 
-    host: str = "0.0.0.0"
-    port: int = 8000
     redis_url: str | None = None
     replica_urls: tuple[str, ...] = ()
     namespace: str = "default"
@@ -23,6 +23,7 @@ class RouterOptions:
     policy: RoutingPolicyName = "expected-ttft"
     connect_timeout_s: float = 2.0
     read_timeout_s: float = 600.0
+    replica_api_key: str | None = field(default=None, repr=False)
     max_attempts: int = 4
     max_body_bytes: int = 16 * 2**20
     drain_timeout_s: float = 30.0

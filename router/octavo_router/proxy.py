@@ -39,7 +39,7 @@ _RELAYED_HEADERS = ("cache-control", "content-encoding", "retry-after")
 class ProxyRequest:
     """A client's request as it goes to a replica: the bytes that came.
 
-    key: what the choice of a replica goes by.
+    key: what the choice of a replica goes by. authorization: the client's, for the replica.
     """
 
     request_id: str
@@ -224,9 +224,15 @@ def _start(response: aiohttp.ClientResponse, decision: Decision) -> Message:
     return {"type": "http.response.start", "status": response.status, "headers": headers}
 
 
-def make_session(*, connect_s: float, read_s: float) -> aiohttp.ClientSession:
-    """The client for all replicas. read_s bounds the wait for the next bytes, not the answer."""
+def make_session(
+    *, connect_s: float, read_s: float, api_key: str | None = None
+) -> aiohttp.ClientSession:
+    """The client for all replicas. read_s bounds the wait for the next bytes, not the answer.
+
+    api_key: sent where a request brings none of its own.
+    """
     return aiohttp.ClientSession(
+        headers={"authorization": f"Bearer {api_key}"} if api_key else None,
         connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=30),
         timeout=aiohttp.ClientTimeout(total=None, sock_connect=connect_s, sock_read=read_s),
         auto_decompress=False,

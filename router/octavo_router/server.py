@@ -8,7 +8,7 @@ import time
 import uvloop
 
 from octavo_protocol.logs import configure_logging
-from octavo_protocol.serving import DrainingServer, bind
+from octavo_protocol.serving import DrainingServer, open_socket
 from octavo_router.app import create_app
 from octavo_router.options import RouterOptions
 from octavo_router.state import RouterState
@@ -23,7 +23,7 @@ _POLL_S = 0.05
 def run_router(options: RouterOptions) -> None:
     """Serves until SIGTERM or SIGINT, then drains. Raises `ConfigError` when it cannot listen."""
     configure_logging(options.log_level)
-    sock = bind(options.host, options.port)
+    sock = open_socket(options)
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(_run(options, sock))
@@ -33,9 +33,9 @@ def run_router(options: RouterOptions) -> None:
 
 async def _run(options: RouterOptions, sock: socket.socket) -> None:
     async with RouterState(options) as state:
-        server = DrainingServer(create_app(state))
+        server = DrainingServer(create_app(state), options)
         serving = asyncio.create_task(server.serve(sockets=[sock]))
-        logger.info("listening on port %d", sock.getsockname()[1])
+        logger.info("listening on %s", _where(sock))
         await server.stop_requested.wait()
         state.is_draining = True
         deadline = time.monotonic() + options.drain_timeout_s
@@ -43,3 +43,8 @@ async def _run(options: RouterOptions, sock: socket.socket) -> None:
             await asyncio.sleep(_POLL_S)
         server.should_exit = True
         await serving
+
+
+def _where(sock: socket.socket) -> str:
+    address = sock.getsockname()
+    return f"port {address[1]}" if isinstance(address, tuple) else str(address)

@@ -82,7 +82,9 @@ class RouterState:
     async def __aenter__(self) -> "RouterState":
         options = self.options
         self._session = make_session(
-            connect_s=options.connect_timeout_s, read_s=options.read_timeout_s
+            connect_s=options.connect_timeout_s,
+            read_s=options.read_timeout_s,
+            api_key=options.replica_api_key,
         )
         follower: KVFollower | None = None
         if options.redis_url is not None:

@@ -61,10 +61,11 @@ async def running_router(**options: Any) -> AsyncIterator[RunningRouter]:
     sock = bind("127.0.0.1", 0)
     url = f"http://127.0.0.1:{sock.getsockname()[1]}"
     async with RouterState(RouterOptions(**options)) as state:
-        server = DrainingServer(create_app(state))
+        server = DrainingServer(create_app(state), state.options)
         serving = asyncio.create_task(server.serve(sockets=[sock]))
         try:
-            async with aiohttp.ClientSession(url) as client:
+            headers = {"content-type": "application/json"}
+            async with aiohttp.ClientSession(url, headers=headers) as client:
                 yield RunningRouter(url, state, client)
         finally:
             server.should_exit = True
