@@ -1,7 +1,6 @@
 """The tags of the notations with elements, and the formats that hold a model to them."""
 
 import json
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -42,7 +41,7 @@ class Notation:
         if properties:
             content = formats.sequence(*(self._argument(key, schema) for key in properties))
         else:
-            content = formats.regex(self._any_arguments())
+            content = self._any_arguments()
         return formats.tag(begin, content, self.call_end + section_end)
 
     def _argument(self, key: str, schema: Mapping[str, Any]) -> formats.Format:
@@ -51,10 +50,12 @@ class Notation:
         argument = formats.tag(f"{self.key_start}{key}{before}", value, after)
         return argument if key in schema.get("required", ()) else formats.optional(argument)
 
-    def _any_arguments(self) -> str:
+    def _any_arguments(self) -> formats.Format:
         before, after = self._around_value()
-        start = re.escape(self.key_start)
-        return f'({start}[^<>"\\n]+{re.escape(before)}[^<]*{re.escape(after)})*'
+        key = formats.regex(r'[^<>"\n]+')
+        content = formats.sequence(key, formats.const(before), formats.any_text())
+        argument = formats.tag(self.key_start, content, after)
+        return {**formats.tags([argument], separator=""), "at_least_one": False}
 
     def _around_value(self) -> tuple[str, str]:
         value_start = f"\n{self.value_start}" if self.value_start else ""
