@@ -116,13 +116,14 @@ def _filtered(
     weights = (values - values[:, :1]).double().exp()
     weights.masked_fill_(ranks >= limits.unsqueeze(1), 0.0)
     cumulative = weights.cumsum(dim=-1)
-    total = cumulative[:, -1]
-    narrow = ~has_top_k & (top_p < 1)
-    if width < vocab_size and bool(narrow.any()):
+    mass = cumulative[:, -1]
+    total = mass.clone()
+    narrow = ~has_top_k & (top_p < 1) & (width < vocab_size)
+    if bool(narrow.any()):
         everything = (logits[narrow].logsumexp(dim=-1) - values[narrow, 0]).double().exp()
-        total[narrow] = torch.maximum(total[narrow], everything)
+        total[narrow] = torch.maximum(mass[narrow], everything)
     reach = top_p * total
-    is_short = narrow & (cumulative[:, -1] < reach) & (width < vocab_size)
+    is_short = narrow & (mass < reach)
     dropped = (cumulative - weights >= reach.unsqueeze(1)) & (ranks > 0)
     weights.masked_fill_(dropped, 0.0)
     return weights, is_short.nonzero().flatten().tolist()
