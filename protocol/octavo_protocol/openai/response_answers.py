@@ -10,43 +10,38 @@ ItemStatus = Literal["in_progress", "completed", "incomplete"]
 ResponseStatus = Literal["in_progress", "completed", "incomplete", "failed"]
 
 
-class OutputText(msgspec.Struct, kw_only=True):
+class OutputText(msgspec.Struct, kw_only=True, tag_field="type", tag="output_text"):
     """logprobs: one entry per token of the text, where asked for."""
 
-    type: Literal["output_text"] = "output_text"
     text: str = ""
     annotations: list[Any] = []
     logprobs: list[TokenLogprob] = []
 
 
-class ReasoningText(msgspec.Struct, kw_only=True):
-    type: Literal["reasoning_text"] = "reasoning_text"
+class ReasoningText(msgspec.Struct, kw_only=True, tag_field="type", tag="reasoning_text"):
     text: str = ""
 
 
-class OutputMessage(msgspec.Struct, kw_only=True):
+class OutputMessage(msgspec.Struct, kw_only=True, tag_field="type", tag="message"):
     id: str
-    type: Literal["message"] = "message"
     role: Literal["assistant"] = "assistant"
     status: ItemStatus = "in_progress"
     content: list[OutputText] = []
 
 
-class ReasoningItem(msgspec.Struct, kw_only=True):
+class ReasoningItem(msgspec.Struct, kw_only=True, tag_field="type", tag="reasoning"):
     id: str
-    type: Literal["reasoning"] = "reasoning"
     status: ItemStatus = "in_progress"
     summary: list[Any] = []
     content: list[ReasoningText] = []
 
 
-class FunctionCall(msgspec.Struct, kw_only=True):
+class FunctionCall(msgspec.Struct, kw_only=True, tag_field="type", tag="function_call"):
     """call_id: what the function's output refers to. arguments: JSON text."""
 
     id: str
     call_id: str
     name: str
-    type: Literal["function_call"] = "function_call"
     status: ItemStatus = "in_progress"
     arguments: str = ""
 

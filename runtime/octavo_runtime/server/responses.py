@@ -9,7 +9,6 @@ from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import Response as HttpResponse
-from starlette.routing import Route
 
 from octavo_protocol.asgi import error_answer, parse_body, read_body, run_unless_gone
 from octavo_protocol.errors import OctavoError, ValidationError
@@ -19,6 +18,7 @@ from octavo_protocol.openai.answers import TokenLogprob
 from octavo_protocol.openai.response_answers import Event, Response, named_event
 from octavo_protocol.openai.response_items import InputItem
 from octavo_protocol.openai.responses import ResponsesRequest, is_store_enabled
+from octavo_protocol.openapi import EVENTS, ApiRoute, Content, Operation
 from octavo_runtime.server.chat_delta import ChatDelta
 from octavo_runtime.server.chat_generation import chat_deltas
 from octavo_runtime.server.chat_job import chat_job
@@ -34,22 +34,40 @@ logger = logging.getLogger(__name__)
 _PREFIX = "resp_"
 
 
-def routes(state: ServerState) -> list[Route]:
-    """The routes, for the application to mount."""
-    responses = ResponsesRoutes(state, ResponseStore() if is_store_enabled() else ResponseStore(0))
-    return [
-        Route("/v1/responses", responses.create, methods=["POST"]),
-        Route("/v1/responses/{id}", responses.retrieve, methods=["GET"]),
-        Route("/v1/responses/{id}/cancel", responses.cancel, methods=["POST"]),
-    ]
-
-
 class ResponsesRoutes:
-    """store: where answers are kept."""
+    """Answers are kept only where the environment asks for it."""
 
-    def __init__(self, state: ServerState, store: ResponseStore) -> None:
+    def __init__(self, state: ServerState) -> None:
         self.state = state
-        self.store = store
+        self.store = ResponseStore() if is_store_enabled() else ResponseStore(0)
+
+    def routes(self) -> list[ApiRoute]:
+        whole, events = Content(Response), Content(media_type=EVENTS)
+        return [
+            ApiRoute(
+                "/v1/responses",
+                self.create,
+                Operation(
+                    "Answer a conversation, with items and named events.",
+                    (ResponsesRequest,),
+                    {200: (whole, events)},
+                    errors=(404,),
+                ),
+                "POST",
+            ),
+            ApiRoute(
+                "/v1/responses/{id}",
+                self.retrieve,
+                Operation("An answer that was kept.", answers={200: (whole,)}, errors=(400, 404)),
+                "GET",
+            ),
+            ApiRoute(
+                "/v1/responses/{id}/cancel",
+                self.cancel,
+                Operation("End an answer in the background.", errors=(400, 404)),
+                "POST",
+            ),
+        ]
 
     async def create(self, request: Request) -> Any:
         state = self.state
