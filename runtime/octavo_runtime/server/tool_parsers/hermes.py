@@ -13,12 +13,13 @@ from octavo_runtime.server.tool_parsers.json_call import JsonCallParser
 
 
 class HermesParser(JsonCallParser):
-    """start, end: the tags. key: of the arguments. gap: white space inside the tags."""
+    """start, end: the tags; opening, closing: with the usual white space. key: of arguments."""
 
     start: ClassVar[str] = "<tool_call>"
     end: ClassVar[str] = "</tool_call>"
     key: ClassVar[str] = "arguments"
-    gap: ClassVar[str] = "\n"
+    opening: ClassVar[str] = "<tool_call>\n"
+    closing: ClassVar[str] = "\n</tool_call>"
     markers: ClassVar[tuple[str, ...]] = (start, end)
 
     def _read(self) -> Steps[None]:
@@ -46,8 +47,7 @@ class HermesParser(JsonCallParser):
 
     @classmethod
     def _tag(cls, tool: Tool, schema: dict[str, Any]) -> formats.Format:
-        before, after = cls.start + cls.gap, cls.gap + cls.end
-        return formats.json_call(tool, cls.key, schema, before=before, after=after)
+        return formats.json_call(tool, cls.key, schema, before=cls.opening, after=cls.closing)
 
 
 class InternLmParser(HermesParser):
@@ -55,5 +55,7 @@ class InternLmParser(HermesParser):
 
     start = "<|action_start|><|plugin|>"
     end = "<|action_end|>"
+    opening = "<|action_start|><|plugin|>\n"
+    closing = end
     key = "parameters"
     markers = ("<|action_start|>", "<|plugin|>", end)

@@ -90,15 +90,25 @@ class XmlCallParser(StepwiseParser):
 
     @classmethod
     def forced_format(cls, tools: Sequence[Tool], *, parallel: bool) -> dict[str, Any]:
-        calls = [cls.notation.call(tool, formats.arguments_schema(tool)) for tool in tools]
-        return formats.tags(calls, separator="\n", parallel=parallel)
+        notation = cls.notation
+        calls = [notation.call(tool, formats.arguments_schema(tool)) for tool in tools]
+        if not notation.is_shared:
+            sections = notation.sections(calls)
+            return formats.tags(sections, separator="\n", parallel=parallel)
+        return formats.sequence(
+            formats.const(f"{notation.section}\n"),
+            formats.tags(calls, separator="", parallel=parallel),
+            formats.const(notation.section_end),
+        )
 
     @classmethod
     def strict_format(cls, tools: Sequence[Tool]) -> dict[str, Any] | None:
         if not formats.any_strict(tools):
             return None
-        calls = [cls.notation.call(tool, formats.strict_schema(tool)) for tool in tools]
-        return formats.triggered([cls.notation.section or cls.notation.call_start], calls)
+        notation = cls.notation
+        calls = [notation.call(tool, formats.strict_schema(tool)) for tool in tools]
+        start = notation.section or notation.call_start
+        return formats.triggered([start], notation.sections(calls))
 
 
 class Qwen3CoderParser(XmlCallParser):

@@ -1,7 +1,7 @@
 """The tags of the notations with elements, and the formats that hold a model to them."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +14,7 @@ from octavo_runtime.server.tool_parsers.schema_values import json_types
 class Notation:
     """Tags around calls, their names, keys and values; see `XmlCallParser`.
 
-    value_gap: what stands between a value and its tags.
+    value_gap: what stands between a value and its tags. is_shared: a section may have many calls.
     """
 
     section: str
@@ -27,22 +27,32 @@ class Notation:
     value_end: str
     call_end: str
     value_gap: str = ""
+    is_shared: bool = False
+
+    def sections(self, calls: Sequence[formats.Format]) -> list[formats.Format]:
+        """Tags of sections, one for each of `calls` that a section begins with."""
+        if not self.section:
+            return list(calls)
+        begin = f"{self.section}\n"
+        if self.is_shared:
+            return formats.lists(calls, begin=begin, separator="", end=self.section_end)
+        end = f"\n{self.section_end}"
+        return [
+            formats.tag(begin + call["begin"], call["content"], call["end"] + end) for call in calls
+        ]
 
     def call(self, tool: Tool, schema: Mapping[str, Any]) -> formats.Format:
         """Tag of one call: the arguments in the order of the schema, those not required or not.
 
         A schema without properties admits arguments of any name.
         """
-        section, section_end = (
-            (f"{self.section}\n", f"\n{self.section_end}") if self.section else ("", "")
-        )
-        begin = f"{section}{self.call_start}{tool.function.name}{self.name_end}\n"
         properties = schema.get("properties")
         if properties:
             content = formats.sequence(*(self._argument(key, schema) for key in properties))
         else:
             content = self._any_arguments()
-        return formats.tag(begin, content, self.call_end + section_end)
+        begin = f"{self.call_start}{tool.function.name}{self.name_end}\n"
+        return formats.tag(begin, content, self.call_end + ("\n" if self.is_shared else ""))
 
     def _argument(self, key: str, schema: Mapping[str, Any]) -> formats.Format:
         before, after = self._around_value()
@@ -113,4 +123,5 @@ MINIMAX_M2 = Notation(
     value_start="",
     value_end="</parameter>",
     call_end="</invoke>",
+    is_shared=True,
 )

@@ -75,7 +75,7 @@ def _hermes(calls: Sequence[Call]) -> str:
 
 def _internlm(calls: Sequence[Call]) -> str:
     bodies = _objects("parameters", calls)
-    return "".join(f"<|action_start|><|plugin|>{body}<|action_end|>" for body in bodies)
+    return "\n".join(f"<|action_start|><|plugin|>\n{body}<|action_end|>" for body in bodies)
 
 
 def _list(start: str, key: str, end: str) -> Callable[[Sequence[Call]], str]:
