@@ -1,18 +1,30 @@
 """Where a request meets the model's limits."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
+from tests.fakes.tiny_model import VOCAB_SIZE as TINY_VOCAB
+from tests.fakes.tiny_model import tiny_tokenizer
 
 from octavo_protocol.errors import ValidationError
 from octavo_protocol.sampling_params import MAX_INT, SamplingParams
+from octavo_protocol.tokenizer import Tokenizer
 from octavo_runtime.engine.input_processor import InputProcessor
 from octavo_runtime.engine.messages import EngineInfo
 
 LIMIT, VOCAB_SIZE = 32, 100
+PROCESSOR = "tests.unit.runtime.sampling.processors:OnlyToken"
 
 
-def processor(eos_token_ids: list[int] | None = None) -> InputProcessor:
+def processor(
+    eos_token_ids: list[int] | None = None,
+    *,
+    tokenizer: Tokenizer | None = None,
+    max_logprobs: int = 20,
+    vocab_size: int = VOCAB_SIZE,
+    logits_processors: Sequence[str] = (),
+) -> InputProcessor:
     return InputProcessor(
         EngineInfo(
             model="m",
@@ -22,10 +34,13 @@ def processor(eos_token_ids: list[int] | None = None) -> InputProcessor:
             num_blocks=64,
             max_model_len=LIMIT,
             max_num_seqs=8,
-            vocab_size=VOCAB_SIZE,
+            vocab_size=vocab_size,
             eos_token_ids=[2, 7, 9] if eos_token_ids is None else eos_token_ids,
+            max_logprobs=max_logprobs,
             stages={},
-        )
+        ),
+        tokenizer,
+        logits_processors=logits_processors,
     )
 
 
@@ -64,6 +79,73 @@ def sampling(prompt: list[int], **params: Any) -> list[SamplingParams]:
             {"stop_token_ids": [3, 100]},
             "stop_token_ids: token id 100 is outside the vocabulary of 100 tokens",
             "stop_token_ids",
+            None,
+        ),
+        (
+            [1],
+            {"logit_bias": {3: 1.0, 100: 1.0}},
+            "logit_bias: token id 100 is outside the vocabulary of 100 tokens",
+            "logit_bias",
+            None,
+        ),
+        (
+            [1],
+            {"allowed_token_ids": [100]},
+            "allowed_token_ids: token id 100 is outside the vocabulary of 100 tokens",
+            "allowed_token_ids",
+            None,
+        ),
+        (
+            [1],
+            {"logprob_token_ids": [4, 100]},
+            "logprob_token_ids: token id 100 is outside the vocabulary of 100 tokens",
+            "logprob_token_ids",
+            None,
+        ),
+        (
+            [1],
+            {"logprobs": 21},
+            "logprobs asks for 21 log-probabilities per token; at most 20 are given "
+            "(--max-logprobs; -1 for no limit)",
+            "logprobs",
+            None,
+        ),
+        (
+            [1],
+            {"logprobs": -1},
+            "logprobs asks for 100 log-probabilities per token; at most 20 are given "
+            "(--max-logprobs; -1 for no limit)",
+            "logprobs",
+            None,
+        ),
+        (
+            [1],
+            {"prompt_logprobs": 21},
+            "prompt_logprobs asks for 21 log-probabilities per token; at most 20 are given "
+            "(--max-logprobs; -1 for no limit)",
+            "prompt_logprobs",
+            None,
+        ),
+        (
+            [1, 2],
+            {"prompt_logprob_token_ids": [[3]]},
+            "prompt_logprob_token_ids is not supported by Octavo: use prompt_logprobs",
+            "prompt_logprob_token_ids",
+            None,
+        ),
+        (
+            [1],
+            {"thinking_token_budget": 5},
+            "thinking_token_budget needs a model that reasons and a reasoning parser that knows "
+            "how reasoning ends (--reasoning-parser): leave it out",
+            "thinking_token_budget",
+            None,
+        ),
+        (
+            [1],
+            {"bad_words": ["x"]},
+            "bad_words needs a tokenizer, and the engine runs without one: use logit_bias",
+            "bad_words",
             None,
         ),
     ],
@@ -156,3 +238,106 @@ def test_caller_s_parameters_and_prompt_stay_as_they_were() -> None:
     assert params == before
     assert prompt == [1, 2]
     assert requests[1].prompt_token_ids == [1, 2]
+
+
+def test_max_logprobs_of_minus_1_lifts_the_limit() -> None:
+    free = processor(max_logprobs=-1)
+
+    [request] = free.process("r", [1], SamplingParams(logprobs=-1, prompt_logprobs=500))
+
+    assert (request.sampling.logprobs, request.sampling.prompt_logprobs) == (-1, 500)
+
+
+def test_a_limit_of_the_vocabulary_s_size_allows_all_of_it() -> None:
+    [request] = processor(max_logprobs=VOCAB_SIZE).process("r", [1], SamplingParams(logprobs=-1))
+
+    assert request.sampling.logprobs == -1
+
+
+def test_named_tokens_have_their_own_limit() -> None:
+    named = list(range(50))
+
+    [params] = sampling([1], logprobs=50, logprob_token_ids=named)
+
+    assert params.logprob_token_ids == named
+
+
+def test_only_the_first_sample_scores_the_prompt() -> None:
+    first, second = sampling([1, 2, 3], n=2, prompt_logprobs=2)
+
+    assert (first.prompt_logprobs, first.skip_reading_prefix_cache) == (2, True)
+    assert (second.prompt_logprobs, second.skip_reading_prefix_cache) == (None, False)
+
+
+def test_samples_keep_an_explicit_wish_to_skip_the_prefix_cache() -> None:
+    skips = [
+        p.skip_reading_prefix_cache for p in sampling([1], n=2, skip_reading_prefix_cache=True)
+    ]
+
+    assert skips == [True, True]
+
+
+def bad_words(*words: str, **options: Any) -> list[list[int]]:
+    inputs = processor(tokenizer=tiny_tokenizer(), vocab_size=TINY_VOCAB, **options)
+    [request] = inputs.process("r", [1], SamplingParams(bad_words=list(words)))
+    return request.bad_words_token_ids
+
+
+def test_bad_words_are_banned_with_and_without_a_space_before_them() -> None:
+    encode = tiny_tokenizer().encode
+
+    assert bad_words("the") == [encode("the"), encode(" the")]
+    assert bad_words(" the") == bad_words("the") == bad_words("the", " the")
+    assert bad_words("dog", "zq") == [encode(w) for w in ("dog", " dog", "zq", " zq")]
+    assert bad_words() == []
+
+
+def test_a_bad_word_of_spaces_alone_is_taken_as_it_is() -> None:
+    assert tiny_tokenizer().encode(" ") in bad_words(" ")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ([chr(0x4E00 + i) for i in range(65)], "bad_words gives 130 token sequences"),
+        (["q" * 600], "bad_words gives 2 token sequences of 1201 tokens in all"),
+    ],
+)
+def test_too_many_bad_words_are_refused(words: list[str], message: str) -> None:
+    with pytest.raises(ValidationError, match=message) as caught:
+        bad_words(*words)
+
+    assert caught.value.parameter == "bad_words"
+    assert caught.value.message.endswith("at most 128 and 1024 are taken: ban fewer words")
+
+
+def test_bad_words_outside_the_model_s_vocabulary_are_refused() -> None:
+    small = processor(tokenizer=tiny_tokenizer(), vocab_size=3)
+
+    with pytest.raises(ValidationError, match=r"bad_words: token id .* is outside"):
+        small.process("r", [1], SamplingParams(bad_words=["the"]))
+
+
+def test_grammar_and_reasoning_reach_the_engine() -> None:
+    [request] = processor().process(
+        "r",
+        [1],
+        SamplingParams(thinking_token_budget=5),
+        grammar="g",
+        reasoning_end_token_ids=[8, 9],
+        is_reasoning=True,
+    )
+
+    assert (request.grammar, request.is_reasoning) == ("g", True)
+    assert request.reasoning_end_token_ids == [8, 9]
+    assert request.sampling.thinking_token_budget == 5
+
+
+def test_a_logits_processor_may_refuse_a_request() -> None:
+    inputs = processor(logits_processors=[PROCESSOR])
+    inputs.process("r", [1], SamplingParams(extra_args={"only": 5}))
+
+    with pytest.raises(ValidationError, match="only must be a token id, got 'x'") as caught:
+        inputs.process("r", [1], SamplingParams(extra_args={"only": "x"}))
+
+    assert caught.value.parameter == "extra_args"
