@@ -40,6 +40,12 @@ def tune_allocator() -> str:
     return "glibc refused mallopt; defaults are active"
 
 
+def trim_allocator() -> None:
+    """Hands memory that is free back to the kernel now, in spite of `tune_allocator`."""
+    if _glibc_mallopt() is not None:
+        ctypes.CDLL(None).malloc_trim(0)
+
+
 def _glibc_mallopt() -> ctypes._NamedFuncPointer | None:
     if not sys.platform.startswith("linux"):
         return None

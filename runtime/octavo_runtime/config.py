@@ -21,6 +21,8 @@ class EngineConfig:
     num_gpu_blocks_override: number of KV blocks, over everything else.
     long_prefill_token_threshold: longest prefill chunk of one sequence; 0 = the whole budget.
     max_logprobs: most log-probabilities per token that a request may ask for; -1 = no limit.
+    tokenizer: folder of the tokenizer.json that grammars are matched with; None = `model`.
+    enable_sleep_mode: sleep may free memory (levels 1 and 2), not only pause.
     logits_processors: `module:Class` of each engine-wide logits processor.
     profiler_dir: where profiles are written; None = profiling is refused.
     """
@@ -43,6 +45,7 @@ class EngineConfig:
     max_logprobs: int = 20
     logprobs_mode: LogprobsMode = "raw_logprobs"
     logits_processors: tuple[str, ...] = ()
+    tokenizer: Path | None = None
     enable_sleep_mode: bool = False
     profiler_dir: Path | None = None
     seed: int = 0

@@ -27,6 +27,7 @@ from octavo_runtime.engine.messages import (
 )
 from octavo_runtime.engine.scheduler import SampledToken, Scheduler, SchedulerConfig
 from octavo_runtime.engine.sequence import Sequence
+from octavo_runtime.engine.wakeup import Wakeup
 
 REFUSED, FATAL = "refused", "fatal"
 
@@ -67,6 +68,7 @@ class FakeEngineCore:
             ),
             BlockPool(num_blocks, enable_prefix_caching=config.enable_prefix_caching),
         )
+        self.wakeup = Wakeup()
         self.num_aborted = 0
         self._num_steps = 0
         self._is_broken = False

@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any
 
 from octavo_protocol.errors import ConfigError, GenerationError, UnavailableError, ValidationError
@@ -23,11 +23,13 @@ from octavo_runtime.engine.messages import (
     EngineInfo,
     EngineStats,
     Report,
+    SequenceOutput,
     StartFailed,
     StepOutputs,
 )
 from octavo_runtime.engine.output_collector import OutputCollector
 from octavo_runtime.engine.output_processor import OutputProcessor
+from octavo_runtime.structured_outputs.request import RequestGrammars
 
 logger = logging.getLogger(__name__)
 
@@ -46,9 +48,12 @@ class AsyncLLM:
         self.stats = EngineStats()
         self._process = process
         self._inputs: InputProcessor | None = None
+        self._grammars: RequestGrammars | None = None
+        self._parents: dict[str, str] = {}  # request of each sequence
         self._outputs = OutputProcessor(tokenizer)
         self._collectors: dict[str, OutputCollector] = {}
         self._kv_callbacks: list[Callable[[list[KVEvent]], None]] = []
+        self._step_callbacks: list[Callable[[StepOutputs], None]] = []
         self._started: asyncio.Future[EngineInfo] = asyncio.get_running_loop().create_future()
         self._calls: dict[int, asyncio.Future[Any]] = {}
         self._num_calls = 0
@@ -88,6 +93,15 @@ class AsyncLLM:
         """Calls `callback` in the event loop with the events of every step that has any."""
         self._kv_callbacks.append(callback)
 
+    def on_step(self, callback: Callable[[StepOutputs], None]) -> None:
+        """Calls `callback` in the event loop with what every step gave."""
+        self._step_callbacks.append(callback)
+
+    def interrupt(self, error: Exception) -> None:
+        """Ends every request in flight with `error`."""
+        for collector in self._collectors.values():
+            collector.put(error)
+
     async def generate(
         self,
         prompt_token_ids: list[int],
@@ -97,23 +111,47 @@ class AsyncLLM:
         prompt_text: str | None = None,
         priority: int = 0,
         cache_salt: str = "",
+        reasoning_end_token_ids: Sequence[int] = (),
+        is_reasoning: bool = False,
+        visible_special_ids: frozenset[int] = frozenset(),
     ) -> AsyncIterator[RequestOutput]:
         """Yields outputs as `sampling_params.output_kind` says, the last one with `finished`.
+
+        reasoning_end_token_ids, is_reasoning: see `EngineRequest`. visible_special_ids: special
+        tokens that show in the text even where special tokens are skipped.
 
         Closing or cancelling the iterator aborts the request in the engine at once. Raises
         `ValidationError` for a request that the model cannot take, `UnavailableError` while the
         engine loads or stops, `GenerationError` when it dies.
         """
-        if self._inputs is None or not self.is_healthy or self._stopping:
-            raise UnavailableError("the engine is not ready")
+        self._check_ready()
+        assert self._inputs is not None
+        assert self._grammars is not None
+        grammar = await self._grammars.grammar_async(sampling_params)
+        self._check_ready()  # the engine may have gone meanwhile
         children = self._inputs.process(
-            request_id, prompt_token_ids, sampling_params, priority=priority, cache_salt=cache_salt
+            request_id,
+            prompt_token_ids,
+            sampling_params,
+            priority=priority,
+            cache_salt=cache_salt,
+            grammar=grammar,
+            reasoning_end_token_ids=reasoning_end_token_ids,
+            is_reasoning=is_reasoning,
         )
         if request_id in self._collectors:
             raise GenerationError(f"request id {request_id} is in use")
         collector = self._collectors[request_id] = OutputCollector(sampling_params.output_kind)
-        self._outputs.add(request_id, children, sampling_params, prompt=prompt_text)
+        self._outputs.add(
+            request_id,
+            children,
+            sampling_params,
+            prompt=prompt_text,
+            visible_special_ids=visible_special_ids,
+        )
         for child in children:
+            child.sampling.structured_outputs = None  # the grammar says it
+            self._parents[child.request_id] = request_id
             self._process.send(AddRequest(child))
         try:
             while True:
@@ -123,6 +161,8 @@ class AsyncLLM:
                     return
         finally:
             self._collectors.pop(request_id, None)
+            for child in children:
+                self._parents.pop(child.request_id, None)
             self.abort(request_id)
 
     def abort(self, request_id: str) -> None:
@@ -131,9 +171,34 @@ class AsyncLLM:
         if running:
             self._process.send(AbortRequests(running))
 
-    async def reset_prefix_cache(self) -> bool:
-        """Forgets all cached blocks. False while requests run."""
-        return bool(await self.control("reset_prefix_cache"))
+    async def reset_prefix_cache(self, reset_running_requests: bool = False) -> bool:
+        """Forgets all cached blocks. False while requests run; True preempts them first."""
+        return bool(
+            await self.control("reset_prefix_cache", reset_running_requests=reset_running_requests)
+        )
+
+    async def sleep(self, level: int = 1, mode: str = "abort") -> None:
+        """See `EngineCore.sleep`. With mode "wait" it returns when the requests are done."""
+        await self.control("sleep", level=level, mode=mode)
+
+    async def wake_up(self, tags: Sequence[str] | None = None) -> bool:
+        """True: the engine is fully awake. See `EngineCore.wake_up`."""
+        return bool(await self.control("wake_up", tags=None if tags is None else list(tags)))
+
+    async def is_sleeping(self) -> bool:
+        return bool(await self.control("is_sleeping"))
+
+    async def start_profile(self, prefix: str | None = None) -> None:
+        """Begins to record the engine's steps. Raises `ValidationError`."""
+        await self.control("start_profile", prefix=prefix)
+
+    async def stop_profile(self) -> str:
+        """The path of the trace. Raises `ValidationError` when no profile runs."""
+        return str(await self.control("stop_profile"))
+
+    def _check_ready(self) -> None:
+        if self._inputs is None or not self.is_healthy or self._stopping:
+            raise UnavailableError("the engine is not ready")
 
     async def control(self, method: str, **arguments: Any) -> Any:
         """What one of `CONTROL_METHODS` of the engine returns, called between two steps.
@@ -152,6 +217,8 @@ class AsyncLLM:
         May be called again.
         """
         self._stopping = True
+        if self._grammars is not None:
+            self._grammars.close()
         self._fail_all(UnavailableError("the server is stopping"))
         if self.info is None:
             self._process.kill()  # a load can take minutes, and reads no commands
@@ -196,6 +263,9 @@ class AsyncLLM:
             case EngineInfo():
                 self.info = report
                 self._inputs = InputProcessor(report, self.tokenizer)
+                self._grammars = RequestGrammars(
+                    self.tokenizer, report.vocab_size, report.eos_token_ids
+                )
                 self._started.set_result(report)
             case StartFailed():
                 kind = ConfigError if report.is_config else GenerationError
@@ -214,17 +284,30 @@ class AsyncLLM:
         if step.kv_events:
             for callback in self._kv_callbacks:
                 callback(step.kv_events)
+        for step_callback in self._step_callbacks:
+            step_callback(step)
+        for failed in step.outputs:
+            if failed.finish_reason == "error":
+                self._fail(failed)
         processed = self._outputs.process(step.outputs)
         if processed.aborts:
             self._process.send(AbortRequests(processed.aborts))
         for output in processed.outputs:
             collector = self._collectors.get(output.request_id)
-            if collector is None:
-                continue
-            failed = any(o.finish_reason == "error" for o in output.outputs)
-            collector.put(
-                GenerationError("the engine refused the request") if failed else output
-            )
+            if collector is not None:
+                collector.put(output)
+
+    def _fail(self, output: SequenceOutput) -> None:
+        """Ends the request of a sequence that the engine could not go on with."""
+        request_id = self._parents.get(output.request_id, "")
+        collector = self._collectors.get(request_id)
+        if collector is None:
+            return
+        self.abort(request_id)
+        if output.error:
+            collector.put(ValidationError(output.error, parameter="structured_outputs"))
+        else:
+            collector.put(GenerationError("the engine refused the request"))
 
     def _on_death(self) -> None:
         status = self._process.process.returncode

@@ -34,6 +34,7 @@ from octavo_runtime.engine.messages import (
     StartFailed,
     StepOutputs,
 )
+from octavo_runtime.engine.wakeup import Wakeup
 
 logger = logging.getLogger(__name__)
 
@@ -51,11 +52,13 @@ class Core(Protocol):
 
     info: EngineInfo
 
+    @property
+    def wakeup(self) -> Wakeup: ...
+
     def add_request(self, request: EngineRequest) -> None: ...
     def abort(self, request_ids: Iterable[str]) -> None: ...
     def step(self) -> StepOutputs: ...
     def has_work(self) -> bool: ...
-    def reset_prefix_cache(self) -> bool: ...
     def shutdown(self) -> None: ...
 
 
@@ -68,37 +71,61 @@ def decode_config(raw: bytes) -> EngineConfig:
 
 
 def run(socket: "zmq.Socket[bytes]", core: Core) -> None:
-    """Serves until `Shutdown`. Takes commands between steps; waits for them only without work."""
+    """Serves until `Shutdown`. Takes commands between steps; without work it waits for them."""
+    poller = zmq.Poller()
+    poller.register(socket, zmq.POLLIN)
+    poller.register(core.wakeup.fd, zmq.POLLIN)
+    sleeps: list[Control] = []
     _send(socket, core.info)
     while True:
-        flags = zmq.NOBLOCK if core.has_work() else 0
+        if not core.has_work():
+            poller.poll()
+        core.wakeup.clear()
         try:
             while True:
-                if not _handle(socket, core, _decoder.decode(socket.recv(flags))):
+                if not _handle(socket, core, _decoder.decode(socket.recv(zmq.NOBLOCK)), sleeps):
                     return
-                flags = zmq.NOBLOCK
         except zmq.Again:
             pass
         _send(socket, core.step())
+        for call in list(sleeps):
+            sleeps.remove(call)
+            _call(socket, core, call, sleeps)
 
 
-def _handle(socket: "zmq.Socket[bytes]", core: Core, command: Command) -> bool:
+def _handle(
+    socket: "zmq.Socket[bytes]", core: Core, command: Command, sleeps: list[Control]
+) -> bool:
     """Carries out one command; False when it was the last."""
     match command:
         case AddRequest(request):
             try:
                 core.add_request(request)
-            except Exception:
+            except Exception as error:
                 logger.exception("request %s was not accepted", request.request_id)
-                failed = SequenceOutput(request.request_id, [], finish_reason="error")
+                cause = error.message if isinstance(error, OctavoError) else ""
+                failed = SequenceOutput(request.request_id, [], finish_reason="error", error=cause)
                 _send(socket, StepOutputs([failed]))
         case AbortRequests(request_ids):
             core.abort(request_ids)
-        case Control(call_id, method, arguments):
-            _send(socket, _control(core, call_id, method, arguments))
+        case Control():
+            _call(socket, core, command, sleeps)
         case Shutdown():
             return False
     return True
+
+
+def _call(socket: "zmq.Socket[bytes]", core: Core, call: Control, sleeps: list[Control]) -> None:
+    """Answers a control call, or keeps it in `sleeps` while the engine still drains for it."""
+    result = _control(core, call.call_id, call.method, call.arguments)
+    if call.method == "sleep" and result.value is False:
+        sleeps.append(call)
+        return
+    if call.method == "wake_up":  # whoever still waits for the sleep would wait for ever
+        for sleep in sleeps:
+            _send(socket, ControlResult(sleep.call_id, error="the engine was woken up meanwhile"))
+        sleeps.clear()
+    _send(socket, result)
 
 
 def _control(core: Core, call_id: int, method: str, arguments: dict[str, Any]) -> ControlResult:

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 
 import torch
 
-from octavo_kernels.allocator import tune_allocator
+from octavo_kernels.allocator import trim_allocator, tune_allocator
 from octavo_protocol.errors import ConfigError
 from octavo_runtime.config import EngineConfig
 from octavo_runtime.engine.block_pool import BlockPool
@@ -16,9 +16,11 @@ from octavo_runtime.engine.messages import (
     EngineInfo,
     EngineRequest,
     EngineStats,
+    SequenceOutput,
     StepOutputs,
     TokenLogprobs,
 )
+from octavo_runtime.engine.profiler import StepProfiler
 from octavo_runtime.engine.sampling_rows import (
     prompt_parts,
     sampled_token,
@@ -32,8 +34,11 @@ from octavo_runtime.engine.scheduler import (
     SchedulerConfig,
     StepPlan,
 )
+from octavo_runtime.engine.sleep import KV_CACHE, WEIGHTS, SleepState
 from octavo_runtime.engine.step_rates import StepRates
+from octavo_runtime.engine.wakeup import Wakeup
 from octavo_runtime.model_config import ModelConfig, cache_identity
+from octavo_runtime.structured_outputs.sequence_grammars import SequenceGrammars
 from octavo_runtime.worker.model_runner import ModelRunner
 from octavo_runtime.worker.step_input import StepInput, StepSequence
 
@@ -98,44 +103,167 @@ class EngineCore:
         )
         self._rates = StepRates()
         self._num_steps = 0
+        self._wakeup = Wakeup()
+        self._grammars = SequenceGrammars(
+            (config.tokenizer or config.model) / "tokenizer.json",
+            model_config.vocab_size,
+            model_config.eos_token_ids,
+            num_threads=torch.get_num_threads(),
+            on_ready=self._wakeup.set,
+        )
+        self._sleep = SleepState(is_enabled=config.enable_sleep_mode)
+        self._profiler = StepProfiler(config.profiler_dir)
+        self._unfinished: dict[str, None] = {}
+        self._notices: list[SequenceOutput] = []  # ends that no step has brought about
+        self._is_draining = False
+        self._held: list[EngineRequest] = []  # arrived while the engine drains
 
     @property
     def runner(self) -> ModelRunner:
         return self._runner
 
+    @property
+    def wakeup(self) -> Wakeup:
+        """Signals that work has come up by itself: a grammar is compiled."""
+        return self._wakeup
+
     def add_request(self, request: EngineRequest) -> None:
-        """Queues a request that the API side has validated against `info`."""
+        """Queues a request that the API side has validated against `info`.
+
+        Raises `ValidationError` for a grammar without a tokenizer; nothing is queued then.
+        """
         if request.sampling.seed is None and not request.sampling.is_greedy:
             request.sampling.seed = secrets.randbits(63)
-        self.scheduler.add(request)
+        if self._is_draining:
+            self._held.append(request)
+            return
+        if request.grammar:
+            self._grammars.add(request)
+        else:
+            self.scheduler.add(request)
+        self._unfinished[request.request_id] = None
 
     def abort(self, request_ids: Iterable[str]) -> None:
         """Ends requests and frees their blocks at once. Unknown ids are ignored."""
-        self.scheduler.abort(request_ids)
+        ids = set(request_ids)
+        self.scheduler.abort(ids)
+        self._grammars.forget(ids)
+        self._held = [request for request in self._held if request.request_id not in ids]
+        for request_id in ids:
+            self._unfinished.pop(request_id, None)
 
     def has_work(self) -> bool:
-        return self.scheduler.has_work
+        """A step would do something now. False while only grammars are being compiled."""
+        can_run = self.scheduler.has_work or self._grammars.has_ready
+        return bool(self._notices) or (can_run and not self._sleep.is_asleep)
+
+    def wait_for_grammar(self, timeout_s: float) -> None:
+        """Blocks until a request may go on whose grammar is being compiled, or so long."""
+        self._grammars.wait_ready(timeout_s)
 
     def step(self) -> StepOutputs:
         """One step; what is new. Without work: only the state."""
-        outputs = []
-        if self.has_work():
-            started = time.perf_counter()
-            plan = self.scheduler.schedule(time.monotonic())
-            if plan.scheduled:
-                outputs = self.scheduler.update(plan, *self._execute(plan))
-            self._num_steps += 1
-            num_decodes = sum(1 for item in plan.scheduled if item.sequence.num_output_tokens > 1)
-            self._rates.add(plan.num_tokens, num_decodes, time.perf_counter() - started)
+        outputs, self._notices = self._notices, []
+        if not self._sleep.is_asleep:
+            ready, failed = self._grammars.take_ready()
+            for request in ready:
+                self.scheduler.add(request)
+            outputs += failed
+            if self.scheduler.has_work:
+                outputs += self._run_step()
+        for output in outputs:
+            if output.finish_reason is not None:
+                self._unfinished.pop(output.request_id, None)
         return StepOutputs(outputs, self.scheduler.pool.take_events(), self._stats())
 
-    def reset_prefix_cache(self) -> bool:
-        """Forgets all cached blocks. False while requests run."""
+    def reset_prefix_cache(self, reset_running_requests: bool = False) -> bool:
+        """Forgets all cached blocks. False while requests run.
+
+        reset_running_requests: running ones give their blocks up and compute them again.
+        """
+        if reset_running_requests:
+            self.scheduler.preempt_all()
         return self.scheduler.pool.reset_prefix_cache()
+
+    def sleep(self, level: int = 1, mode: str = "abort") -> bool:
+        """Stops to run requests and frees memory; see `engine/sleep.py` for the levels.
+
+        mode: what becomes of unfinished requests. "abort": they end. "keep": they go on after
+        `wake_up`. "wait": the engine first finishes them and holds new ones back; returns False,
+        and is to be called again after a step, until they are done. Requests that arrive asleep
+        wait. Raises `ValidationError`.
+        """
+        self._sleep.check(level, mode)
+        if mode == "wait" and self._unfinished and not self._sleep.is_asleep:
+            self._is_draining = True
+            return False
+        self._is_draining = False
+        if mode == "abort":
+            self._notices += [
+                SequenceOutput(request_id, [], finish_reason="abort")
+                for request_id in self._unfinished
+            ]
+            self.abort(list(self._unfinished))
+        self._sleep.fall_asleep(level)
+        if level > 0:
+            self.scheduler.preempt_all()
+            self.scheduler.pool.reset_prefix_cache()
+            self._runner.kv_caches.clear()
+            if not self._sleep.has_weights:
+                self._runner.drop_model()
+            trim_allocator()
+        self._release_held()
+        return True
+
+    def wake_up(self, tags: list[str] | None = None) -> bool:
+        """Takes back what the parts that `tags` name have given up; None: all parts.
+
+        True: the engine is fully awake. Raises `ValidationError` for unknown tags, `ConfigError`
+        when the memory or the weights cannot be had; those parts then go on sleeping.
+        """
+        waking = self._sleep.waking(tags)
+        if WEIGHTS in waking and not self._sleep.has_weights:
+            self._runner.load_model()
+            self._sleep.has_weights = True
+        if KV_CACHE in waking:
+            self._runner.allocate_kv_cache(self.info.num_blocks)
+        self._sleep.parts -= waking
+        self._is_draining = False
+        self._release_held()
+        return not self._sleep.is_asleep
+
+    def is_sleeping(self) -> bool:
+        return self._sleep.is_asleep
+
+    def start_profile(self, prefix: str | None = None) -> None:
+        """Begins to record steps. Raises `ValidationError`."""
+        self._profiler.start(prefix)
+
+    def stop_profile(self) -> str:
+        """The path of the trace. Raises `ValidationError` when no profile runs."""
+        return self._profiler.stop()
 
     def shutdown(self) -> None:
         """Gives up the memory; no step may follow."""
+        self._grammars.close()
         self._runner.kv_caches.clear()
+
+    def _release_held(self) -> None:
+        held, self._held = self._held, []
+        for request in held:
+            self.add_request(request)
+
+    def _run_step(self) -> list[SequenceOutput]:
+        started = time.perf_counter()
+        plan = self.scheduler.schedule(time.monotonic())
+        outputs = []
+        if plan.scheduled:
+            outputs = self.scheduler.update(plan, *self._execute(plan))
+            self.scheduler.abort(self._grammars.advance(outputs))
+        self._num_steps += 1
+        num_decodes = sum(1 for item in plan.scheduled if item.sequence.num_output_tokens > 1)
+        self._rates.add(plan.num_tokens, num_decodes, time.perf_counter() - started)
+        return outputs
 
     def _execute(
         self, plan: StepPlan
@@ -149,8 +277,9 @@ class EngineCore:
             for index, item in enumerate(plan.scheduled)
             if item.samples
         }
-        result = self._runner.execute(step, rows, prompts=prompt_parts(plan))
         ids = [item.sequence.request_id for item in plan.scheduled]
+        masks = self._grammars.start_masks({index: ids[index] for index in rows})
+        result = self._runner.execute(step, rows, masks, prompts=prompt_parts(plan))
         return (
             {ids[index]: sampled_token(row) for index, row in result.sampled.items()},
             {ids[index]: token_logprobs(scores) for index, scores in result.prompts.items()},
@@ -169,8 +298,8 @@ class EngineCore:
         pool = scheduler.pool
         return EngineStats(
             running=len(scheduler.running),
-            waiting=len(scheduler.waiting),
-            waiting_tokens=scheduler.num_uncomputed_tokens,
+            waiting=len(scheduler.waiting) + self._grammars.num_pending + len(self._held),
+            waiting_tokens=scheduler.num_uncomputed_tokens + self._grammars.num_pending_tokens,
             kv_usage=1 - pool.num_free / pool.num_blocks,
             prefill_tokens_per_s=self._rates.prefill_tokens_per_s,
             decode_tokens_per_s=self._rates.decode_tokens_per_s,
@@ -178,6 +307,7 @@ class EngineCore:
             prefix_queried_tokens_total=scheduler.num_queried_tokens,
             prefix_hit_tokens_total=scheduler.num_hit_tokens,
             steps_total=self._num_steps,
+            sleep_level=self._sleep.level,
         )
 
 

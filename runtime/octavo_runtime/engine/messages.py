@@ -78,11 +78,12 @@ class TokenLogprobs(msgspec.Struct, array_like=True):
 class SequenceOutput(msgspec.Struct, omit_defaults=True):
     """New tokens of one request in one step.
 
-    finish_reason: "stop" | "length" | "repetition" | "error" | None. stop_reason: the stop token id
-    that ended it (None for the primary end-of-sequence token). The token that stopped it is in
-    `new_token_ids`.
+    finish_reason: "stop" | "length" | "repetition" | "abort" | "error" | None. stop_reason: the
+    stop token id that ended it (None for the primary end-of-sequence token). The token that stopped
+    it is in `new_token_ids`.
     num_cached_tokens: prompt tokens that the prefix cache supplied at first admission.
     scheduled_ts: when it was first admitted (monotonic clock, the same in all processes).
+    error: why it ended with "error".
     new_prompt_logprobs: of the next prompt tokens, in order, from the second token on; outputs in
     the middle of a prompt carry them without new tokens.
     """
@@ -95,6 +96,7 @@ class SequenceOutput(msgspec.Struct, omit_defaults=True):
     num_cached_tokens: int = 0
     num_preemptions: int = 0
     scheduled_ts: float = 0.0
+    error: str = ""
     new_prompt_logprobs: list[TokenLogprobs] | None = None
 
 
@@ -102,7 +104,7 @@ class EngineStats(msgspec.Struct, omit_defaults=True, frozen=True):
     """State after a step. Rates are tokens per second over recent steps; 0 = not yet known.
 
     waiting_tokens: prompt tokens of waiting and running requests that are not yet computed.
-    The `*_total` counters only grow.
+    sleep_level: None = awake; see `engine/sleep.py`. The `*_total` counters only grow.
     """
 
     running: int = 0
@@ -115,6 +117,7 @@ class EngineStats(msgspec.Struct, omit_defaults=True, frozen=True):
     prefix_queried_tokens_total: int = 0
     prefix_hit_tokens_total: int = 0
     steps_total: int = 0
+    sleep_level: int | None = None
 
 
 class StepOutputs(msgspec.Struct, omit_defaults=True, tag="step"):

@@ -62,9 +62,13 @@ class GrammarCompiler:
             self._threads.shutdown(wait=False, cancel_futures=True)
 
     def _compile(self, grammar: str) -> LLMatcher:
-        matcher = LLMatcher(self._load_tokenizer(), grammar, limits=_LIMITS, log_level=0)
-        if not matcher.is_error():
-            matcher.compute_bitmask()  # finds what goes wrong at the first token
+        tokenizer = self._load_tokenizer()
+        try:
+            matcher = LLMatcher(tokenizer, grammar, limits=_LIMITS, log_level=0)
+            if not matcher.is_error():
+                matcher.compute_bitmask()  # finds what goes wrong at the first token
+        except BaseException as error:  # a panic of the library is no Exception
+            raise refusal(f"the grammar cannot be compiled: {error}") from error
         if matcher.is_error():
             raise refusal(_first_lines(matcher.get_error()))
         return matcher

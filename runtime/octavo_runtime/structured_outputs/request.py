@@ -3,7 +3,6 @@
 import asyncio
 from collections.abc import Sequence
 
-from octavo_protocol.errors import ValidationError
 from octavo_protocol.sampling_params import SamplingParams
 from octavo_protocol.tokenizer import Tokenizer
 from octavo_runtime.structured_outputs.compiler import GrammarCompiler
@@ -56,12 +55,3 @@ class RequestGrammars:
         if self._compiler is None:
             raise refusal("the engine has no tokenizer, which structured outputs need")
         return self._compiler
-
-
-def check_reasoning(is_reasoning: bool, reasoning_end_token_ids: Sequence[int]) -> None:
-    """Raises `ValidationError` for reasoning whose end could not be seen."""
-    if is_reasoning and not reasoning_end_token_ids:
-        raise ValidationError(
-            "is_reasoning needs reasoning_end_token_ids, the tokens that end the reasoning",
-            parameter="reasoning_end_token_ids",
-        )
