@@ -12,6 +12,7 @@ from typing import Annotated
 import typer
 
 from octavo.cli import bench, chat, doctor, models, router, serve, up, version
+from octavo.cli.command import FlexibleCommand, ServeCommand
 from octavo_protocol.errors import OctavoError
 
 EXIT_ERROR = 2
@@ -58,10 +59,10 @@ def _root(
         os.environ["OCTAVO_DEBUG"] = "1"
 
 
-app.command("up")(up.up)
-app.command("serve")(serve.serve)
-app.command("router")(router.router)
-app.command("chat")(chat.chat)
+app.command("up", cls=FlexibleCommand)(up.up)
+app.command("serve", cls=ServeCommand)(serve.serve)
+app.command("router", cls=FlexibleCommand)(router.router)
+app.command("chat", cls=FlexibleCommand)(chat.chat)
 app.add_typer(models.app, name="models")
 app.command("doctor")(doctor.doctor)
 app.add_typer(bench.app, name="bench")
@@ -72,7 +73,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the command and exits: 0, 1 (stopped by the user) or 2 (an error, said in one line)."""
     given = sys.argv[1:] if arguments is None else list(arguments)
     try:
-        app(args=serve.spread_served_names(given), prog_name="octavo")
+        app(args=given, prog_name="octavo")
     except OctavoError as error:
         _fail(error.message)
     except ModuleNotFoundError as error:

@@ -1,10 +1,12 @@
 """How flags are declared and read: an environment variable for each, sizes as people write them."""
 
+import json
 import re
 from typing import Any
 
 import typer
 
+JSON_METAVAR = "JSON"
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kKmMgGtT]?)(i?)[bB]?")
 _POWERS = {"k": 1, "m": 2, "g": 3, "t": 4}
 
@@ -19,7 +21,7 @@ def option(flag: str, *more: str, help: str, **settings: Any) -> Any:
 
 def size_option(flag: str, *, help: str, **settings: Any) -> Any:
     """An option whose value may be written as 4096, 4k, 4K, 4Ki or 1.5G."""
-    return option(flag, help=help, parser=parse_size, metavar="SIZE", **settings)
+    return option(flag, help=help, **{"parser": parse_size, "metavar": "SIZE", **settings})
 
 
 def parse_size(text: str | int) -> int:
@@ -40,3 +42,26 @@ def parse_size(text: str | int) -> int:
     if value != int(value):
         raise typer.BadParameter(f"{text!r} is not a whole number")
     return int(value)
+
+
+def json_option(flag: str, *, help: str, **settings: Any) -> Any:
+    """An option whose value is a JSON table."""
+    return option(flag, help=help, parser=parse_table, metavar=JSON_METAVAR, **settings)
+
+
+def parse_table(text: str | dict[str, Any]) -> dict[str, Any]:
+    """A JSON object. Raises `typer.BadParameter`."""
+    if isinstance(text, dict):  # a default
+        return text
+    try:
+        value = json.loads(text)
+    except ValueError as error:
+        raise typer.BadParameter(f"{text!r} is not JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise typer.BadParameter(f'{text!r} is not a table; write for example {{"key": 1}}')
+    return value
+
+
+def parse_length(text: str | int) -> int:
+    """A size in tokens; -1 or `auto`: as many as fit. Raises `typer.BadParameter`."""
+    return -1 if text in (-1, "-1", "auto") else parse_size(text)

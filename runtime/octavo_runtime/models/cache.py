@@ -36,6 +36,8 @@ def cache_root() -> Path:
     """Octavo's cache folder; it need not exist yet."""
     if explicit := os.environ.get("OCTAVO_CACHE"):
         return Path(explicit).expanduser().absolute()
+    if vllms := os.environ.get("VLLM_CACHE_ROOT"):
+        return Path(vllms).expanduser().absolute() / "octavo"
     if shared := os.environ.get("XDG_CACHE_HOME"):
         return Path(shared).expanduser().absolute() / "octavo"
     return Path.home() / ".cache" / "octavo"

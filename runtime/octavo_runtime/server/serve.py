@@ -14,13 +14,15 @@ from octavo_protocol.http_options import HttpOptions
 from octavo_protocol.keys import Keys
 from octavo_protocol.logs import configure_logging
 from octavo_protocol.records import ReplicaRecord
-from octavo_protocol.serving import DrainingServer, bind
+from octavo_protocol.sampling_params import SamplingParams
+from octavo_protocol.serving import DrainingServer, open_socket
 from octavo_protocol.tokenizer import Tokenizer, TokenizerBundle
 from octavo_runtime.config import EngineConfig
 from octavo_runtime.engine.async_llm import ENGINE_CORE, AsyncLLM
 from octavo_runtime.server.app import create_app
 from octavo_runtime.server.metrics import ServerMetrics
 from octavo_runtime.server.options import ApiOptions
+from octavo_runtime.server.plugins import load_plugin
 from octavo_runtime.server.registration import Registration
 from octavo_runtime.server.state import ServerState
 
@@ -34,8 +36,9 @@ class ServeOptions(ApiOptions, HttpOptions):
     """Settings of one replica.
 
     port: 0 = any free one. advertise_url: how the router reaches this replica; None = host and
-    port. chat_template: file with a template instead of the model's own. core_factory: what runs in
-    the engine process.
+    port. chat_template: file with a template instead of the model's own. tokenizer: folder of the
+    tokenizer where it is not the model's. default_sampling_params: of requests that bring none;
+    None = the model's. core_factory: what runs in the engine process.
     """
 
     model: Path
@@ -49,6 +52,8 @@ class ServeOptions(ApiOptions, HttpOptions):
     drain_timeout_s: float = 30.0
     max_body_bytes: int = 16 * 2**20
     chat_template: Path | None = None
+    tokenizer: Path | None = None
+    default_sampling_params: SamplingParams | None = None
     log_level: str = "info"
     core_factory: str = ENGINE_CORE
 
@@ -59,12 +64,14 @@ def run_replica(options: ServeOptions) -> None:
     Exits with status 1 when the engine dies.
     """
     configure_logging(options.log_level)
-    sock = bind(options.host, options.port)
+    sock = open_socket(options)
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             is_clean = runner.run(_Replica(options, sock).run())
     finally:
         sock.close()
+        if options.uds is not None:
+            options.uds.unlink(missing_ok=True)
     if not is_clean:
         raise SystemExit(1)
 
@@ -73,23 +80,24 @@ class _Replica:
     def __init__(self, options: ServeOptions, sock: socket.socket) -> None:
         self._options = options
         self._sock = sock
-        self._port = sock.getsockname()[1]
+        self._address = str(options.uds or f"port {sock.getsockname()[1]}")
         self._started = time.monotonic()
 
     async def run(self) -> bool:
         """True after a graceful stop, False when the engine died."""
         options = self._options
         registration = self._registration()
-        tokenizer = Tokenizer(_bundle(options.model, options.chat_template))
+        if options.tool_parser_plugin:
+            load_plugin(options.tool_parser_plugin)
+        tokenizer = Tokenizer(_bundle(options))
         llm = AsyncLLM.start(options.engine, tokenizer, core_factory=options.core_factory)
-        state = ServerState(
-            llm=llm,
-            served_names=options.served_names,
-            max_body_bytes=options.max_body_bytes,
-            metrics=ServerMetrics(llm),
-            is_registered=options.redis_url is None,
-        )
-        server = DrainingServer(create_app(state))
+        llm.default_sampling_params = options.default_sampling_params or llm.default_sampling_params
+        try:
+            state = self._state(llm)
+            server = DrainingServer(create_app(state, options), options)
+        except ConfigError:
+            await llm.shutdown()
+            raise
         serving = asyncio.create_task(server.serve(sockets=[self._sock]))
         stop = asyncio.create_task(server.stop_requested.wait())
         ready = asyncio.create_task(self._become_ready(state, registration))
@@ -116,6 +124,20 @@ class _Replica:
             await llm.shutdown()
             await asyncio.gather(serving, ready, stop, return_exceptions=True)
 
+    def _state(self, llm: AsyncLLM) -> ServerState:
+        options = self._options
+        given = llm.default_sampling_params.max_tokens
+        return ServerState(
+            llm=llm,
+            served_names=options.served_names,
+            max_body_bytes=options.max_body_bytes,
+            metrics=ServerMetrics(llm, options, model=options.served_names[0]),
+            options=options,
+            # 16 is what parameters say where no model does; a chat may then fill the context.
+            default_max_tokens=None if given == SamplingParams().max_tokens else given,
+            is_registered=options.redis_url is None,
+        )
+
     async def _become_ready(self, state: ServerState, registration: Registration | None) -> None:
         info = await state.llm.wait_ready()
         if registration is not None:
@@ -127,9 +149,9 @@ class _Replica:
                 await asyncio.sleep(_POLL_S)
         stages = {name: round(seconds, 2) for name, seconds in info.stages.items()}
         logger.info(
-            "ready after %.2f s on port %d: %s, %s, %d KV blocks of %d tokens, stages %s",
+            "ready after %.2f s on %s: %s, %s, %d KV blocks of %d tokens, stages %s",
             time.monotonic() - self._started,
-            self._port,
+            self._address,
             ", ".join(state.served_names),
             info.dtype,
             info.num_blocks,
@@ -148,6 +170,8 @@ class _Replica:
         options = self._options
         if options.redis_url is None:
             return None
+        if options.uds is not None and options.advertise_url is None:
+            raise ConfigError("--uds with --redis-url needs --advertise-url, for routers")
         keys = Keys(options.namespace, options.deployment)
         return Registration(options.redis_url, keys, options.replica_id)
 
@@ -155,12 +179,10 @@ class _Replica:
         options, info, stats = self._options, state.llm.info, state.llm.stats
         if info is None:
             raise OctavoError("a replica has no record before its engine is ready")
-        host = "127.0.0.1" if options.host in ("0.0.0.0", "::", "") else options.host
-        host = f"[{host}]" if ":" in host else host
         return ReplicaRecord(
             replica_id=options.replica_id,
             incarnation=incarnation,
-            url=options.advertise_url or f"http://{host}:{self._port}",
+            url=options.advertise_url or self._url(),
             model=options.served_names[0],
             served_names=list(options.served_names),
             cache_model=info.cache_model,
@@ -178,12 +200,24 @@ class _Replica:
             tokenizer_id=state.llm.tokenizer.bundle.id,
         )
 
+    def _url(self) -> str:
+        """Where routers of the same machine or network reach this replica."""
+        options = self._options
+        scheme = "https" if options.ssl_certfile else "http"
+        host = "127.0.0.1" if options.host in ("0.0.0.0", "::", "") else options.host
+        host = f"[{host}]" if ":" in host else host
+        return f"{scheme}://{host}:{self._sock.getsockname()[1]}"
 
-def _bundle(folder: Path, chat_template: Path | None) -> TokenizerBundle:
-    bundle = TokenizerBundle.from_folder(folder)
-    if chat_template is not None:
+
+def _bundle(options: ServeOptions) -> TokenizerBundle:
+    bundle = TokenizerBundle.from_folder(options.tokenizer or options.model)
+    bundle.default_chat_template_kwargs = options.default_chat_template_kwargs
+    bundle.content_format = options.chat_template_content_format
+    bundle.exclude_tools_when_tool_choice_none = options.exclude_tools_when_tool_choice_none
+    path = options.chat_template
+    if path is not None:
         try:
-            bundle.chat_template = chat_template.read_text(encoding="utf-8")
+            bundle.chat_template = path.read_text(encoding="utf-8")
         except OSError as error:
-            raise ConfigError(f"cannot read {chat_template}: {error.strerror}") from error
+            raise ConfigError(f"cannot read {path}: {error.strerror}") from error
     return bundle

@@ -1,10 +1,9 @@
-"""Sizes and lists as people write them on the command line."""
+"""Sizes, lengths and tables as people write them on the command line."""
 
 import pytest
 import typer
 
-from octavo.cli.options import parse_size
-from octavo.cli.serve import spread_served_names
+from octavo.cli.options import parse_length, parse_size, parse_table
 
 
 @pytest.mark.parametrize(
@@ -32,20 +31,16 @@ def test_what_is_no_size_is_refused(text: str) -> None:
         parse_size(text)
 
 
-@pytest.mark.parametrize(
-    ("arguments", "spread"),
-    [
-        ("serve m --served-model-name a b --port 1", "serve m -a -b --port 1"),
-        ("serve m --served-model-name a --served-model-name b", "serve m -a -b"),
-        ("serve m --served-model-name a", "serve m -a"),
-        ("serve --served-model-name a m", "serve --served-model-name a m"),
-        ("router --port 1", "router --port 1"),
-        ("serve", "serve"),
-        ("", ""),
-    ],
-)
-def test_served_names_may_follow_one_flag(arguments: str, spread: str) -> None:
-    wanted = spread.replace("-a", "--served-model-name a").replace("-b", "--served-model-name b")
-    if spread.startswith("serve --served"):
-        wanted = spread
-    assert spread_served_names(arguments.split()) == wanted.split()
+@pytest.mark.parametrize(("text", "value"), [("auto", -1), ("-1", -1), ("4k", 4000)])
+def test_lengths_may_be_what_fits(text: str, value: int) -> None:
+    assert parse_length(text) == value
+
+
+def test_tables_are_json_objects() -> None:
+    assert parse_table('{"a": [1]}') == {"a": [1]}
+
+
+@pytest.mark.parametrize("text", ["", "{a: 1}", "[1]", "3"])
+def test_what_is_no_table_is_refused(text: str) -> None:
+    with pytest.raises(typer.BadParameter, match="is not"):
+        parse_table(text)

@@ -9,7 +9,6 @@ import pytest
 import typer.main
 
 from octavo.cli.main import app
-from octavo.cli.serve import spread_served_names
 
 REPOSITORY = Path(__file__).parents[3]
 DOCUMENTS = sorted(
@@ -44,15 +43,14 @@ def test_command_parses(document: str, command: str, monkeypatch: pytest.MonkeyP
     if not words or words[0] == "--debug" or words[0].isupper():  # "octavo COMMAND --help"
         return
     group: Any = typer.main.get_command(app)
-    context = group.make_context("octavo", list(spread_served_names(words)), resilient_parsing=True)
+    context = group.make_context("octavo", list(words), resilient_parsing=True)
     while hasattr(group, "commands"):
         name = words.pop(0)
         assert name in group.commands, f"{document}: no command {name!r}"
         group = group.commands[name]
         if not words:
             return
-    arguments = spread_served_names([name, *words])[1:]
-    group.make_context(name, list(arguments), parent=context)
+    group.make_context(name, list(words), parent=context)
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)

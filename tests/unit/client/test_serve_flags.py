@@ -1,0 +1,212 @@
+"""`octavo serve` knows every flag of `vllm serve`: as its own, ignored, or refused with advice."""
+
+import dataclasses
+import re
+from pathlib import Path
+
+import pytest
+import typer.main
+from tests.unit.client.test_cli import Recorded, model, recorded, run
+
+from octavo.cli.environment import VARIABLES, defaults_from_vllm, warnings_about
+from octavo.cli.main import app
+from octavo.cli.serve_flags import GROUPS, RENAMED
+from octavo.cli.vllm_flags import VLLM_FLAGS, notice
+from octavo.engine.arg_utils import EngineArgs
+from octavo_protocol.errors import ConfigError, ValidationError
+from octavo_protocol.http_options import HttpOptions
+from octavo_runtime.server.options import ApiOptions
+
+__all__ = ["model", "recorded"]
+
+OWN = {flag.name for flags in GROUPS.values() for flag in flags}
+COUNTING = {name for name, each in VARIABLES.items() if each.effect is not None}
+FIELDS = {RENAMED.get(name, name) for name in OWN}
+REPOSITORY = Path(__file__).parents[3]
+_NOT_FOR_SERVERS = ("model", "skip_tokenizer_init")
+
+
+@pytest.mark.parametrize("options", [ApiOptions, HttpOptions])
+def test_every_option_of_the_server_has_a_flag(options: type) -> None:
+    fields = {each.name for each in dataclasses.fields(options)}
+    assert fields <= FIELDS
+
+
+@pytest.mark.parametrize(
+    "name",
+    [each.name for each in dataclasses.fields(EngineArgs) if each.name not in _NOT_FOR_SERVERS],
+)
+def test_every_engine_argument_is_a_flag_or_has_an_answer(name: str) -> None:
+    assert name in FIELDS or "--" + name.replace("_", "-") in VLLM_FLAGS
+
+
+@pytest.mark.parametrize(
+    "each",
+    [each for each in dataclasses.fields(EngineArgs) if each.metadata.get("kind") == "missing"],
+    ids=lambda each: each.name,
+)
+def test_defaults_of_vllm_are_taken(each: "dataclasses.Field[object]") -> None:
+    default = each.default
+    if default is dataclasses.MISSING or default is None or default == "":
+        return
+    assert notice("--" + each.name.replace("_", "-"), [str(default).lower()]) is None
+
+
+def test_no_flag_is_both_owned_and_foreign() -> None:
+    assert not {"--" + name.replace("_", "-") for name in OWN} & set(VLLM_FLAGS)
+
+
+def test_an_ignored_flag_says_why() -> None:
+    assert notice("--swap-space", ["4"]) == (
+        "--swap-space has no effect: sequences that do not fit are recomputed, never swapped"
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "message"),
+    [
+        ("--task", ["embed"], "--task embed is not supported: vLLM has removed it too"),
+        ("--trust-remote-code", ["true"], "--trust-remote-code is not supported"),
+        ("--tensor-parallel-size", ["2"], "run more with `octavo up`"),
+        ("--speculative-config", ['{"method": "ngram"}'], "speculative decoding is not there yet"),
+        ("--quantization", ["awq"], "quantized weights are not served yet"),
+    ],
+)
+def test_a_refused_flag_says_what_to_do(name: str, values: list[str], message: str) -> None:
+    with pytest.raises(ValidationError) as raised:
+        notice(name, values)
+    assert message in raised.value.message
+
+
+def test_vllms_way_of_writing_flags(
+    recorded: Recorded, model: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = (
+        "--max_model_len auto -tp 1 --gpu-memory-utilization 0.9 --enforce-eager "
+        "--disable-log-requests --enable-auto-tool-choice --tool_call_parser hermes "
+        "--override-generation-config.temperature 0.5 --api-key a b --no-trust-remote-code "
+        "--default-chat-template-kwargs.enable_thinking false --disable-prefix-caching"
+    )
+    assert run("serve", model, *flags.split()) == 0
+    options = recorded.options
+    assert options.engine.max_model_len == -1
+    assert options.engine.enable_prefix_caching is False
+    assert options.api_key == ("a", "b")
+    assert (options.tool_call_parser, options.enable_auto_tool_choice) == ("hermes", True)
+    assert options.default_sampling_params.temperature == 0.5
+    assert options.default_chat_template_kwargs == {"enable_thinking": False}
+    assert options.enable_log_requests is False
+    warnings = capsys.readouterr().err.splitlines()
+    assert [re.findall(r"--[a-z-]+", each)[0] for each in warnings] == [
+        "--gpu-memory-utilization",
+        "--enforce-eager",
+    ]
+
+
+def test_a_file_gives_flags_and_the_command_line_wins(
+    recorded: Recorded, model: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "serve.yaml"
+    path.write_text(
+        f"model: {model}\nport: 8001\nmax_model_len: 4k\nserved-model-name: [a, b]\n"
+        "allowed-origins: [http://x]\noverride-generation-config: {temperature: 0.1}\n"
+        "enable-prefix-caching: false\n"
+    )
+    assert run("serve", "--config", str(path), "--port", "8002", "--served-model-name", "c") == 0
+    options = recorded.options
+    assert (options.model, options.port, options.served_names) == (Path(model), 8002, ("c",))
+    assert options.engine.max_model_len == 4000
+    assert options.engine.enable_prefix_caching is False
+    assert options.allowed_origins == ("http://x",)
+    assert options.default_sampling_params.temperature == 0.1
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("max-modellen: 3", "max-modellen: there is no flag --max-modellen; did you mean"),
+        ("port: many", "port: Input should be a valid integer"),
+        ("task: embed", "--task embed is not supported"),
+    ],
+)
+def test_a_file_with_a_mistake_is_named(
+    model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str, message: str
+) -> None:
+    path = tmp_path / "serve.yaml"
+    path.write_text(text + "\n")
+    assert run("serve", model, "--config", str(path)) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert str(path) in error
+
+
+@pytest.mark.parametrize("word", ["cache", "Cache", "prefix_caching", "all"])
+def test_help_can_be_asked_for_by_word(word: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("serve", f"--help={word}") == 0
+    output = capsys.readouterr().out
+    assert "--enable-prefix-caching" in output
+    assert ("--port" in output) == (word == "all")
+
+
+def test_help_of_an_unknown_word_names_the_groups(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("serve", "--help=zzz") == 2
+    assert "groups are Model, Load, Parallel, Cache" in capsys.readouterr().err
+
+
+def test_help_shows_every_group_and_every_flag() -> None:
+    command = typer.main.get_command(app).commands["serve"]  # type: ignore[attr-defined]
+    text = command.get_help(command.make_context("serve", ["m"], resilient_parsing=True))
+    assert all(f"{group}:" in text for group in GROUPS)
+    assert all("--" + name.replace("_", "-") in text for name in OWN)
+
+
+def test_variables_of_vllm_count(
+    recorded: Recorded, model: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("VLLM_API_KEY", "secret")
+    monkeypatch.setenv("VLLM_LOGGING_LEVEL", "WARN")
+    monkeypatch.setenv("VLLM_CPU_KVCACHE_SPACE", "1")
+    monkeypatch.setenv("VLLM_SERVER_DEV_MODE", "1")
+    assert run("serve", model) == 0
+    options = recorded.options
+    assert (options.api_key, options.log_level) == (("secret",), "warning")
+    assert options.engine.kv_cache_memory_bytes == 2**30
+    assert options.dev_mode is True
+
+
+def test_flags_and_our_variables_go_before_vllms(
+    recorded: Recorded, model: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("VLLM_API_KEY", "a")
+    monkeypatch.setenv("VLLM_LOGGING_LEVEL", "DEBUG")
+    monkeypatch.setenv("OCTAVO_LOG_LEVEL", "error")
+    assert run("serve", model, "--api-key", "b") == 0
+    assert (recorded.options.api_key, recorded.options.log_level) == (("b",), "error")
+
+
+def test_variables_that_do_nothing_are_told() -> None:
+    environ = {"VLLM_USE_V1": "1", "VLLM_API_KEYS": "x", "VLLM_API_KEY": "x", "HOME": "/"}
+    assert warnings_about(environ) == [
+        "there is no variable VLLM_API_KEYS; did you mean VLLM_API_KEY?",
+        "VLLM_USE_V1 has no effect: it chooses between parts of vLLM",
+    ]
+
+
+def test_a_cache_size_that_is_none_is_refused() -> None:
+    with pytest.raises(ConfigError, match="VLLM_CPU_KVCACHE_SPACE must be a number of GiB"):
+        defaults_from_vllm({"VLLM_CPU_KVCACHE_SPACE": "lots"})
+
+
+def test_the_documents_list_the_variables_that_count() -> None:
+    text = (REPOSITORY / "docs" / "cli.md").read_text(encoding="utf-8")
+    assert set(re.findall(r"`(VLLM_[A-Z_]+)`", text)) >= COUNTING
+
+
+def test_every_variable_that_is_read_is_said_to_count() -> None:
+    sources = [
+        path.read_text(encoding="utf-8")
+        for part in ("protocol", "router", "runtime")
+        for path in (REPOSITORY / part).rglob("*.py")
+    ]
+    read = {name for text in sources for name in re.findall(r'"(VLLM_[A-Z_]+)"', text)}
+    assert read <= COUNTING
