@@ -41,7 +41,7 @@ from octavo_protocol.security import ApiKeyMiddleware
 logger = logging.getLogger(__name__)
 access_logger = logging.getLogger("octavo.access")
 
-_QUIET = HttpOptions(disable_uvicorn_access_log=True)
+QUIET = HttpOptions(disable_uvicorn_access_log=True)
 
 
 class AppState(Protocol):
@@ -71,7 +71,7 @@ class Application(FastAPI):
 def make_app(
     routes: Sequence[Route],
     state: AppState,
-    options: HttpOptions = _QUIET,
+    options: HttpOptions = QUIET,
     *,
     title: str = "Octavo",
 ) -> Application:

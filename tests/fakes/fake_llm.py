@@ -70,6 +70,7 @@ class FakeLLM:
         self._inputs: InputProcessor | None = None
         self._running: dict[str, asyncio.Event] = {}
         self._failure: Exception | None = None
+        self._interrupted: dict[str, Exception] = {}
         self._kv_callbacks: list[Callable[[list[KVEvent]], None]] = []
         self._step_callbacks: list[Callable[[StepOutputs], None]] = []
         if is_loaded:
@@ -115,6 +116,12 @@ class FakeLLM:
     def on_step(self, callback: Callable[[StepOutputs], None]) -> None:
         self._step_callbacks.append(callback)
 
+    def interrupt(self, error: Exception) -> None:
+        """What runs fails at once; later requests do not."""
+        for request_id, woken in self._running.items():
+            self._interrupted[request_id] = error
+            woken.set()
+
     def publish(self, events: list[KVEvent]) -> None:
         """KV events as a step would report them."""
         for callback in self._kv_callbacks:
@@ -159,6 +166,8 @@ class FakeLLM:
         try:
             for position in range(MAX_MODEL_LEN):
                 await self._next_step(failed)
+                if request_id in self._interrupted:
+                    raise self._interrupted.pop(request_id)
                 step = [self._token(child, position) for child in children]
                 for callback in self._step_callbacks:
                     callback(StepOutputs(step))

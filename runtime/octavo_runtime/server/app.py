@@ -3,20 +3,24 @@
 from collections.abc import AsyncGenerator, Coroutine
 from typing import Any
 
-from starlette.applications import Starlette
 from starlette.requests import Request
-from starlette.routing import Route
 
 from octavo_protocol.asgi import parse_body, read_body, run_unless_gone
-from octavo_protocol.http_app import json_response, make_app
+from octavo_protocol.http_app import QUIET, Application, json_response, make_app
+from octavo_protocol.http_options import HttpOptions
 from octavo_protocol.openai import ChatCompletionRequest, CompletionRequest
+from octavo_protocol.openai.answers import ChatCompletion, Completion
+from octavo_protocol.openapi import EVENTS, ApiRoute, Content, Operation
 from octavo_runtime.server.chat import ChatWriter
 from octavo_runtime.server.chat_generation import chat_deltas
 from octavo_runtime.server.chat_job import chat_job
 from octavo_runtime.server.completion_job import completion_job
 from octavo_runtime.server.completions import CompletionWriter
+from octavo_runtime.server.control_routes import ControlRoutes
 from octavo_runtime.server.events import EventResponse
+from octavo_runtime.server.messages import MessagesRoutes
 from octavo_runtime.server.requests import with_priority
+from octavo_runtime.server.responses import ResponsesRoutes
 from octavo_runtime.server.small_routes import SmallRoutes
 from octavo_runtime.server.state import ServerState
 
@@ -26,6 +30,38 @@ class GenerationRoutes:
 
     def __init__(self, state: ServerState) -> None:
         self.state = state
+
+    def routes(self) -> list[ApiRoute]:
+        chat, text = (ChatCompletionRequest,), (CompletionRequest,)
+        whole_chat, whole_text = Content(ChatCompletion), Content(Completion)
+        events = Content(media_type=EVENTS)
+        return [
+            ApiRoute(
+                "/v1/chat/completions",
+                self.chat_completions,
+                Operation(
+                    "Answer a conversation.", chat, {200: (whole_chat, events)}, errors=(404,)
+                ),
+                "POST",
+            ),
+            ApiRoute(
+                "/v1/completions",
+                self.completions,
+                Operation("Continue a text.", text, {200: (whole_text, events)}, errors=(404,)),
+                "POST",
+            ),
+            ApiRoute(
+                "/invocations",
+                self.invocations,
+                Operation(
+                    "Either of the two above, by the fields of the body (for SageMaker).",
+                    chat + text,
+                    {200: (Content(ChatCompletion | Completion), events)},
+                    errors=(404,),
+                ),
+                "POST",
+            ),
+        ]
 
     async def chat_completions(self, request: Request) -> Any:
         return await self._chat(request, await self._body(request))
@@ -77,15 +113,10 @@ class GenerationRoutes:
         return json_response(await run_unless_gone(request.receive, work))
 
 
-def create_app(state: ServerState) -> Starlette:
+def create_app(state: ServerState, options: HttpOptions = QUIET) -> Application:
     """The ASGI application of one replica. Starts and stops nothing."""
-    generation = GenerationRoutes(state)
-    return make_app(
-        [
-            Route("/v1/chat/completions", generation.chat_completions, methods=["POST"]),
-            Route("/v1/completions", generation.completions, methods=["POST"]),
-            Route("/invocations", generation.invocations, methods=["POST"]),
-            *SmallRoutes(state).routes(),
-        ],
-        state,
-    )
+    routes = [*GenerationRoutes(state).routes(), *SmallRoutes(state).routes()]
+    routes += ResponsesRoutes(state).routes()
+    routes += MessagesRoutes(state).routes()
+    routes += ControlRoutes(state).routes()
+    return make_app(routes, state, options, title="Octavo replica")

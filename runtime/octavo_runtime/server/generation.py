@@ -9,6 +9,7 @@ from typing import Any
 
 from octavo_protocol.outputs import RequestOutput
 from octavo_protocol.sampling_params import SamplingParams
+from octavo_runtime.server.request_log import RequestLog
 from octavo_runtime.server.state import ServerState
 
 
@@ -92,6 +93,9 @@ async def _run_all(
 async def _one(
     state: ServerState, job: GenerationJob, index: int
 ) -> AsyncGenerator[RequestOutput, None]:
+    request_id = f"{job.request_id}-{index}-{secrets.token_hex(4)}"
+    prompt_text = job.prompt_texts[index] if job.prompt_texts else None
+    log = RequestLog(state.options, prompt_text) if state.options.enable_log_requests else None
     hints: dict[str, Any] = {}
     if job.reasoning_end_token_ids or job.visible_special_ids:
         hints = {
@@ -102,18 +106,22 @@ async def _one(
     outputs = state.llm.generate(
         job.prompts[index],
         job.params,
-        f"{job.request_id}-{index}-{secrets.token_hex(4)}",
+        request_id,
         priority=job.priority,
         cache_salt=job.cache_salt,
         **hints,
     )
     finished = False
+    state.metrics.started(request_id, job.params)
     try:
         async for output in outputs:
             finished = output.finished
-            state.metrics.observe(output)
+            state.metrics.observe(output, job.params)
+            if log is not None:
+                log.add(output)
             yield output
     finally:
-        if not finished:
-            state.metrics.aborted()
+        state.metrics.ended(request_id, job.params, finished=finished)
+        if log is not None:
+            log.write()
         await outputs.aclose()  # type: ignore[attr-defined]  # an async generator

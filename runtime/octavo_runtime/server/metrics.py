@@ -1,135 +1,89 @@
-"""Prometheus metrics of one replica. Labels are bounded: finish reasons and status codes only."""
+"""Prometheus metrics of one replica: what the API process counts, and the engine's statistics."""
 
-from collections.abc import Iterator
-
-from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
-from prometheus_client.registry import Collector
+from prometheus_client import CollectorRegistry, Counter, generate_latest
 
 from octavo_protocol.outputs import RequestOutput
+from octavo_protocol.sampling_params import SamplingParams
 from octavo_runtime.engine.async_llm import AsyncLLM
-
-_TTFT_BUCKETS = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30, 60)
-_ITL_BUCKETS = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2)
-_E2E_BUCKETS = (0.1, 0.2, 0.5, 1, 2, 5, 10, 30, 60, 120, 300)
-_PREFIX = "octavo_runtime_"
+from octavo_runtime.server.octavo_metrics import MetricNames, OctavoNames
+from octavo_runtime.server.options import ApiOptions
+from octavo_runtime.server.token_times import TokenTimes
+from octavo_runtime.server.vllm_metrics import VllmNames
 
 
 class ServerMetrics:
-    """What the API process counts; the engine's state is read when metrics are scraped."""
+    """Tells every event to each set of names that the options choose.
 
-    def __init__(self, llm: AsyncLLM) -> None:
+    model: value of the label `model_name`. vLLM's names appear when the engine is ready, since its
+    configuration is among them.
+    """
+
+    def __init__(
+        self, llm: AsyncLLM, options: ApiOptions | None = None, *, model: str = "model"
+    ) -> None:
+        self._llm = llm
+        self._options = options or ApiOptions()
+        self._model = model
         self._registry = CollectorRegistry()
-        self._registry.register(_EngineCollector(llm))
-        self._finished = Counter(
-            _PREFIX + "requests",
-            "Sequences that finished, by reason.",
-            ["finish_reason"],
-            registry=self._registry,
-        )
-        self._aborted = Counter(
-            _PREFIX + "requests_aborted",
-            "Requests that their client or an error ended.",
-            registry=self._registry,
-        )
+        self._names: list[MetricNames] = []
+        if self._options.metrics_names != "vllm":
+            self._names.append(OctavoNames(llm, self._registry))
+        self._lacks_vllm = self._options.metrics_names != "octavo"
         self._responses = Counter(
-            _PREFIX + "http_responses",
+            "octavo_runtime_http_responses",
             "HTTP answers, by status.",
             ["code"],
             registry=self._registry,
         )
-        self._prompt_tokens = Counter(
-            _PREFIX + "prompt_tokens",
-            "Prompt tokens of finished requests.",
-            registry=self._registry,
-        )
-        self._cached_tokens = Counter(
-            _PREFIX + "cached_prompt_tokens",
-            "Prompt tokens of finished requests that the prefix cache supplied.",
-            registry=self._registry,
-        )
-        self._generation_tokens = Counter(
-            _PREFIX + "generation_tokens",
-            "Output tokens of finished requests.",
-            registry=self._registry,
-        )
-        self._ttft = Histogram(
-            _PREFIX + "time_to_first_token_seconds",
-            "From arrival to the first token.",
-            buckets=_TTFT_BUCKETS,
-            registry=self._registry,
-        )
-        self._itl = Histogram(
-            _PREFIX + "inter_token_latency_seconds",
-            "Mean gap between the tokens of a finished request.",
-            buckets=_ITL_BUCKETS,
-            registry=self._registry,
-        )
-        self._e2e = Histogram(
-            _PREFIX + "request_seconds",
-            "From arrival to the last token.",
-            buckets=_E2E_BUCKETS,
-            registry=self._registry,
-        )
+        self._times = TokenTimes(self._first_token, self._gap)
+        llm.on_step(self._times.took)
 
-    def observe(self, output: RequestOutput) -> None:
+    def started(self, request_id: str, params: SamplingParams) -> None:
+        """A request is handed to the engine; `ended` must follow."""
+        self._complete()
+        self._times.start(request_id, params.n)
+
+    def observe(self, output: RequestOutput, params: SamplingParams) -> None:
         """Takes in one output, whole or delta: ends of sequences, and of the request."""
         for completion in output.outputs:
             if completion.finish_reason is not None:
-                self._finished.labels(completion.finish_reason).inc()
-        if not output.finished:
-            return
-        self._prompt_tokens.inc(len(output.prompt_token_ids or ()))
-        self._cached_tokens.inc(output.num_cached_tokens or 0)
-        stats = output.metrics
-        if stats is None:
-            return
-        self._generation_tokens.inc(stats.num_generation_tokens)
-        self._ttft.observe(stats.first_token_latency)
-        spread = stats.last_token_ts - stats.first_token_ts
-        self._e2e.observe(stats.first_token_latency + spread)
-        if stats.num_generation_tokens > 1:
-            self._itl.observe(spread / (stats.num_generation_tokens - 1))
+                for names in self._names:
+                    names.sequence_ended(completion.finish_reason)
+        if output.finished:
+            for names in self._names:
+                names.request_ended(output, params)
 
-    def aborted(self) -> None:
-        self._aborted.inc()
+    def ended(self, request_id: str, params: SamplingParams, *, finished: bool) -> None:
+        """The request is over; finished: the engine ended it, not the client or an error."""
+        self._times.end(request_id, params.n)
+        if not finished:
+            for names in self._names:
+                names.aborted()
 
     def responded(self, status: int) -> None:
         self._responses.labels(str(status)).inc()
 
     def render(self) -> bytes:
+        self._complete()
         return generate_latest(self._registry)
 
+    def _complete(self) -> None:
+        if self._lacks_vllm and self._llm.info is not None:
+            self._lacks_vllm = False
+            self._names.append(
+                VllmNames(
+                    self._llm,
+                    self._llm.info,
+                    self._registry,
+                    model=self._model,
+                    with_old=self._options.show_old_metrics,
+                )
+            )
 
-class _EngineCollector(Collector):
-    """The engine's newest statistics."""
+    def _first_token(self, seconds: float) -> None:
+        for names in self._names:
+            names.first_token(seconds)
 
-    def __init__(self, llm: AsyncLLM) -> None:
-        self._llm = llm
-
-    def collect(self) -> Iterator[Metric]:
-        stats = self._llm.stats
-        gauges = {
-            "requests_running": (stats.running, "Sequences that the engine is working on."),
-            "requests_waiting": (stats.waiting, "Sequences that wait for admission."),
-            "waiting_tokens": (stats.waiting_tokens, "Tokens that are still to be prefilled."),
-            "kv_cache_usage_ratio": (stats.kv_usage, "Share of KV blocks in use."),
-            "prefill_tokens_per_second": (stats.prefill_tokens_per_s, "Measured prefill rate."),
-            "decode_tokens_per_second": (stats.decode_tokens_per_s, "Measured decode rate."),
-        }
-        counters = {
-            "preemptions": (stats.preemptions_total, "Sequences that lost their blocks."),
-            "prefix_cache_queried_tokens": (
-                stats.prefix_queried_tokens_total,
-                "Prompt tokens looked up in the prefix cache.",
-            ),
-            "prefix_cache_hit_tokens": (
-                stats.prefix_hit_tokens_total,
-                "Prompt tokens found in the prefix cache.",
-            ),
-            "steps": (stats.steps_total, "Steps of the engine."),
-        }
-        for name, (value, text) in gauges.items():
-            yield GaugeMetricFamily(_PREFIX + name, text, value=value)
-        for name, (total, text) in counters.items():
-            yield CounterMetricFamily(_PREFIX + name, text, value=total)
+    def _gap(self, seconds: float) -> None:
+        for names in self._names:
+            names.gap(seconds)

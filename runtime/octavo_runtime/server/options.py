@@ -25,6 +25,7 @@ class ApiOptions:
         tool_call_parser, enable_auto_tool_choice: what finds tool calls in an answer; both are
             needed for tool_choice auto.
         tool_parser_plugin: Python file that registers further tool parsers.
+        exclude_tools_when_tool_choice_none: with tool_choice none, the prompt has no tools.
         reasoning_parser: what splits reasoning from the answer.
         override_max_tokens: no answer gets more tokens than this.
     Answers
@@ -47,6 +48,7 @@ class ApiOptions:
     enable_auto_tool_choice: bool = False
     tool_call_parser: str | None = None
     tool_parser_plugin: str | None = None
+    exclude_tools_when_tool_choice_none: bool = False
     reasoning_parser: str | None = None
     override_max_tokens: int | None = None
     response_role: str = "assistant"

@@ -1,11 +1,14 @@
 """Routes that generate nothing: models, tokens, health, load, metrics."""
 
 import time
+from collections.abc import Callable, Mapping
 from importlib import metadata
+from typing import Any
 
+import msgspec
+from pydantic import BaseModel
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Route
 
 from octavo_protocol.asgi import parse_body, read_body
 from octavo_protocol.http_app import json_response
@@ -16,6 +19,7 @@ from octavo_protocol.openai.answers import (
     ModelList,
     TokenizeResponse,
 )
+from octavo_protocol.openapi import TEXT, ApiRoute, Content, Operation
 from octavo_runtime.server.requests import (
     INLINE_CHARS,
     check_template,
@@ -25,6 +29,21 @@ from octavo_runtime.server.requests import (
 from octavo_runtime.server.state import ServerState
 
 
+class Readiness(msgspec.Struct):
+    """stage: what the replica is doing; "ready" when it may take traffic."""
+
+    status: str
+    stage: str
+
+
+class Load(msgspec.Struct):
+    server_load: int
+
+
+class Version(msgspec.Struct):
+    version: str
+
+
 class SmallRoutes:
     """The small endpoints of one replica over its `ServerState`."""
 
@@ -32,20 +51,51 @@ class SmallRoutes:
         self.state = state
         self._created = int(time.time())
 
-    def routes(self) -> list[Route]:
-        return [
-            Route("/v1/models", self.models, methods=["GET"]),
-            Route("/v1/models/{name:path}", self.model, methods=["GET"]),
-            Route("/tokenize", self.tokenize, methods=["POST"]),
-            Route("/detokenize", self.detokenize, methods=["POST"]),
-            Route("/health", self.health, methods=["GET"]),
-            Route("/ping", self.health, methods=["GET", "POST"]),
-            Route("/ready", self.ready, methods=["GET"]),
-            Route("/load", self.load, methods=["GET"]),
-            Route("/version", self.version, methods=["GET"]),
-            Route("/metrics", self.metrics, methods=["GET"]),
-            Route("/octavo/tokenizer", self.tokenizer, methods=["GET"]),
+    def routes(self) -> list[ApiRoute]:
+        routes = [
+            _get("/v1/models", self.models, "The served models.", ModelList),
+            ApiRoute(
+                "/v1/models/{name:path}",
+                self.model,
+                Operation("One served model.", answers={200: (Content(Model),)}, errors=(404,)),
+                "GET",
+            ),
+            _post("/tokenize", self.tokenize, "Text to tokens.", TokenizeRequest, TokenizeResponse),
+            _post(
+                "/detokenize",
+                self.detokenize,
+                "Tokens to text.",
+                DetokenizeRequest,
+                DetokenizeResponse,
+            ),
+            ApiRoute("/health", self.health, Operation("Lives the engine?", answers=_ALIVE), "GET"),
+            ApiRoute(
+                "/ping", self.health, Operation("Lives the engine?", answers=_ALIVE), "GET", "POST"
+            ),
+            ApiRoute(
+                "/ready",
+                self.ready,
+                Operation(
+                    "May traffic come?",
+                    answers={200: (Content(Readiness),), 503: (Content(Readiness),)},
+                ),
+                "GET",
+            ),
+            _get("/load", self.load, "Requests that generate now.", Load),
+            _get("/version", self.version, "Octavo's version.", Version),
+            ApiRoute(
+                "/metrics",
+                self.metrics,
+                Operation("Prometheus metrics.", answers={200: (Content(media_type=TEXT),)}),
+                "GET",
+            ),
+            _get("/octavo/tokenizer", self.tokenizer, "What tokenizes, for routers.", None),
         ]
+        if self.state.options.enable_tokenizer_info_endpoint:
+            routes.append(
+                _get("/tokenizer_info", self.tokenizer_info, "The tokenizer's settings.", None)
+            )
+        return routes
 
     async def models(self, request: Request) -> Response:
         return json_response(ModelList([self._model(name) for name in self.state.served_names]))
@@ -84,14 +134,14 @@ class SmallRoutes:
 
     async def ready(self, request: Request) -> Response:
         stage = self.state.stage
-        return json_response({"status": stage, "stage": stage}, 200 if stage == "ready" else 503)
+        return json_response(Readiness(stage, stage), 200 if stage == "ready" else 503)
 
     async def load(self, request: Request) -> Response:
         is_tracked = self.state.options.enable_server_load_tracking
-        return json_response({"server_load": self.state.num_generating if is_tracked else 0})
+        return json_response(Load(self.state.num_generating if is_tracked else 0))
 
     async def version(self, request: Request) -> Response:
-        return json_response({"version": metadata.version("octavo")})
+        return json_response(Version(metadata.version("octavo")))
 
     async def metrics(self, request: Request) -> Response:
         return Response(
@@ -101,6 +151,17 @@ class SmallRoutes:
     async def tokenizer(self, request: Request) -> Response:
         return json_response(self.state.llm.tokenizer.bundle)
 
+    async def tokenizer_info(self, request: Request) -> Response:
+        bundle = self.state.llm.tokenizer.bundle
+        return json_response(
+            {
+                **bundle.special_tokens,
+                "chat_template": bundle.chat_template,
+                "vocab_size": self.state.llm.tokenizer.vocab_size,
+                "model_max_length": self.state.check_accepts().max_model_len,
+            }
+        )
+
     async def _body(self, request: Request) -> bytes:
         return await read_body(request.scope, request.receive, self.state.max_body_bytes)
 
@@ -108,3 +169,21 @@ class SmallRoutes:
         info = self.state.llm.info
         limit = info.max_model_len if info else None
         return Model(name, self._created, limit, root=self.state.served_names[0])
+
+
+_ALIVE: Mapping[int, tuple[Content, ...]] = {200: (), 503: ()}
+
+
+def _get(path: str, endpoint: Callable[..., Any], summary: str, answer: Any) -> ApiRoute:
+    return ApiRoute(path, endpoint, Operation(summary, answers={200: (Content(answer),)}), "GET")
+
+
+def _post(
+    path: str,
+    endpoint: Callable[..., Any],
+    summary: str,
+    body: type[BaseModel],
+    answer: type[msgspec.Struct],
+) -> ApiRoute:
+    operation = Operation(summary, (body,), {200: (Content(answer),)}, errors=(404,))
+    return ApiRoute(path, endpoint, operation, "POST")

@@ -1,6 +1,8 @@
 """What the routes of one replica share."""
 
+import asyncio
 from dataclasses import dataclass, field
+from typing import Literal
 
 from octavo_protocol.asgi import Message
 from octavo_protocol.errors import NotFoundError, UnavailableError
@@ -11,6 +13,9 @@ from octavo_runtime.server.metrics import ServerMetrics
 from octavo_runtime.server.options import ApiOptions
 from octavo_runtime.server.reasoning_parsers import ReasoningParser, reasoning_parser
 from octavo_runtime.server.tool_parsers import ToolParser, tool_parser
+
+PauseMode = Literal["abort", "wait"]
+_POLL_S = 0.02
 
 
 @dataclass(slots=True)
@@ -69,6 +74,21 @@ class ServerState:
     def answering(self, start: Message) -> None:
         """Counts an answer that begins."""
         self.metrics.responded(start["status"])
+
+    async def pause(self, mode: PauseMode, *, clear_cache: bool) -> None:
+        """Takes no new work. What runs is ended ("abort") or finished first ("wait")."""
+        self.is_paused = True
+        if mode == "abort":
+            self.llm.interrupt(UnavailableError("the server was paused"))
+        while self.num_generating:
+            await asyncio.sleep(_POLL_S)
+        if clear_cache:
+            await self.llm.reset_prefix_cache()
+
+    def check_runs(self) -> None:
+        """Raises `UnavailableError` while there is no engine to talk to."""
+        if not self.llm.is_ready:
+            raise UnavailableError(f"the engine cannot be reached: {self.stage}")
 
     def check_accepts(self) -> EngineInfo:
         """Raises `UnavailableError` when no new work can be taken."""

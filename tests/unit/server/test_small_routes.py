@@ -88,8 +88,8 @@ async def test_metrics_count_requests_tokens_and_times(replica: Replica) -> None
     assert samples["octavo_runtime_requests_total", "length"] == 2
     assert samples["octavo_runtime_prompt_tokens_total",] == 2
     assert samples["octavo_runtime_generation_tokens_total",] == 8
-    assert samples["octavo_runtime_time_to_first_token_seconds_count",] == 1
-    assert samples["octavo_runtime_inter_token_latency_seconds_count",] == 1
+    assert samples["octavo_runtime_time_to_first_token_seconds_count",] == 2  # of two samples
+    assert samples["octavo_runtime_inter_token_latency_seconds_count",] == 2 * 3
     assert samples["octavo_runtime_request_seconds_count",] == 1
     assert samples["octavo_runtime_http_responses_total", "200"] == 1
     assert samples["octavo_runtime_http_responses_total", "400"] == 1
