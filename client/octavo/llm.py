@@ -1,148 +1,112 @@
 """`LLM`: generation in this process, with vLLM's arguments and output objects."""
 
-import difflib
-import inspect
+import dataclasses
+import warnings
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, NoReturn
 
-from pydantic import ValidationError as PydanticValidationError
-
-from octavo.prompts import PromptType, RenderedPrompt, as_list, render
+from octavo import offline_beam_search
+from octavo.chat_templates import load_chat_template
+from octavo.conversations import ChatOptions, as_conversations
+from octavo.engine.arg_utils import EngineArgs
+from octavo.engine.llm_engine import LLMEngine
+from octavo.engine.request_checks import refuse_missing
+from octavo.engine.vllm_config import ModelConfig
+from octavo.old_arguments import refuse_unknown, translated
+from octavo.progress import ProgressBar, watched
+from octavo.prompts import PromptRenderer, RenderedPrompt, as_list
+from octavo.request_queue import RequestQueue, per_prompt
+from octavo.tokenization import TokenizationOptions
+from octavo.v1.metrics.reader import Metric
+from octavo_protocol.beam_search import BeamSearchOutput, BeamSearchParams
 from octavo_protocol.errors import ValidationError
-from octavo_protocol.openai import ChatMessage, validation_error
 from octavo_protocol.outputs import RequestOutput
-from octavo_protocol.sampling_params import RequestOutputKind, SamplingParams
-from octavo_protocol.tokenizer import Tokenizer
-from octavo_runtime.config import DTypeName, EngineConfig
-from octavo_runtime.engine.default_params import default_sampling_params
-from octavo_runtime.engine.llm_engine import LLMEngine
-from octavo_runtime.models.source import resolve_model
+from octavo_protocol.sampling_params import SamplingParams
 
-# vLLM's names for dtypes.
-_DTYPES: dict[str, DTypeName] = {
-    "auto": "auto",
-    "bfloat16": "bfloat16",
-    "float16": "float16",
-    "half": "float16",
-    "float32": "float32",
-    "float": "float32",
-}
-# Arguments of vLLM that are known, with the values that change nothing here; None: any does not.
-_NEUTRAL: dict[str, tuple[Any, ...] | None] = {
-    "runner": ("auto", "generate"),
-    "convert": ("auto", "none"),
-    "task": ("auto", "generate"),
-    "tensor_parallel_size": (1,),
-    "pipeline_parallel_size": (1,),
-    "data_parallel_size": (1,),
-    "quantization": (None,),
-    "trust_remote_code": (False,),
-    "tokenizer_mode": ("auto", "hf"),
-    "enable_lora": (False,),
-    "kv_cache_dtype": ("auto",),
-    "enable_chunked_prefill": (None, True),
-    "gpu_memory_utilization": None,  # any: for GPUs
-    "enforce_eager": None,  # any: nothing is captured on a CPU
-    "disable_log_stats": None,
-    "swap_space": None,  # preemption recomputes
-}
-ProgressBar = bool | Callable[..., Any]
+Params = SamplingParams | Sequence[SamplingParams] | None
+Messages = Sequence[Any]
 
 
 class LLM:
     """A model in this process.
 
-    model: catalogue name, hub name, folder or .gguf file. Other arguments are vLLM's; one that
-    Octavo does not know is a TypeError that names the nearest, and one that it knows but cannot
-    honour is a `ValidationError`.
+    model: catalogue name, hub name, folder or .gguf file. Other arguments are those of
+    `EngineArgs`; one that Octavo does not know is a TypeError that names the nearest, one that it
+    knows but cannot honour is a `ValidationError`, and one that vLLM has removed is translated with
+    a DeprecationWarning where that is harmless.
 
     Raises `ConfigError` when the model cannot be found or does not fit.
     """
 
-    def __init__(
-        self,
-        model: str,
-        *,
-        tokenizer: str | None = None,
-        revision: str | None = None,
-        dtype: str = "auto",
-        seed: int = 0,
-        max_model_len: int | None = None,
-        max_num_seqs: int = 64,
-        max_num_batched_tokens: int = 512,
-        block_size: int = 16,
-        enable_prefix_caching: bool = True,
-        kv_cache_memory_bytes: int | None = None,
-        num_gpu_blocks_override: int | None = None,
-        long_prefill_token_threshold: int = 0,
-        scheduling_policy: str = "fcfs",
-        load_format: str = "auto",
-        chat_template: str | None = None,
-        num_threads: int | None = None,
-        **others: Any,
-    ) -> None:
-        _check_other_arguments(others)
-        folder = resolve_model(model, revision=revision)
-        tokenizer_folder = resolve_model(tokenizer) if tokenizer else folder
-        self._tokenizer_folder = tokenizer_folder
-        self._chat_template = _template_text(chat_template)
-        self._default_params = default_sampling_params(folder)
-        config = EngineConfig(
-            model=folder,
-            dtype=_choice("dtype", dtype, _DTYPES),
-            seed=seed,
-            max_model_len=max_model_len,
-            max_num_seqs=max_num_seqs,
-            max_num_batched_tokens=max(max_num_batched_tokens, max_num_seqs),
-            block_size=block_size,
-            enable_prefix_caching=enable_prefix_caching,
-            kv_cache_memory_bytes=kv_cache_memory_bytes,
-            num_gpu_blocks_override=num_gpu_blocks_override,
-            long_prefill_token_threshold=long_prefill_token_threshold,
-            scheduling_policy=_choice(
-                "scheduling_policy", scheduling_policy, {"fcfs": "fcfs", "priority": "priority"}
-            ),
-            load_format=_choice(
-                "load_format",
-                load_format,
-                {"auto": "auto", "safetensors": "auto", "dummy": "dummy"},
-            ),
-            num_threads=num_threads,
-        )
-        self.llm_engine = LLMEngine(config, Tokenizer.from_folder(tokenizer_folder))
-        self._num_requests = 0
+    def __init__(self, model: str, **arguments: Any) -> None:
+        current = translated(arguments)
+        refuse_unknown("LLM", current, [each.name for each in dataclasses.fields(EngineArgs)])
+        self._start(EngineArgs(model=model, **current))
+
+    @classmethod
+    def from_engine_args(cls, engine_args: EngineArgs) -> "LLM":
+        """As the constructor, from arguments that are already together."""
+        llm = cls.__new__(cls)
+        llm._start(engine_args)
+        return llm
+
+    def _start(self, engine_args: EngineArgs) -> None:
+        self.llm_engine = LLMEngine.from_engine_args(engine_args)
+        self.engine_class = LLMEngine
+        self.chat_template = self.llm_engine.vllm_config.chat_template
+        self.runner_type = "generate"
+        self.supported_tasks = ("generate",)
+        self.pooling_task: str | None = None
+        self._queue = RequestQueue(self.llm_engine)
+
+    # -- generation -------------------------------------------------------------------------------
 
     def generate(
         self,
-        prompts: PromptType | Sequence[PromptType],
-        sampling_params: SamplingParams | Sequence[SamplingParams] | None = None,
+        prompts: Any = None,
+        sampling_params: Params = None,
         *,
         use_tqdm: ProgressBar = True,
         lora_request: Any = None,
         priority: int | Sequence[int] | None = None,
         tokenization_kwargs: Mapping[str, Any] | None = None,
         mm_processor_kwargs: Mapping[str, Any] | None = None,
+        prompt_token_ids: Any = None,
+        guided_options_request: Any = None,
     ) -> list[RequestOutput]:
         """Completes every prompt; results are in the order of the prompts.
 
+        prompts: text, token ids, a `TextPrompt` or `TokensPrompt`, or a list of these.
         sampling_params: one for all, or one per prompt; None means the model's defaults.
+        prompt_token_ids, guided_options_request: former keywords, translated.
+
         Raises `ValidationError` (a ValueError) before anything is generated.
         """
-        _refuse_what_is_not_there(lora_request, tokenization_kwargs, mm_processor_kwargs)
-        rendered = [render(prompt, self._tokenizer) for prompt in as_list(prompts)]
-        return self._run(rendered, sampling_params, priority, use_tqdm)
+        prompts = _with_token_ids(prompts, prompt_token_ids)
+        if isinstance(sampling_params, BeamSearchParams):
+            return self._generate_by_beam_search(prompts, sampling_params, lora_request, use_tqdm)
+        sampling_params = self._with_guided_options(sampling_params, guided_options_request)
+        request_ids = self.enqueue(
+            prompts,
+            sampling_params,
+            use_tqdm,
+            lora_request,
+            priority,
+            tokenization_kwargs,
+            mm_processor_kwargs,
+        )
+        return self._queue.run(request_ids, use_tqdm)
 
     def chat(
         self,
-        messages: Sequence[Mapping[str, Any]] | Sequence[Sequence[Mapping[str, Any]]],
-        sampling_params: SamplingParams | Sequence[SamplingParams] | None = None,
+        messages: Messages,
+        sampling_params: Params = None,
         use_tqdm: ProgressBar = True,
         lora_request: Any = None,
         priority: int | Sequence[int] | None = None,
         chat_template: str | None = None,
-        chat_template_content_format: str = "auto",
+        chat_template_content_format: Any = "auto",
         add_generation_prompt: bool = True,
         continue_final_message: bool = False,
         tools: Sequence[Mapping[str, Any]] | None = None,
@@ -151,46 +115,217 @@ class LLM:
         mm_processor_kwargs: Mapping[str, Any] | None = None,
     ) -> list[RequestOutput]:
         """Answers one conversation (a list of messages) or many (a list of such lists)."""
-        _refuse_what_is_not_there(lora_request, tokenization_kwargs, mm_processor_kwargs)
-        if chat_template_content_format not in ("auto", "string"):
+        request_ids = self.enqueue_chat(
+            messages,
+            sampling_params,
+            use_tqdm,
+            lora_request=lora_request,
+            priority=priority,
+            chat_template=chat_template,
+            chat_template_content_format=chat_template_content_format,
+            add_generation_prompt=add_generation_prompt,
+            continue_final_message=continue_final_message,
+            tools=tools,
+            chat_template_kwargs=chat_template_kwargs,
+            tokenization_kwargs=tokenization_kwargs,
+            mm_processor_kwargs=mm_processor_kwargs,
+        )
+        return self._queue.run(request_ids, use_tqdm)
+
+    def enqueue(
+        self,
+        prompts: Any,
+        sampling_params: Params = None,
+        use_tqdm: ProgressBar = True,
+        lora_request: Any = None,
+        priority: int | Sequence[int] | None = None,
+        tokenization_kwargs: Mapping[str, Any] | None = None,
+        mm_processor_kwargs: Mapping[str, Any] | None = None,
+    ) -> list[str]:
+        """Queues what `generate` would run; returns the request ids."""
+        refuse_missing(lora_request, mm_processor_kwargs)
+        rendered = self._render(as_list(prompts), tokenization_kwargs, use_tqdm)
+        return self._enqueue(rendered, sampling_params, priority)
+
+    def enqueue_chat(
+        self,
+        messages: Messages,
+        sampling_params: Params = None,
+        use_tqdm: ProgressBar = True,
+        lora_request: Any = None,
+        priority: int | Sequence[int] | None = None,
+        chat_template: str | None = None,
+        chat_template_content_format: Any = "auto",
+        add_generation_prompt: bool = True,
+        continue_final_message: bool = False,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        chat_template_kwargs: Mapping[str, Any] | None = None,
+        tokenization_kwargs: Mapping[str, Any] | None = None,
+        mm_processor_kwargs: Mapping[str, Any] | None = None,
+    ) -> list[str]:
+        """Queues what `chat` would run; returns the request ids."""
+        refuse_missing(lora_request, mm_processor_kwargs)
+        chat = ChatOptions(
+            load_chat_template(chat_template) or self.chat_template,
+            chat_template_content_format,
+            add_generation_prompt,
+            continue_final_message,
+            tools,
+            chat_template_kwargs,
+        )
+        options = TokenizationOptions.parse(tokenization_kwargs)
+        conversations = as_conversations(messages)
+        label = "Rendering conversations"
+        rendered = [
+            chat.render(conversation, self.renderer, options)
+            for conversation in watched(conversations, use_tqdm, len(conversations), label)
+        ]
+        return self._enqueue(rendered, sampling_params, priority)
+
+    def wait_for_completion(
+        self, output_type: Any = None, *, use_tqdm: ProgressBar = True
+    ) -> list[RequestOutput]:
+        """Outputs of everything that was queued, in that order.
+
+        output_type: RequestOutput, the only kind there is, or None.
+        """
+        kinds = output_type if isinstance(output_type, tuple) else (output_type,)
+        if any(kind not in (None, RequestOutput) for kind in kinds):
             raise ValidationError(
-                "chat_template_content_format must be 'auto' or 'string', got "
-                f"{chat_template_content_format!r}",
-                parameter="chat_template_content_format",
+                "output_type: requests here give RequestOutputs", parameter="output_type"
             )
-        if add_generation_prompt and continue_final_message:
-            raise ValidationError(
-                "continue_final_message=True needs add_generation_prompt=False",
-                parameter="continue_final_message",
-            )
-        template = _template_text(chat_template) or self._chat_template
-        rendered = []
-        for conversation in _conversations(messages):
-            text = self._tokenizer.apply_chat_template(
-                [_template_input(message) for message in conversation],
-                chat_template=template,
-                add_generation_prompt=add_generation_prompt,
-                continue_final_message=continue_final_message,
-                tools=tools,
-                **(chat_template_kwargs or {}),
-            )
-            token_ids = self._tokenizer.encode(text, add_special_tokens=False)
-            rendered.append(RenderedPrompt(token_ids, text))
-        return self._run(rendered, sampling_params, priority, use_tqdm)
+        return self._queue.run(None, use_tqdm)
+
+    def beam_search(
+        self,
+        prompts: Any,
+        params: BeamSearchParams,
+        lora_request: Any = None,
+        use_tqdm: ProgressBar = False,
+        concurrency_limit: int | None = None,
+        priority: int | Sequence[int] | None = None,
+    ) -> list[BeamSearchOutput]:
+        """The `params.beam_width` best continuations of each prompt, best first.
+
+        concurrency_limit: how many prompts are searched at a time; None: all.
+        """
+        refuse_missing(lora_request)
+        if not isinstance(params, BeamSearchParams):
+            raise TypeError(f"expected BeamSearchParams, got {type(params).__name__}")
+        originals = as_list(prompts)
+        return offline_beam_search.search(
+            self.llm_engine,
+            self._queue,
+            self._render(originals, None, False),
+            originals,
+            params,
+            priorities=per_prompt("priority", priority, len(originals), 0),
+            concurrency_limit=concurrency_limit,
+            use_tqdm=use_tqdm,
+        )
+
+    # -- what is not there ------------------------------------------------------------------------
+
+    def encode(self, *_: Any, **__: Any) -> NoReturn:
+        """Raises `ValidationError`: pooling models are not supported yet."""
+        _refuse_pooling("encode")
+
+    def embed(self, *_: Any, **__: Any) -> NoReturn:
+        """Raises `ValidationError`: pooling models are not supported yet."""
+        _refuse_pooling("embed")
+
+    def classify(self, *_: Any, **__: Any) -> NoReturn:
+        """Raises `ValidationError`: pooling models are not supported yet."""
+        _refuse_pooling("classify")
+
+    def score(self, *_: Any, **__: Any) -> NoReturn:
+        """Raises `ValidationError`: pooling models are not supported yet."""
+        _refuse_pooling("score")
+
+    # -- the engine -------------------------------------------------------------------------------
+
+    @property
+    def model_config(self) -> ModelConfig:
+        return self.llm_engine.model_config
+
+    @property
+    def renderer(self) -> PromptRenderer:
+        return self.llm_engine.renderer
+
+    input_processor = renderer
+
+    @property
+    def default_sampling_params(self) -> SamplingParams:
+        return self.get_default_sampling_params()
+
+    @property
+    def request_counter(self) -> int:
+        """Requests that were ever queued; the id of the next one."""
+        return self._queue.num_requests
 
     def get_tokenizer(self) -> Any:
         """The Hugging Face tokenizer of the model."""
-        from transformers import AutoTokenizer
-
-        return AutoTokenizer.from_pretrained(self._tokenizer_folder)
+        return self.llm_engine.get_tokenizer()
 
     def get_default_sampling_params(self) -> SamplingParams:
         """The model's own defaults, from its generation_config.json."""
-        return self._default_params.clone()
+        return self.llm_engine.vllm_config.default_sampling_params.clone()
 
-    def reset_prefix_cache(self) -> bool:
-        """Forgets all cached blocks."""
-        return self.llm_engine.reset_prefix_cache()
+    def get_metrics(self) -> list[Metric]:
+        """The engine's state and what its requests took so far, under vLLM's names."""
+        return self.llm_engine.get_metrics()
+
+    def get_world_size(self, include_dp: bool = True) -> int:
+        """Devices that the model runs on."""
+        return 1
+
+    def reset_prefix_cache(
+        self, reset_running_requests: bool = False, reset_connector: bool = False
+    ) -> bool:
+        """Forgets all cached blocks. False while requests run.
+
+        reset_running_requests: ends those first.
+        """
+        return self.llm_engine.reset_prefix_cache(reset_running_requests, reset_connector)
+
+    def reset_mm_cache(self) -> None:
+        """Nothing is cached for images."""
+
+    def sleep(self, level: int = 1, mode: str = "abort") -> None:
+        """Pauses the engine. level: 0 = only that; 1 = also drops the KV cache and keeps the
+        weights out of the way; 2 = drops both. mode: what becomes of running requests: abort, wait,
+        keep. Levels 1 and 2 need `enable_sleep_mode=True`.
+        """
+        self.llm_engine.sleep(level, mode)
+
+    def wake_up(self, tags: Sequence[str] | None = None) -> bool:
+        """Undoes `sleep`. tags: only these of weights, kv_cache, scheduling.
+
+        True when nothing sleeps any more.
+        """
+        return self.llm_engine.wake_up(tags)
+
+    def start_profile(self, profile_prefix: str | None = None) -> None:
+        """Starts torch's profiler. Needs `profiler_config`."""
+        self.llm_engine.start_profile(profile_prefix)
+
+    def stop_profile(self) -> None:
+        """Writes the trace."""
+        self.llm_engine.stop_profile()
+
+    def collective_rpc(
+        self,
+        method: str | Callable[..., Any],
+        timeout: float | None = None,
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> list[Any]:
+        """What a method of the worker, or `method(worker, ...)`, returns: one result per worker."""
+        return self.llm_engine.collective_rpc(method, timeout, args, kwargs)
+
+    def apply_model(self, func: Callable[[Any], Any]) -> list[Any]:
+        """What `func(model)` returns: one result per worker."""
+        return self.llm_engine.apply_model(func)
 
     def shutdown(self) -> None:
         """Gives up the model's memory."""
@@ -207,143 +342,83 @@ class LLM:
     ) -> None:
         self.shutdown()
 
-    @property
-    def _tokenizer(self) -> Tokenizer:
-        assert self.llm_engine.tokenizer is not None
-        return self.llm_engine.tokenizer
+    def __repr__(self) -> str:
+        """The tree of the model's modules."""
+        [tree] = self.apply_model(repr)
+        return str(tree)
 
-    def _run(
+    # -- inside -----------------------------------------------------------------------------------
+
+    def _render(
+        self, prompts: list[Any], tokenization_kwargs: Any, use_tqdm: ProgressBar
+    ) -> list[RenderedPrompt]:
+        options = TokenizationOptions.parse(tokenization_kwargs)
+        return [
+            self.renderer.render(prompt, options)
+            for prompt in watched(prompts, use_tqdm, len(prompts), "Rendering prompts")
+        ]
+
+    def _enqueue(
         self,
-        prompts: Sequence[RenderedPrompt],
-        sampling_params: SamplingParams | Sequence[SamplingParams] | None,
+        prompts: list[RenderedPrompt],
+        sampling_params: Params,
         priority: int | Sequence[int] | None,
-        use_tqdm: ProgressBar,
+    ) -> list[str]:
+        default = self.get_default_sampling_params()
+        params = per_prompt("sampling_params", sampling_params, len(prompts), default)
+        return self._queue.add(prompts, params, per_prompt("priority", priority, len(prompts), 0))
+
+    def _generate_by_beam_search(
+        self, prompts: Any, params: BeamSearchParams, lora_request: Any, use_tqdm: ProgressBar
     ) -> list[RequestOutput]:
-        params = _per_prompt("sampling_params", sampling_params, len(prompts), self._default_params)
-        priorities = _per_prompt("priority", priority, len(prompts), 0)
-        request_ids: list[str] = []
-        try:
-            for prompt, each, rank in zip(prompts, params, priorities, strict=True):
-                request_id = str(self._num_requests)
-                final_only = each.clone()
-                final_only.output_kind = RequestOutputKind.FINAL_ONLY
-                self.llm_engine.add_request(
-                    request_id,
-                    prompt.token_ids,
-                    final_only,
-                    prompt=prompt.text,
-                    priority=rank,
-                    cache_salt=prompt.cache_salt,
-                )
-                self._num_requests += 1
-                request_ids.append(request_id)
-            outputs = self._finish(len(prompts), use_tqdm)
-        except BaseException:  # also Ctrl-C: nothing may stay queued
-            self.llm_engine.abort_request(request_ids)
-            raise
-        return [outputs[request_id] for request_id in request_ids]
-
-    def _finish(self, num_requests: int, use_tqdm: ProgressBar) -> dict[str, RequestOutput]:
-        outputs: dict[str, RequestOutput] = {}
-        bar = _progress_bar(use_tqdm, num_requests)
-        num_input = num_output = 0
-        try:
-            while self.llm_engine.has_unfinished_requests():
-                for output in self.llm_engine.step():
-                    outputs[output.request_id] = output
-                    num_input += len(output.prompt_token_ids or ())
-                    num_output += sum(len(o.token_ids) for o in output.outputs)
-                    if bar is not None:
-                        elapsed = bar.format_dict["elapsed"] or 1e-9
-                        bar.postfix = (
-                            f"est. speed input: {num_input / elapsed:.2f} toks/s, "
-                            f"output: {num_output / elapsed:.2f} toks/s"
-                        )
-                        bar.update(1)
-        finally:
-            if bar is not None:
-                bar.close()
-        return outputs
-
-
-def _progress_bar(use_tqdm: ProgressBar, total: int) -> Any:
-    if use_tqdm is False:
-        return None
-    if use_tqdm is True:
-        from tqdm.auto import tqdm
-    else:
-        tqdm = use_tqdm
-    return tqdm(total=total, desc="Processed prompts", dynamic_ncols=True)
-
-
-def _per_prompt(name: str, value: Any, count: int, default: Any) -> list[Any]:
-    """`value` for each prompt: one for all, or a sequence of the right length."""
-    if value is None:
-        value = default
-    if not isinstance(value, Sequence):
-        return [value] * count
-    if len(value) != count:
-        raise ValidationError(
-            f"{len(value)} {name} for {count} prompts: give one, or one per prompt", parameter=name
+        warnings.warn(
+            "generate(prompts, BeamSearchParams) is now beam_search(prompts, params), whose "
+            "results are in .sequences",
+            DeprecationWarning,
+            stacklevel=3,
         )
-    return list(value)
+        originals = as_list(prompts)
+        rendered = self._render(originals, None, False)
+        outputs = self.beam_search(originals, params, lora_request, use_tqdm)
+        return [
+            offline_beam_search.as_request_output(output, str(index), prompt)
+            for index, (output, prompt) in enumerate(zip(outputs, rendered, strict=True))
+        ]
 
-
-def _conversations(messages: Any) -> list[Any]:
-    if not isinstance(messages, Sequence) or isinstance(messages, str) or not messages:
-        raise TypeError("messages must be a list of messages, or a list of such lists")
-    return [messages] if isinstance(messages[0], Mapping) else list(messages)
-
-
-def _template_input(message: Any) -> dict[str, Any]:
-    try:
-        return ChatMessage.model_validate(message).as_template_input()
-    except PydanticValidationError as error:
-        raise validation_error(error) from error
-
-
-def _template_text(chat_template: str | None) -> str | None:
-    """A template given as text, or as the path of a file."""
-    if chat_template is None or any(mark in chat_template for mark in "{}\n"):
-        return chat_template
-    path = Path(chat_template)
-    if not path.is_file():
-        raise ValidationError(
-            f"chat_template {chat_template!r} is neither a file nor a template",
-            parameter="chat_template",
+    def _with_guided_options(self, params: Params, guided: Any) -> Params:
+        if guided is None:
+            return params
+        warnings.warn(
+            "guided_options_request is now SamplingParams(structured_outputs=...)",
+            DeprecationWarning,
+            stacklevel=3,
         )
-    return path.read_text(encoding="utf-8")
+        given = params if params is not None else self.get_default_sampling_params()
+        together = [given] if isinstance(given, SamplingParams) else list(given)
+        constrained = [each.clone() for each in together]
+        for each in constrained:
+            each.structured_outputs = guided
+        return constrained[0] if isinstance(given, SamplingParams) else constrained
 
 
-def _refuse_what_is_not_there(
-    lora_request: Any, tokenization_kwargs: Any, mm_processor_kwargs: Any
-) -> None:
-    if lora_request is not None:
-        raise ValidationError("LoRA adapters are not supported yet", parameter="lora_request")
-    for name, value in (
-        ("tokenization_kwargs", tokenization_kwargs),
-        ("mm_processor_kwargs", mm_processor_kwargs),
-    ):
-        if value:
-            raise ValidationError(f"{name} is not supported yet; leave it out", parameter=name)
+def _with_token_ids(prompts: Any, prompt_token_ids: Any) -> Any:
+    """Prompts from the former keyword `prompt_token_ids`."""
+    if prompt_token_ids is None:
+        if prompts is None:
+            raise TypeError("generate() needs prompts")
+        return prompts
+    warnings.warn(
+        "generate(prompt_token_ids=ids) is now generate(ids), or generate({'prompt_token_ids': "
+        "ids})",
+        DeprecationWarning,
+        stacklevel=3,
+    )
+    if prompts is not None:
+        raise TypeError("give prompts or prompt_token_ids, not both")
+    return prompt_token_ids
 
 
-def _choice(name: str, value: str, choices: Mapping[str, Any]) -> Any:
-    if value not in choices:
-        raise ValidationError(
-            f"{name} must be one of {', '.join(choices)}, got {value!r}", parameter=name
-        )
-    return choices[value]
-
-
-def _check_other_arguments(others: Mapping[str, Any]) -> None:
-    for name, value in others.items():
-        if name in _NEUTRAL:
-            allowed = _NEUTRAL[name]
-            if allowed is not None and value not in allowed:
-                raise ValidationError(f"{name}={value!r} is not supported yet", parameter=name)
-            continue
-        known = [*inspect.signature(LLM.__init__).parameters, *_NEUTRAL]
-        near = difflib.get_close_matches(name, known, n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise TypeError(f"LLM() got an unexpected keyword argument {name!r}{hint}")
+def _refuse_pooling(method: str) -> NoReturn:
+    raise ValidationError(
+        f"LLM.{method} needs a pooling model; models here generate, pooling is not supported yet"
+    )

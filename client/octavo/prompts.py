@@ -1,32 +1,29 @@
-"""The prompt forms that `LLM.generate` takes, as one type."""
+"""Prompts of every form as what the engine takes."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NotRequired, TypedDict
+from typing import Any
 
+from octavo.inputs import PromptType as PromptType
+from octavo.tokenization import TokenizationOptions
+from octavo_protocol.errors import ValidationError
 from octavo_protocol.tokenizer import Tokenizer
-
-
-class TextPrompt(TypedDict):
-    """A prompt as text."""
-
-    prompt: str
-    cache_salt: NotRequired[str]
-
-
-class TokensPrompt(TypedDict):
-    """A prompt as token ids, used as they are. `prompt` is only reported back."""
-
-    prompt_token_ids: list[int]
-    prompt: NotRequired[str]
-    cache_salt: NotRequired[str]
-
-
-SingletonPrompt = str | list[int] | TextPrompt | TokensPrompt
-PromptType = SingletonPrompt
 
 _TEXT_KEYS = frozenset({"prompt", "cache_salt"})
 _TOKENS_KEYS = frozenset({"prompt_token_ids", "prompt", "cache_salt"})
+_TOKENS_EXTRAS = frozenset({"token_type_ids", "prompt_token_offsets"})
+# Forms and options that are known and cannot be honoured, with the reason.
+_MISSING = {
+    "prompt_embeds": "prompts as vectors are not supported; give token ids",
+    "encoder_prompt": "encoder-decoder models are not supported",
+    "decoder_prompt": "encoder-decoder models are not supported",
+    "data": "there are no input plugins here; give text or token ids",
+    "data_format": "there are no input plugins here; give text or token ids",
+    "multi_modal_data": "models here take text only",
+    "multi_modal_uuids": "models here take text only",
+    "mm_processor_kwargs": "models here take text only",
+    "media_io_kwargs": "models here take text only",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +35,59 @@ class RenderedPrompt:
     cache_salt: str = ""
 
 
-def as_list(prompts: PromptType | Sequence[PromptType]) -> list[Any]:
+@dataclass(frozen=True, slots=True)
+class PromptRenderer:
+    """Makes `RenderedPrompt`s. tokenizer: None = token ids only."""
+
+    tokenizer: Tokenizer | None
+    max_model_len: int
+
+    def render(self, prompt: Any, options: TokenizationOptions) -> RenderedPrompt:
+        """Raises TypeError for what is no prompt, `ValidationError` for what is not supported."""
+        if isinstance(prompt, str):
+            return RenderedPrompt(self.encode(prompt, options), prompt)
+        if isinstance(prompt, Mapping):
+            return self._render_dict(prompt, options)
+        if _is_token_ids(prompt):
+            return RenderedPrompt(options.cut(list(prompt), self.max_model_len))
+        raise TypeError(
+            "a prompt must be a string, a list of token ids, {'prompt': ...} or "
+            f"{{'prompt_token_ids': ...}}, not {type(prompt).__name__}"
+        )
+
+    def encode(
+        self, text: str, options: TokenizationOptions, *, add_special_tokens: bool = True
+    ) -> list[int]:
+        """Token ids of a text. Raises `ValidationError` without a tokenizer and for none."""
+        if self.tokenizer is None:
+            raise ValidationError(
+                "skip_tokenizer_init=True leaves no tokenizer: give token ids", parameter="prompt"
+            )
+        token_ids = options.encode(
+            self.tokenizer, text, self.max_model_len, add_special_tokens=add_special_tokens
+        )
+        if not token_ids:
+            raise ValidationError("prompt cannot be empty", parameter="prompt")
+        return token_ids
+
+    def _render_dict(
+        self, prompt: Mapping[str, Any], options: TokenizationOptions
+    ) -> RenderedPrompt:
+        _check_keys(prompt)
+        salt, text = prompt.get("cache_salt") or "", prompt.get("prompt")
+        if not isinstance(salt, str):
+            raise TypeError(f"a prompt's cache_salt must be a string, not {type(salt).__name__}")
+        if "prompt_token_ids" in prompt:
+            token_ids = prompt["prompt_token_ids"]
+            if not _is_token_ids(token_ids):
+                raise TypeError("a prompt's prompt_token_ids must be a list of integers")
+            return RenderedPrompt(options.cut(list(token_ids), self.max_model_len), text, salt)
+        if not isinstance(text, str):
+            raise TypeError(f"a prompt's text must be a string, not {type(text).__name__}")
+        return RenderedPrompt(self.encode(text, options), text, salt)
+
+
+def as_list(prompts: Any) -> list[Any]:
     """One prompt or many as a list. A flat list of integers is one prompt."""
     if isinstance(prompts, str | Mapping):
         return [prompts]
@@ -47,34 +96,28 @@ def as_list(prompts: PromptType | Sequence[PromptType]) -> list[Any]:
             f"prompts must be a string, token ids, a dict or a list of these, not "
             f"{type(prompts).__name__}"
         )
-    if prompts and all(isinstance(item, int) for item in prompts):
+    if prompts and _is_token_ids(prompts):
         return [prompts]
     return list(prompts)
 
 
-def render(prompt: Any, tokenizer: Tokenizer) -> RenderedPrompt:
-    """Token ids of one prompt in any form. Raises TypeError for what is none of the forms."""
-    if isinstance(prompt, str):
-        return RenderedPrompt(tokenizer.prompt_token_ids(prompt), prompt)
-    if isinstance(prompt, Mapping):
-        return _render_dict(prompt, tokenizer)
-    if isinstance(prompt, Sequence) and all(isinstance(item, int) for item in prompt):
-        return RenderedPrompt(list(prompt))
-    raise TypeError(
-        "a prompt must be a string, a list of token ids, {'prompt': ...} or "
-        f"{{'prompt_token_ids': ...}}, not {type(prompt).__name__}"
+def _is_token_ids(value: Any) -> bool:
+    return (
+        isinstance(value, Sequence)
+        and not isinstance(value, str | bytes)
+        and all(isinstance(item, int) and not isinstance(item, bool) for item in value)
     )
 
 
-def _render_dict(prompt: Mapping[str, Any], tokenizer: Tokenizer) -> RenderedPrompt:
-    known = _TOKENS_KEYS if "prompt_token_ids" in prompt else _TEXT_KEYS
-    unknown = sorted(set(prompt) - known)
-    if unknown or not {"prompt", "prompt_token_ids"} & set(prompt):
+def _check_keys(prompt: Mapping[str, Any]) -> None:
+    for name, reason in _MISSING.items():
+        if prompt.get(name) is not None:
+            raise ValidationError(f"a prompt with {name!r}: {reason}", parameter=name)
+    given = {name for name in prompt if name not in _MISSING}
+    known = _TOKENS_KEYS | _TOKENS_EXTRAS if "prompt_token_ids" in prompt else _TEXT_KEYS
+    unknown = sorted(given - known)
+    if unknown or not {"prompt", "prompt_token_ids"} & given:
         raise TypeError(
-            f"a prompt dict has {sorted(known)}; "
+            f"a prompt dict has {sorted(_TOKENS_KEYS)}; "
             + (f"{unknown} is not supported" if unknown else "it lacks 'prompt'")
         )
-    salt = prompt.get("cache_salt") or ""
-    if "prompt_token_ids" in prompt:
-        return RenderedPrompt(list(prompt["prompt_token_ids"]), prompt.get("prompt"), salt)
-    return RenderedPrompt(tokenizer.prompt_token_ids(prompt["prompt"]), prompt["prompt"], salt)

@@ -1,0 +1,145 @@
+"""Groups of settings that `LLM` takes as objects or dicts. Names are vLLM's."""
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+from octavo.engine.vllm_config import ModelConfig, VllmConfig
+from octavo_protocol.errors import ValidationError
+
+__all__ = [
+    "AttentionConfig",
+    "CompilationConfig",
+    "KVEventsConfig",
+    "KVTransferConfig",
+    "ModelConfig",
+    "PoolerConfig",
+    "ProfilerConfig",
+    "StructuredOutputsConfig",
+    "VllmConfig",
+]
+
+Config = TypeVar("Config")
+
+
+class _Tuning:
+    """Settings of GPUs. Any are taken; on this platform they change nothing."""
+
+    def __init__(self, **settings: Any) -> None:
+        self.__dict__.update(settings)
+
+
+class CompilationConfig(_Tuning):
+    """How vLLM compiles and captures a model."""
+
+
+class AttentionConfig(_Tuning):
+    """How vLLM picks attention kernels."""
+
+
+@dataclass
+class StructuredOutputsConfig:
+    """backend: any of vLLM's names; there is one library here (llguidance)."""
+
+    backend: str = "auto"
+    disable_any_whitespace: bool = False
+    disable_additional_properties: bool = False
+    reasoning_parser: str = ""
+    enable_in_reasoning: bool = False
+
+
+@dataclass
+class ProfilerConfig:
+    """profiler: "torch" or None. torch_profiler_dir: where traces are written."""
+
+    profiler: str | None = None
+    torch_profiler_dir: str = ""
+
+    def __post_init__(self) -> None:
+        if self.profiler not in (None, "torch"):
+            raise ValidationError(
+                f"profiler_config.profiler must be 'torch', got {self.profiler!r}",
+                parameter="profiler_config",
+            )
+        if self.profiler is not None and not self.torch_profiler_dir:
+            raise ValidationError(
+                "profiler_config.torch_profiler_dir must name a folder for the traces",
+                parameter="profiler_config",
+            )
+
+    @property
+    def folder(self) -> Path | None:
+        return Path(self.torch_profiler_dir).absolute() if self.profiler else None
+
+
+@dataclass
+class PoolerConfig:
+    """How hidden states are pooled; for pooling models, which are not supported yet."""
+
+    task: str | None = None
+    pooling_type: str | None = None
+    seq_pooling_type: str | None = None
+    tok_pooling_type: str | None = None
+    use_activation: bool | None = None
+    dimensions: int | None = None
+    enable_chunked_processing: bool = False
+    max_embed_len: int | None = None
+    logit_mean: float | None = None
+    logit_sigma: float | None = None
+    step_tag_id: int | None = None
+    returned_token_ids: list[int] | None = None
+    enable_flash_late_interaction: bool = True
+
+
+@dataclass
+class KVEventsConfig:
+    """Publishing of cache events over ZeroMQ; Octavo's replicas publish theirs to Redis."""
+
+    enable_kv_cache_events: bool = False
+    publisher: str | None = None
+    endpoint: str = "tcp://*:5557"
+    replay_endpoint: str | None = None
+    buffer_steps: int = 10_000
+    hwm: int = 100_000
+    max_queue_size: int = 100_000
+    topic: str = ""
+
+
+@dataclass
+class KVTransferConfig:
+    """Transfer of KV blocks between engines; not supported yet."""
+
+    kv_connector: str | None = None
+    kv_role: str | None = None
+    engine_id: str | None = None
+    kv_buffer_device: str = "cuda"
+    kv_port: int = 14579
+    kv_connector_extra_config: dict[str, Any] = field(default_factory=dict)
+    kv_connector_module_path: str | None = None
+    kv_load_failure_policy: str = "fail"
+
+
+def as_config(kind: type[Config], name: str, value: Any) -> Config:
+    """`value` as a `kind`: one of it, a dict of its fields, or None for its defaults.
+
+    Raises `ValidationError` that names an unknown field or a wrong type.
+    """
+    if value is None:
+        return kind()
+    if isinstance(value, kind):
+        return value
+    if not isinstance(value, Mapping):
+        raise ValidationError(
+            f"{name} must be a {kind.__name__} or a dict, not {type(value).__name__}",
+            parameter=name,
+        )
+    known = {each.name for each in dataclasses.fields(kind)}  # type: ignore[arg-type]
+    unknown = sorted(set(value) - known)
+    if unknown:
+        raise ValidationError(
+            f"{name} has no field {unknown[0]!r}; it has {', '.join(sorted(known))}",
+            parameter=name,
+        )
+    return kind(**value)

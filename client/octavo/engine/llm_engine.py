@@ -1,0 +1,193 @@
+"""`LLMEngine`: the engine in this process, step by step, with the calls of vLLM's."""
+
+import dataclasses
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+from octavo.engine.arg_utils import EngineArgs
+from octavo.engine.metrics import RequestMetrics
+from octavo.engine.request_checks import checked_params, refuse_missing
+from octavo.engine.vllm_config import ModelConfig, VllmConfig
+from octavo.prompts import PromptRenderer, RenderedPrompt
+from octavo.tokenization import TokenizationOptions
+from octavo.v1.metrics.reader import Metric
+from octavo_protocol.errors import ValidationError
+from octavo_protocol.outputs import RequestOutput
+from octavo_protocol.sampling_params import SamplingParams
+from octavo_runtime.engine import llm_engine as runtime
+from octavo_runtime.engine.messages import EngineInfo
+
+
+class LLMEngine:
+    """add_request … step … step until nothing is unfinished. Not thread-safe.
+
+    engine: the runtime's own, which takes token ids. renderer: makes those from prompts.
+    Raises `ConfigError` when model, context and memory do not fit together.
+    """
+
+    def __init__(self, vllm_config: VllmConfig) -> None:
+        self.vllm_config = vllm_config
+        self.tokenizer = vllm_config.tokenizer()
+        self.engine = runtime.LLMEngine(vllm_config.engine_config, self.tokenizer)
+        self.model_config = model_config(vllm_config, self.engine.info)
+        self.renderer = PromptRenderer(self.tokenizer, self.model_config.max_model_len)
+        self._metrics = RequestMetrics(vllm_config.served_model_name)
+        self._unfinished: set[str] = set()
+
+    @classmethod
+    def from_engine_args(cls, engine_args: EngineArgs, **_: Any) -> "LLMEngine":
+        """Raises `ValidationError` for an argument, `ConfigError` for the model."""
+        return cls(engine_args.create_engine_config())
+
+    @classmethod
+    def from_vllm_config(cls, vllm_config: VllmConfig, **_: Any) -> "LLMEngine":
+        return cls(vllm_config)
+
+    def add_request(
+        self,
+        request_id: str,
+        prompt: Any,
+        params: SamplingParams,
+        arrival_time: float | None = None,
+        lora_request: Any = None,
+        tokenization_kwargs: Mapping[str, Any] | None = None,
+        trace_headers: Mapping[str, str] | None = None,
+        priority: int = 0,
+        prompt_text: str | None = None,
+    ) -> str:
+        """Queues one prompt of any form; returns its id.
+
+        arrival_time, trace_headers: for vLLM's tracing; nothing here. Raises `ValidationError` or
+        TypeError; then nothing is queued.
+        """
+        refuse_missing(lora_request)
+        options = TokenizationOptions.parse(tokenization_kwargs)
+        rendered = self.renderer.render(prompt, options)
+        if prompt_text is not None:
+            rendered = dataclasses.replace(rendered, text=prompt_text)
+        self.add_rendered(request_id, rendered, params, priority=priority)
+        return request_id
+
+    def add_rendered(
+        self, request_id: str, prompt: RenderedPrompt, params: SamplingParams, *, priority: int = 0
+    ) -> None:
+        """Queues a prompt of token ids."""
+        if not isinstance(request_id, str):
+            raise TypeError(f"request_id must be a string, not {type(request_id).__name__}")
+        self.engine.add_request(
+            request_id,
+            prompt.token_ids,
+            checked_params(params, self.vllm_config.structured_outputs_config),
+            prompt=prompt.text,
+            priority=priority,
+            cache_salt=prompt.cache_salt,
+        )
+        self._unfinished.add(request_id)
+
+    def step(self) -> list[RequestOutput]:
+        """One step of the engine; what it gave to whom, by each request's output kind."""
+        outputs = self.engine.step()
+        for output in outputs:
+            self._metrics.observe(output)
+            if output.finished:
+                self._unfinished.discard(output.request_id)
+        return outputs
+
+    def abort_request(self, request_ids: str | Iterable[str]) -> None:
+        """Ends requests and frees what they hold. Unknown ids are ignored."""
+        ended = [request_ids] if isinstance(request_ids, str) else list(request_ids)
+        self.engine.abort_request(ended)
+        self._unfinished.difference_update(ended)
+
+    def has_unfinished_requests(self) -> bool:
+        return self.engine.has_unfinished_requests()
+
+    def get_num_unfinished_requests(self) -> int:
+        return self.engine.get_num_unfinished_requests()
+
+    def get_tokenizer(self) -> Any:
+        """The Hugging Face tokenizer of the model."""
+        folder = self.vllm_config.tokenizer_folder
+        if folder is None:
+            raise ValidationError("skip_tokenizer_init=True leaves no tokenizer")
+        from transformers import AutoTokenizer
+
+        return AutoTokenizer.from_pretrained(folder)
+
+    def get_metrics(self) -> list[Metric]:
+        """The engine's state and what its requests took so far."""
+        return self._metrics.read(self.engine.stats)
+
+    def reset_prefix_cache(
+        self, reset_running_requests: bool = False, reset_connector: bool = False
+    ) -> bool:
+        """Forgets all cached blocks. False while requests run.
+
+        reset_running_requests: ends the running ones first.
+        """
+        if reset_running_requests:
+            self.abort_request(list(self._unfinished))
+        return self.engine.reset_prefix_cache()
+
+    def reset_mm_cache(self) -> None:
+        """Nothing is cached for images."""
+
+    def sleep(self, level: int = 1, mode: str = "abort") -> None:
+        """Gives up memory; see `LLM.sleep`."""
+        self.engine.sleep(level, mode)
+
+    def wake_up(self, tags: Sequence[str] | None = None) -> bool:
+        """Takes the memory back; True when nothing sleeps any more."""
+        return self.engine.wake_up(None if tags is None else list(tags))
+
+    def is_sleeping(self) -> bool:
+        return self.engine.is_sleeping()
+
+    def start_profile(self, profile_prefix: str | None = None) -> None:
+        self.engine.start_profile(profile_prefix)
+
+    def stop_profile(self) -> None:
+        self.engine.stop_profile()
+
+    def collective_rpc(
+        self,
+        method: str | Callable[..., Any],
+        timeout: float | None = None,
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> list[Any]:
+        """What a method of the worker, or a function of it, returns; one worker, so one result.
+
+        timeout: nothing here; the worker is in this process.
+        """
+        worker = self.engine.core.runner
+        call = getattr(worker, method, None) if isinstance(method, str) else method
+        if not callable(call):
+            raise ValidationError(f"the worker has no method {method!r}", parameter="method")
+        before = () if isinstance(method, str) else (worker,)
+        return [call(*before, *args, **(kwargs or {}))]
+
+    def apply_model(self, func: Callable[[Any], Any]) -> list[Any]:
+        """What `func` returns for the model, an `nn.Module`."""
+        return [func(self.engine.core.runner.model)]
+
+    def do_log_stats(self) -> None:
+        """Statistics are read with `get_metrics`."""
+
+    def shutdown(self) -> None:
+        """Gives up the model's memory."""
+        self.engine.shutdown()
+
+
+def model_config(config: VllmConfig, info: EngineInfo) -> ModelConfig:
+    """What the engine has resolved, as users of vLLM read it."""
+    return ModelConfig(
+        model=str(config.engine_config.model),
+        tokenizer=str(config.tokenizer_folder or ""),
+        served_model_name=config.served_model_name,
+        max_model_len=info.max_model_len,
+        dtype=info.dtype,
+        seed=config.engine_config.seed,
+        vocab_size=info.vocab_size,
+        skip_tokenizer_init=config.tokenizer_folder is None,
+    )

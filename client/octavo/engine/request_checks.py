@@ -1,0 +1,49 @@
+"""What every way to queue a request has in common: refusals, and defaults of its parameters."""
+
+from typing import Any
+
+import msgspec
+
+from octavo.config import StructuredOutputsConfig
+from octavo_protocol.beam_search import BeamSearchParams
+from octavo_protocol.errors import ValidationError
+from octavo_protocol.pooling import PoolingParams
+from octavo_protocol.sampling_params import SamplingParams
+
+
+def refuse_missing(lora_request: Any = None, mm_processor_kwargs: Any = None) -> None:
+    """Raises `ValidationError` for arguments of what is not there yet."""
+    if lora_request is not None:
+        raise ValidationError("LoRA adapters are not supported yet", parameter="lora_request")
+    if mm_processor_kwargs:
+        raise ValidationError(
+            "mm_processor_kwargs: models here take text only; leave it out",
+            parameter="mm_processor_kwargs",
+        )
+
+
+def checked_params(params: Any, structured: StructuredOutputsConfig) -> SamplingParams:
+    """A copy of the parameters, under the engine's settings for structured outputs.
+
+    Raises TypeError for what are no `SamplingParams`.
+    """
+    if isinstance(params, PoolingParams):
+        raise ValidationError(
+            "this model generates: it takes SamplingParams, not PoolingParams",
+            parameter="sampling_params",
+        )
+    if isinstance(params, BeamSearchParams):
+        raise TypeError("BeamSearchParams are for LLM.beam_search(prompts, params)")
+    if not isinstance(params, SamplingParams):
+        raise TypeError(f"expected SamplingParams, got {type(params).__name__}")
+    copied: SamplingParams = params.clone()
+    constraint = copied.structured_outputs
+    if constraint is not None:
+        copied.structured_outputs = msgspec.structs.replace(
+            constraint,
+            disable_any_whitespace=constraint.disable_any_whitespace
+            or structured.disable_any_whitespace,
+            disable_additional_properties=constraint.disable_additional_properties
+            or structured.disable_additional_properties,
+        )
+    return copied

@@ -1,0 +1,185 @@
+"""`VllmConfig`: checked engine arguments, with the model's folder found."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from octavo.chat_templates import load_chat_template
+from octavo.engine.argument_kinds import check_arguments
+from octavo.engine.hf_overrides import as_overrides
+from octavo_protocol.errors import ValidationError
+from octavo_protocol.sampling_params import SamplingParams
+from octavo_protocol.tokenizer import Tokenizer
+from octavo_runtime.config import EngineConfig
+from octavo_runtime.engine.default_params import generation_defaults
+from octavo_runtime.models.source import resolve_model
+
+if TYPE_CHECKING:
+    from octavo.config import StructuredOutputsConfig
+    from octavo.engine.arg_utils import EngineArgs
+
+_DTYPES = {
+    "auto": "auto",
+    "bfloat16": "bfloat16",
+    "float16": "float16",
+    "half": "float16",
+    "float32": "float32",
+    "float": "float32",
+}
+_POLICIES = {"fcfs": "fcfs", "priority": "priority"}
+_LOAD_FORMATS = {"auto": "auto", "hf": "auto", "safetensors": "auto", "dummy": "dummy"}
+_LOGPROBS_MODES = {
+    name: name for name in ("raw_logprobs", "processed_logprobs", "raw_logits", "processed_logits")
+}
+_MIN_BATCHED_TOKENS = 512
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """What users of vLLM read from `llm.model_config`. max_model_len: tokens."""
+
+    model: str
+    tokenizer: str
+    served_model_name: str
+    max_model_len: int
+    dtype: str
+    seed: int
+    vocab_size: int
+    runner_type: str = "generate"
+    skip_tokenizer_init: bool = False
+
+    def get_vocab_size(self) -> int:
+        return self.vocab_size
+
+    @property
+    def hf_config(self) -> Any:
+        """The Hugging Face configuration of the model."""
+        from transformers import AutoConfig
+
+        return AutoConfig.from_pretrained(self.model)
+
+
+@dataclass(frozen=True)
+class VllmConfig:
+    """Everything that starting an engine needs.
+
+    tokenizer_folder: None for token ids in and out only. chat_template: None = the model's own.
+    """
+
+    engine_config: EngineConfig
+    tokenizer_folder: Path | None
+    served_model_name: str
+    default_sampling_params: SamplingParams
+    chat_template: str | None
+    structured_outputs_config: "StructuredOutputsConfig"
+
+    @classmethod
+    def resolve(cls, args: "EngineArgs") -> "VllmConfig":
+        """Raises `ValidationError` for an argument, `ConfigError` for a model that is not there."""
+        from octavo.config import StructuredOutputsConfig, as_config
+
+        check_arguments(args)
+        chat_template = load_chat_template(args.chat_template)
+        structured = as_config(
+            StructuredOutputsConfig, "structured_outputs_config", args.structured_outputs_config
+        )
+        choices = _choices(args)
+        folder = resolve_model(args.model, revision=args.revision)
+        tokenizer_folder = None
+        if not args.skip_tokenizer_init:
+            tokenizer_folder = (
+                resolve_model(args.tokenizer, revision=args.tokenizer_revision)
+                if args.tokenizer
+                else folder
+            )
+        names = args.served_model_name
+        return cls(
+            engine_config=EngineConfig(
+                model=folder, hf_overrides=as_overrides(folder, args.hf_overrides), **choices
+            ),
+            tokenizer_folder=tokenizer_folder,
+            served_model_name=(names if isinstance(names, str) else (names or [args.model])[0]),
+            default_sampling_params=generation_defaults(
+                folder, args.generation_config, args.override_generation_config
+            ).params,
+            chat_template=chat_template,
+            structured_outputs_config=structured,
+        )
+
+    def tokenizer(self) -> Tokenizer | None:
+        """A new tokenizer; None with skip_tokenizer_init."""
+        folder = self.tokenizer_folder
+        return None if folder is None else Tokenizer.from_folder(folder)
+
+
+def _choices(args: "EngineArgs") -> dict[str, Any]:
+    """The engine's settings that need no model folder."""
+    from octavo.config import ProfilerConfig, as_config
+
+    defaults = EngineConfig(model=Path())
+    max_num_seqs = _count("max_num_seqs", args.max_num_seqs, defaults.max_num_seqs)
+    tokens = _count(
+        "max_num_batched_tokens",
+        args.max_num_batched_tokens,
+        max(_MIN_BATCHED_TOKENS, max_num_seqs),
+    )
+    return {
+        "dtype": _choice("dtype", str(args.dtype).removeprefix("torch."), _DTYPES),
+        "seed": args.seed or 0,
+        "max_model_len": _max_model_len(args.max_model_len),
+        "max_num_seqs": max_num_seqs,
+        "max_num_batched_tokens": max(tokens, max_num_seqs),
+        "block_size": _count("block_size", args.block_size, defaults.block_size),
+        "enable_prefix_caching": args.enable_prefix_caching is not False,
+        "kv_cache_memory_bytes": args.kv_cache_memory_bytes,
+        "kv_memory_fraction": args.kv_memory_fraction,
+        "num_gpu_blocks_override": args.num_gpu_blocks_override,
+        "long_prefill_token_threshold": args.long_prefill_token_threshold,
+        "scheduling_policy": _choice("scheduling_policy", args.scheduling_policy, _POLICIES),
+        "load_format": _choice("load_format", args.load_format, _LOAD_FORMATS),
+        "num_threads": args.num_threads,
+        "max_logprobs": args.max_logprobs,
+        "logprobs_mode": _choice("logprobs_mode", args.logprobs_mode, _LOGPROBS_MODES),
+        "logits_processors": _references(args.logits_processors),
+        "enable_sleep_mode": args.enable_sleep_mode,
+        "profiler_dir": as_config(ProfilerConfig, "profiler_config", args.profiler_config).folder,
+    }
+
+
+def _choice(name: str, value: Any, choices: Mapping[str, Any]) -> Any:
+    if value not in choices:
+        raise ValidationError(
+            f"{name} must be one of {', '.join(choices)}, got {value!r}", parameter=name
+        )
+    return choices[value]
+
+
+def _count(name: str, value: Any, default: int) -> int:
+    if value is None:
+        return default
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise ValidationError(f"{name} must be at least 1, got {value!r}", parameter=name)
+    return value
+
+
+def _max_model_len(value: Any) -> int | None:
+    """-1: as many tokens as fit in memory."""
+    if value is None or value in (-1, "auto"):
+        return None if value is None else -1
+    return _count("max_model_len", value, 0)
+
+
+def _references(processors: Sequence[Any] | None) -> tuple[str, ...]:
+    """Each logits processor as "module:Class", which another process can import."""
+    references = []
+    for each in processors or ():
+        if isinstance(each, type):
+            each = f"{each.__module__}:{each.__qualname__}"
+        if not isinstance(each, str) or each.count(":") != 1:
+            raise ValidationError(
+                f"logits_processors takes classes and 'module:Class', got {each!r}",
+                parameter="logits_processors",
+            )
+        references.append(each)
+    return tuple(references)

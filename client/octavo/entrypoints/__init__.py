@@ -1,0 +1,1 @@
+"""Ways to start Octavo, under the paths of vLLM."""

@@ -1,0 +1,96 @@
+"""Arguments that vLLM no longer has, as what they mean today."""
+
+import difflib
+import warnings
+from collections.abc import Mapping
+from typing import Any
+
+from octavo_protocol.errors import ValidationError
+
+# Removed, and without effect on any result: why.
+_HARMLESS = {
+    "swap_space": "a preempted sequence is computed again",
+    "max_seq_len_to_capture": "nothing is captured",
+    "max_context_len_to_capture": "nothing is captured",
+    "disable_async_output_proc": "outputs are always processed beside the engine",
+    "use_v2_block_manager": "there is one block manager",
+    "num_lookahead_slots": "there is no speculation",
+    "disable_log_requests": "requests are not logged offline",
+    "preemption_mode": "a preempted sequence is computed again",
+    "num_scheduler_steps": "the engine schedules every step",
+    "multi_step_stream_outputs": "the engine schedules every step",
+    "worker_use_ray": "nothing runs on Ray",
+    "ray_workers_use_nsight": "nothing runs on Ray",
+    "enable_prompt_adapter": "there are no prompt adapters",
+    "device": "the device is found",
+}
+_BACKENDS = ("guided_decoding_backend", "guided_decoding_disable_fallback")
+_GENERATIVE_TASKS = ("auto", "generate")
+
+
+def translated(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments under today's names, with a DeprecationWarning for each old one.
+
+    Raises `ValidationError` for a task that is not there yet.
+    """
+    current = dict(arguments)
+    for name in list(current):
+        if name in _HARMLESS:
+            del current[name]
+            _warn(f"{name} has no effect any more ({_HARMLESS[name]}); leave it out")
+        elif name in _BACKENDS or name.startswith("guided_decoding_disable_"):
+            _translate_guided(current, name)
+        elif name in ("rope_scaling", "rope_theta"):
+            value = current.pop(name)
+            if value is not None:
+                _add_override(current, name, value)
+            _warn(f"{name} is now hf_overrides={{{name!r}: ...}}")
+        elif name == "task":
+            task = current.pop(name)
+            if task not in _GENERATIVE_TASKS:
+                raise ValidationError(
+                    f"task={task!r} is not supported yet; models here generate", parameter="task"
+                )
+            _warn("task is now runner='generate', which is the default; leave it out")
+        elif name == "override_pooler_config":
+            current["pooler_config"] = current.pop(name)
+            _warn("override_pooler_config is now pooler_config")
+    return current
+
+
+def refuse_unknown(function: str, names: Mapping[str, Any], known: list[str]) -> None:
+    """Raises TypeError for the first name that is not known, with the nearest one that is."""
+    for name in names:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            raise TypeError(f"{function}() got an unexpected keyword argument {name!r}{hint}")
+
+
+def _translate_guided(current: dict[str, Any], name: str) -> None:
+    value = current.pop(name)
+    if name == "guided_decoding_disable_any_whitespace":
+        settings = {"disable_any_whitespace": bool(value)}
+    elif name == "guided_decoding_disable_additional_properties":
+        settings = {"disable_additional_properties": bool(value)}
+    else:
+        _warn(f"{name} has no effect: one library serves all structured outputs; leave it out")
+        return
+    given = current.get("structured_outputs_config") or {}
+    if not isinstance(given, Mapping):
+        raise ValidationError(
+            f"give {name} as a field of structured_outputs_config", parameter=name
+        )
+    current["structured_outputs_config"] = settings | dict(given)
+    _warn(f"{name} is now a field of structured_outputs_config")
+
+
+def _add_override(current: dict[str, Any], name: str, value: Any) -> None:
+    overrides = current.get("hf_overrides") or {}
+    if not isinstance(overrides, Mapping):
+        raise ValidationError(f"set {name} in your hf_overrides function", parameter=name)
+    current["hf_overrides"] = {name: value} | dict(overrides)
+
+
+def _warn(message: str) -> None:
+    warnings.warn(message, DeprecationWarning, stacklevel=4)

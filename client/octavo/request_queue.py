@@ -1,0 +1,92 @@
+"""Requests of one `LLM`: queued together or not at all, then run to their ends."""
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from octavo.engine.llm_engine import LLMEngine
+from octavo.progress import ProgressBar, TokenRates, progress_bar
+from octavo.prompts import RenderedPrompt
+from octavo_protocol.errors import ValidationError
+from octavo_protocol.outputs import RequestOutput
+from octavo_protocol.sampling_params import RequestOutputKind, SamplingParams
+
+
+class RequestQueue:
+    """Ids are "0", "1", … in the order of queueing."""
+
+    def __init__(self, engine: LLMEngine) -> None:
+        self._engine = engine
+        self._num_requests = 0
+        self._pending: dict[str, RequestOutput | None] = {}
+
+    @property
+    def num_requests(self) -> int:
+        """Requests that were ever queued."""
+        return self._num_requests
+
+    def add(
+        self,
+        prompts: Iterable[RenderedPrompt],
+        params: Sequence[SamplingParams],
+        priorities: Sequence[int],
+    ) -> list[str]:
+        """Queues all of them; returns their ids. After an exception none of them is queued."""
+        added: list[str] = []
+        try:
+            for prompt, each, priority in zip(prompts, params, priorities, strict=True):
+                request_id = str(self._num_requests)
+                self._engine.add_rendered(request_id, prompt, final_only(each), priority=priority)
+                self._num_requests += 1
+                added.append(request_id)
+        except BaseException:
+            self._engine.abort_request(added)
+            raise
+        self._pending |= dict.fromkeys(added)
+        return added
+
+    def run(self, request_ids: Sequence[str] | None, use_tqdm: ProgressBar) -> list[RequestOutput]:
+        """Runs these requests to their ends, or all; outputs in that order.
+
+        Others go on beside them, and their outputs are kept. A request that was aborted meanwhile
+        has no output. After an exception, Ctrl-C included, none of these is queued any more.
+        """
+        wanted = list(self._pending) if request_ids is None else list(request_ids)
+        waiting = {each for each in wanted if self._pending[each] is None}
+        try:
+            with progress_bar(use_tqdm, len(waiting), "Processed prompts") as bar:
+                rates = TokenRates(bar)
+                while waiting and self._engine.has_unfinished_requests():
+                    for output in self._engine.step():
+                        if output.request_id in self._pending:
+                            self._pending[output.request_id] = output
+                        if output.request_id in waiting:
+                            waiting.remove(output.request_id)
+                            rates.finished(output)
+        except BaseException:
+            self._engine.abort_request(wanted)
+            raise
+        finally:
+            ended = [self._pending.pop(each) for each in wanted]
+        return [output for output in ended if output is not None]
+
+
+def final_only(params: Any) -> Any:
+    """A copy of sampling parameters that yields one output, at the end."""
+    if not isinstance(params, SamplingParams):
+        return params  # refused where it is queued
+    copied = params.clone()
+    copied.output_kind = RequestOutputKind.FINAL_ONLY
+    return copied
+
+
+def per_prompt(name: str, value: Any, count: int, default: Any) -> list[Any]:
+    """`value` for each prompt: one for all, or a sequence of the right length."""
+    if value is None:
+        value = default
+    if not isinstance(value, Sequence):
+        return [value] * count
+    if len(value) != count:
+        raise ValidationError(
+            f"{len(value)} {name} for {count} prompts: give one, or one per prompt", parameter=name
+        )
+    return list(value)

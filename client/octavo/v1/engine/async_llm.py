@@ -1,0 +1,257 @@
+"""`AsyncLLMEngine` (`AsyncLLM`): the engine in a process of its own, with the calls of vLLM's."""
+
+import asyncio
+import contextlib
+import dataclasses
+from collections.abc import AsyncIterator, Awaitable, Iterable, Mapping, Sequence
+from typing import Any, NoReturn
+
+from octavo.engine.arg_utils import EngineArgs
+from octavo.engine.llm_engine import model_config
+from octavo.engine.request_checks import checked_params, refuse_missing
+from octavo.engine.vllm_config import ModelConfig, VllmConfig
+from octavo.prompts import PromptRenderer
+from octavo.tokenization import TokenizationOptions
+from octavo_protocol.errors import GenerationError, ValidationError
+from octavo_protocol.outputs import RequestOutput
+from octavo_protocol.sampling_params import SamplingParams
+from octavo_runtime.engine import async_llm as runtime
+
+
+class AsyncLLM:
+    """Requests in, `RequestOutput`s out, many at a time.
+
+    Made inside a running event loop, it begins to load at once; else with its first call. It
+    belongs to the loop in which it began.
+    """
+
+    def __init__(self, vllm_config: VllmConfig) -> None:
+        self.vllm_config = vllm_config
+        self.tokenizer = vllm_config.tokenizer()
+        if self.tokenizer is None:
+            raise ValidationError(
+                "skip_tokenizer_init is for LLM and LLMEngine; leave it out here",
+                parameter="skip_tokenizer_init",
+            )
+        _refuse_local_classes(vllm_config.engine_config.logits_processors)
+        self._engine: runtime.AsyncLLM | None = None
+        self._stopped = False
+        with contextlib.suppress(RuntimeError):  # no loop runs yet
+            asyncio.get_running_loop()
+            self._begun()
+
+    @classmethod
+    def from_engine_args(cls, engine_args: EngineArgs, **_: Any) -> "AsyncLLM":
+        """Raises `ValidationError` for an argument, `ConfigError` for a model that is not there."""
+        return cls(engine_args.create_engine_config())
+
+    @classmethod
+    def from_vllm_config(cls, vllm_config: VllmConfig, **_: Any) -> "AsyncLLM":
+        return cls(vllm_config)
+
+    # -- requests ---------------------------------------------------------------------------------
+
+    async def generate(
+        self,
+        prompt: Any,
+        sampling_params: SamplingParams,
+        request_id: str,
+        *,
+        prompt_text: str | None = None,
+        lora_request: Any = None,
+        tokenization_kwargs: Mapping[str, Any] | None = None,
+        trace_headers: Mapping[str, str] | None = None,
+        priority: int = 0,
+        data_parallel_rank: int | None = None,
+        session_id: str | None = None,
+        kv_hints: Any = None,
+        reasoning_ended: bool | None = None,
+        reasoning_parser_kwargs: Mapping[str, Any] | None = None,
+    ) -> AsyncIterator[RequestOutput]:
+        """Yields outputs as `sampling_params.output_kind` says, the last one with `finished`.
+
+        Closing or cancelling the iterator ends the request in the engine. trace_headers,
+        session_id, kv_hints and data_parallel_rank 0 are hints that change nothing here.
+
+        Raises `ValidationError` or TypeError for the request, `GenerationError` when the engine
+        dies, `ConfigError` when it could not start.
+        """
+        refuse_missing(lora_request)
+        if isinstance(prompt, AsyncIterator):
+            raise ValidationError("prompts that stream in are not supported", parameter="prompt")
+        if data_parallel_rank not in (None, 0):
+            raise ValidationError(
+                f"data_parallel_rank {data_parallel_rank}: there is one engine",
+                parameter="data_parallel_rank",
+            )
+        params = checked_params(sampling_params, self.vllm_config.structured_outputs_config)
+        options = TokenizationOptions.parse(tokenization_kwargs)
+        engine = await self._ready()
+        rendered = (await self.renderer()).render(prompt, options)
+        if prompt_text is not None:
+            rendered = dataclasses.replace(rendered, text=prompt_text)
+        outputs = engine.generate(
+            rendered.token_ids,
+            params,
+            request_id,
+            prompt_text=rendered.text,
+            priority=priority,
+            cache_salt=rendered.cache_salt,
+        )
+        async with contextlib.aclosing(outputs) as stream:  # type: ignore[type-var]
+            async for output in stream:
+                yield output
+
+    def encode(self, *_: Any, **__: Any) -> NoReturn:
+        """Raises `ValidationError`: pooling models are not supported yet."""
+        raise ValidationError(
+            "encode needs a pooling model; models here generate, pooling is not supported yet"
+        )
+
+    async def abort(self, request_id: str | Iterable[str]) -> None:
+        """Ends requests and frees what they hold. Unknown ids are ignored."""
+        engine = await self._ready()
+        for each in [request_id] if isinstance(request_id, str) else list(request_id):
+            engine.abort(each)
+
+    # -- state ------------------------------------------------------------------------------------
+
+    @property
+    def is_running(self) -> bool:
+        """The engine loads or serves."""
+        return self._engine is not None and self._engine.is_healthy and not self._stopped
+
+    @property
+    def is_stopped(self) -> bool:
+        return self._stopped
+
+    @property
+    def errored(self) -> bool:
+        """The engine has died."""
+        return self._engine is not None and not self._stopped and not self._engine.is_healthy
+
+    @property
+    def dead_error(self) -> GenerationError:
+        return GenerationError("the engine process has ended")
+
+    async def check_health(self) -> None:
+        """Raises `GenerationError` when the engine is dead."""
+        if self.errored:
+            raise self.dead_error
+
+    async def get_model_config(self) -> ModelConfig:
+        return model_config(self.vllm_config, await (await self._ready()).wait_ready())
+
+    async def renderer(self) -> PromptRenderer:
+        """Makes token ids from prompts."""
+        info = await (await self._ready()).wait_ready()
+        return PromptRenderer(self.tokenizer, info.max_model_len)
+
+    async def get_tokenizer(self) -> Any:
+        """The Hugging Face tokenizer of the model."""
+        from transformers import AutoTokenizer
+
+        return AutoTokenizer.from_pretrained(self.vllm_config.tokenizer_folder)
+
+    async def is_tracing_enabled(self) -> bool:
+        return False
+
+    async def do_log_stats(self) -> None:
+        """Statistics are not logged."""
+
+    # -- control ----------------------------------------------------------------------------------
+
+    async def reset_prefix_cache(
+        self, reset_running_requests: bool = False, reset_connector: bool = False
+    ) -> bool:
+        """Forgets all cached blocks. False while requests run."""
+        if reset_running_requests:
+            raise ValidationError(
+                "reset_running_requests: abort the requests by their ids first",
+                parameter="reset_running_requests",
+            )
+        return await (await self._ready()).reset_prefix_cache()
+
+    async def reset_mm_cache(self) -> None:
+        """Nothing is cached for images."""
+
+    async def reset_encoder_cache(self) -> None:
+        """There are no encoders."""
+
+    async def sleep(self, level: int = 1, mode: str = "abort") -> None:
+        """As `LLM.sleep`. Levels 1 and 2 need `enable_sleep_mode=True`."""
+        await (await self._ready()).control("sleep", level=level, mode=mode)
+
+    async def wake_up(self, tags: Sequence[str] | None = None) -> bool:
+        """True when nothing sleeps any more."""
+        engine = await self._ready()
+        return bool(await engine.control("wake_up", tags=None if tags is None else list(tags)))
+
+    async def is_sleeping(self) -> bool:
+        return bool(await (await self._ready()).control("is_sleeping"))
+
+    async def start_profile(self, profile_prefix: str | None = None) -> None:
+        """Starts torch's profiler. Needs `profiler_config`."""
+        await (await self._ready()).control("start_profile", prefix=profile_prefix)
+
+    async def stop_profile(self) -> None:
+        """Writes the trace."""
+        await (await self._ready()).control("stop_profile")
+
+    async def add_lora(self, lora_request: Any) -> bool:
+        """Raises `ValidationError`: there are no adapters yet."""
+        refuse_missing(lora_request)
+        return False
+
+    async def list_loras(self) -> set[int]:
+        return set()
+
+    async def collective_rpc(self, method: Any, *_: Any, **__: Any) -> NoReturn:
+        """Raises `ValidationError`: the worker is in another process."""
+        raise ValidationError(
+            "the worker is in a process of its own: use LLM.collective_rpc", parameter="method"
+        )
+
+    def shutdown(self, timeout: float | None = None) -> Awaitable[None]:
+        """Stops the engine; requests in flight fail with `UnavailableError`.
+
+        It goes on by itself while the loop runs; awaiting what it returns waits for its end.
+        """
+        self._stopped = True
+        return asyncio.ensure_future(self._shutdown())
+
+    async def _shutdown(self) -> None:
+        if self._engine is not None:
+            await self._engine.shutdown()
+
+    async def __aenter__(self) -> "AsyncLLM":
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.shutdown()
+
+    def _begun(self) -> runtime.AsyncLLM:
+        if self._engine is None:
+            assert self.tokenizer is not None
+            self._engine = runtime.AsyncLLM.start(self.vllm_config.engine_config, self.tokenizer)
+        return self._engine
+
+    async def _ready(self) -> runtime.AsyncLLM:
+        engine = self._begun()
+        await engine.wait_ready()
+        if self.errored:
+            raise self.dead_error
+        return engine
+
+
+AsyncLLMEngine = AsyncLLM
+
+
+def _refuse_local_classes(references: Iterable[str]) -> None:
+    for each in references:
+        if each.startswith("__main__:"):
+            raise ValidationError(
+                f"logits_processors: {each} is defined in the script that runs, which the engine "
+                "process cannot import; put it into a module",
+                parameter="logits_processors",
+            )
