@@ -1,7 +1,7 @@
 """Calls whose arguments are elements with plain text, converted by the schema of the tool.
 
 Qwen 3 Coder: `<tool_call><function=f><parameter=city>Paris</parameter></function></tool_call>`.
-GLM 4.5 and MiniMax M2 write other tags. An argument is passed on when its element is complete.
+GLM 4.5 and MiniMax M2 write other tags. Strings stream; other values are passed on when complete.
 """
 
 import re
@@ -60,10 +60,11 @@ class XmlCallParser(StepwiseParser):
         schema = ArgumentSchema(self.tools, name)
         separator = ""
         while element == notation.key_start:
-            argument = yield from self._read_argument(schema)
-            if argument is None:
+            key = yield from self._read_key()
+            if key is None:
                 break
-            self._argue(separator + argument)
+            self._argue(f"{separator}{json_text(key)}: ")
+            yield from self._read_value(key, schema)
             separator = ", "
             reader.mark()
             yield from reader.spaces()
@@ -73,8 +74,8 @@ class XmlCallParser(StepwiseParser):
         self._argue("}")
         return True
 
-    def _read_argument(self, schema: ArgumentSchema) -> Steps[str | None]:
-        """Read an argument behind `key_start`: `"key": value` in JSON; None: it is broken."""
+    def _read_key(self) -> Steps[str | None]:
+        """Read an argument from behind `key_start` up to its value: its key; None: it is broken."""
         reader, notation = self.reader, self.notation
         key = (yield from reader.word(_KEY)).strip()
         if (yield from reader.literal(notation.key_end)) is None:
@@ -83,10 +84,19 @@ class XmlCallParser(StepwiseParser):
             yield from reader.spaces()
             if not (yield from reader.literal(notation.value_start)):
                 return None
-        parts: list[str] = []
-        yield from reader.until((notation.value_end,), parts.append)
-        value = "".join(parts).removeprefix("\n").removesuffix("\n")
-        return f"{json_text(key)}: {schema.value(key, value)}"
+        return key
+
+    def _read_value(self, key: str, schema: ArgumentSchema) -> Steps[None]:
+        value = _Lines()
+        end = (self.notation.value_end,)
+        if schema.types(key) <= {"string"}:
+            self._argue('"')
+            yield from self.reader.until(end, lambda text: self._argue(_escaped(value.add(text))))
+            self._argue('"')
+        else:
+            parts: list[str] = []
+            yield from self.reader.until(end, lambda text: parts.append(value.add(text)))
+            self._argue(schema.value(key, "".join(parts)))
 
     @classmethod
     def forced_format(cls, tools: Sequence[Tool], *, parallel: bool) -> dict[str, Any]:
@@ -109,6 +119,30 @@ class XmlCallParser(StepwiseParser):
         calls = [notation.call(tool, formats.strict_schema(tool)) for tool in tools]
         start = notation.section or notation.call_start
         return formats.triggered([start], notation.sections(calls))
+
+
+class _Lines:
+    """Drops one line break at the beginning of a text and one at its end."""
+
+    def __init__(self) -> None:
+        self._has_begun = False
+        self._held = ""
+
+    def add(self, text: str) -> str:
+        """The next piece of the text, without what may be the line break at its end."""
+        if text and not self._has_begun:
+            self._has_begun = True
+            text = text.removeprefix("\n")
+        if not text:
+            return ""
+        text = self._held + text
+        self._held = "\n" if text.endswith("\n") else ""
+        return text.removesuffix("\n")
+
+
+def _escaped(text: str) -> str:
+    """`text` as it stands inside a JSON string."""
+    return json_text(text)[1:-1]
 
 
 class Qwen3CoderParser(XmlCallParser):

@@ -333,6 +333,18 @@ def test_json_arguments_stream_as_they_come() -> None:
     ]
 
 
+def test_strings_in_elements_stream_as_they_come() -> None:
+    parser = TOOL_PARSERS["qwen3_coder"]([])
+    text = ["<function=f>\n<parameter=code>", "\na = ", '"b"\n', "\n</para", "meter></function>"]
+    assert ["".join(delta.arguments for delta in parser.feed(piece).calls) for piece in text] == [
+        '{"code": "',
+        "a = ",
+        '\\"b\\"',
+        "\\n",
+        '"}',
+    ]
+
+
 def test_content_streams_but_for_what_may_begin_a_marker() -> None:
     parser: ToolParser = TOOL_PARSERS["hermes"]([])
     pieces = ["Hi the", "re <", "b> or <tool_", "cal", "m. "]
@@ -361,4 +373,4 @@ def test_absurd_values_are_no_error(name: str, value: str) -> None:
 def test_finish_twice_says_nothing_new() -> None:
     parser = TOOL_PARSERS["hermes"]([NOW])
     parser.feed("a <tool")
-    assert (parser.finish().content, parser.finish().content) == (" <tool", "")
+    assert [parser.finish().content, parser.finish().content] == [" <tool", ""]
