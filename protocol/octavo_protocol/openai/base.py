@@ -269,11 +269,15 @@ class GenerationRequest(BaseModel):
 
 
 def validation_error(error: PydanticValidationError) -> ValidationError:
-    """The first complaint of pydantic as our error, led by the path of the field."""
-    first = error.errors(include_url=False)[0]
-    path = ".".join(
-        str(part) for part in first["loc"] if isinstance(part, int) or part.isidentifier()
-    )
+    """The first complaint of pydantic as our error, led by the path of the field.
+
+    Where a field may be one of several types, there is a complaint of each: the one that got
+    furthest into the value is about the type that was meant.
+    """
+    errors = error.errors(include_url=False)
+    field = errors[0]["loc"][:1]
+    first = max((each for each in errors if each["loc"][:1] == field), key=lambda e: len(e["loc"]))
+    path = ".".join(str(part) for part in first["loc"] if _is_of_path(part))
     message = first["msg"].removeprefix("Value error, ")
     if not path:
         return ValidationError(message)
@@ -282,3 +286,8 @@ def validation_error(error: PydanticValidationError) -> ValidationError:
         shown = shown[:77] + "..."
     suffix = "" if first["type"] == "missing" else f" (got {shown})"
     return ValidationError(f"{path}: {message}{suffix}", parameter=path)
+
+
+def _is_of_path(part: int | str) -> bool:
+    """Whether a part of pydantic's location is a field or an index, not the name of a type."""
+    return isinstance(part, int) or (part.isidentifier() and part.islower() and part != "str")

@@ -40,12 +40,14 @@ class ResponseTool(BaseModel):
 
     def as_tool(self) -> Tool:
         """Raises pydantic's error for a name that functions may not have."""
-        function = {
-            name: value
-            for name in ("name", "description", "parameters", "strict")
-            if (value := getattr(self, name)) is not None
-        }
-        return Tool(function=FunctionDefinition(**function))
+        return Tool(
+            function=FunctionDefinition(
+                name=self.name or "",
+                description=self.description,
+                parameters=self.parameters,
+                strict=self.strict,
+            )
+        )
 
 
 class NamedChoice(Strict):

@@ -1,0 +1,180 @@
+"""/v1/messages over one `ServerState`: a chat generation, written down as Anthropic's messages."""
+
+import logging
+import secrets
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import aclosing
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from octavo_protocol.anthropic import CountTokensRequest, MessagesRequest
+from octavo_protocol.anthropic.answers import (
+    AnthropicMessage,
+    ErrorEvent,
+    StreamEvent,
+    TokenCount,
+    error_event,
+)
+from octavo_protocol.asgi import (
+    App,
+    ClientGoneError,
+    Receive,
+    Scope,
+    Send,
+    error_answer,
+    parse_body,
+    read_body,
+    run_unless_gone,
+)
+from octavo_protocol.errors import GenerationError, OctavoError
+from octavo_protocol.http_app import json_response
+from octavo_protocol.openai.response_answers import named_event
+from octavo_protocol.openapi import EVENTS, ApiRoute, Content, Operation
+from octavo_runtime.server.chat_delta import ChatDelta
+from octavo_runtime.server.chat_generation import chat_deltas
+from octavo_runtime.server.chat_job import chat_job
+from octavo_runtime.server.events import EventResponse
+from octavo_runtime.server.message_encoder import MessageEncoder
+from octavo_runtime.server.requests import with_priority
+from octavo_runtime.server.state import ServerState
+
+logger = logging.getLogger(__name__)
+_PREFIX = "msg_"
+
+
+class MessagesRoutes:
+    """/v1/messages and /v1/messages/count_tokens. Errors are in Anthropic's envelope."""
+
+    def __init__(self, state: ServerState) -> None:
+        self.state = state
+
+    def routes(self) -> list[ApiRoute]:
+        answer = (Content(AnthropicMessage), Content(media_type=EVENTS))
+        failures = {status: (Content(ErrorEvent),) for status in (400, 401, 404, 413, 500, 503)}
+        return [
+            ApiRoute(
+                "/v1/messages",
+                _with_errors(self.create),
+                Operation(
+                    "Answer a conversation, as Anthropic's API does.",
+                    (MessagesRequest,),
+                    {200: answer, **failures},
+                ),
+                "POST",
+            ),
+            ApiRoute(
+                "/v1/messages/count_tokens",
+                _with_errors(self.count_tokens),
+                Operation(
+                    "How many tokens the prompt of a conversation has.",
+                    (CountTokensRequest,),
+                    {200: (Content(TokenCount),), **failures},
+                ),
+                "POST",
+            ),
+        ]
+
+    async def create(self, request: Request) -> Any:
+        state = self.state
+        body = parse_body(await self._body(request), MessagesRequest)
+        model = state.check_model(body.model)
+        chat = with_priority(body.to_chat(), request.headers.get("x-vllm-priority"))
+        if state.reasoning_parser is None:
+            chat.thinking_token_budget = None  # a model that does not think needs no limit
+        message_id = _PREFIX + (body.request_id or secrets.token_hex(16)).removeprefix(_PREFIX)
+        job = await chat_job(state, chat, answer_id=message_id, request_id=request.state.request_id)
+        encoder = MessageEncoder(message_id, model, job.num_prompt_tokens)
+        events = _events(encoder, chat_deltas(state, chat, job))
+        if body.stream:
+            keep_alive_s = state.options.sse_keep_alive_interval
+            return EventResponse(_as_bytes(events), keep_alive_s=keep_alive_s, ending=b"")
+        await run_unless_gone(request.receive, _exhaust(events))
+        return json_response(encoder.message)
+
+    async def count_tokens(self, request: Request) -> Response:
+        state = self.state
+        body = parse_body(await self._body(request), CountTokensRequest)
+        state.check_model(body.model)
+        job = await chat_job(
+            state, body.to_chat(), answer_id="", request_id=request.state.request_id
+        )
+        return json_response(TokenCount(job.num_prompt_tokens))
+
+    async def _body(self, request: Request) -> bytes:
+        self.state.check_accepts()
+        return await read_body(request.scope, request.receive, self.state.max_body_bytes)
+
+
+async def _events(
+    encoder: MessageEncoder, deltas: AsyncGenerator[ChatDelta, None]
+) -> AsyncGenerator[StreamEvent, None]:
+    async with aclosing(deltas):
+        async for delta in deltas:
+            for event in encoder.feed(delta):
+                yield event
+            if delta.finish_reason == "abort":
+                raise GenerationError("the request was aborted")
+    for event in encoder.finish():
+        yield event
+
+
+async def _as_bytes(events: AsyncGenerator[StreamEvent, None]) -> AsyncGenerator[bytes, None]:
+    """What fails after the beginning ends the stream with an event; before, it is raised."""
+    started = False
+    try:
+        async with aclosing(events):
+            async for event in events:
+                yield named_event(event)
+                started = True
+    except Exception as error:
+        if not started:
+            raise
+        yield named_event(_error(error)[1])
+
+
+async def _exhaust(events: AsyncGenerator[StreamEvent, None]) -> None:
+    async with aclosing(events):
+        async for _ in events:
+            pass
+
+
+def _error(error: Exception) -> tuple[int, ErrorEvent, dict[str, str]]:
+    """(status, body, headers). Unexpected errors are logged and tell nothing of the inside."""
+    if not isinstance(error, OctavoError):
+        logger.error("request failed", exc_info=error)
+    status, body, headers = error_answer(error)
+    return status, error_event(status, body["error"]["message"]), headers
+
+
+def _with_errors(handler: Callable[[Request], Awaitable[Any]]) -> Callable[[Request], Any]:
+    """`handler`, whose errors are answers in Anthropic's envelope."""
+
+    async def guarded(request: Request) -> Any:
+        try:
+            return _Guarded(await handler(request))
+        except ClientGoneError:
+            raise
+        except Exception as error:  # noqa: BLE001  # becomes the answer
+            status, body, headers = _error(error)
+            return json_response(body, status, headers)
+
+    guarded.__name__ = f"messages_{handler.__name__}"
+    return guarded
+
+
+class _Guarded:
+    """A response that may raise before it starts, which `EventResponse` does."""
+
+    def __init__(self, response: App) -> None:
+        self._response = response
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await self._response(scope, receive, send)
+        except ClientGoneError:
+            raise
+        except Exception as error:  # noqa: BLE001  # becomes the answer
+            status, body, headers = _error(error)
+            await json_response(body, status, headers)(scope, receive, send)
