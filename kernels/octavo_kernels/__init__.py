@@ -12,6 +12,7 @@ from octavo_kernels.metadata import AttentionMetadata
 from octavo_kernels.norm import add_rms_norm, rms_norm
 from octavo_kernels.paged_attention import paged_attention
 from octavo_kernels.rotary import rotary_and_cache
+from octavo_kernels.token_bitmask import apply_token_bitmask
 
 __all__ = [
     "AttentionMetadata",
@@ -19,6 +20,7 @@ __all__ = [
     "KernelError",
     "PackedWeight",
     "add_rms_norm",
+    "apply_token_bitmask",
     "cpu_backend",
     "kv_cache_shapes",
     "linear",

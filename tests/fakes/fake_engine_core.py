@@ -103,7 +103,9 @@ class FakeEngineCore:
         self._num_steps += 1
         return StepOutputs(outputs, self.scheduler.pool.take_events(), self._stats())
 
-    def reset_prefix_cache(self) -> bool:
+    def reset_prefix_cache(self, reset_running_requests: bool = False) -> bool:
+        if reset_running_requests:
+            self.scheduler.preempt_all()
         return self.scheduler.pool.reset_prefix_cache()
 
     def shutdown(self) -> None:

@@ -6,6 +6,7 @@ import secrets
 import time
 from collections.abc import Iterable
 
+import numpy as np
 import torch
 
 from octavo_kernels.allocator import trim_allocator, tune_allocator
@@ -37,6 +38,7 @@ from octavo_runtime.engine.scheduler import (
 from octavo_runtime.engine.sleep import KV_CACHE, WEIGHTS, SleepState
 from octavo_runtime.engine.step_rates import StepRates
 from octavo_runtime.engine.wakeup import Wakeup
+from octavo_runtime.layers.token_mask import apply_token_masks
 from octavo_runtime.model_config import ModelConfig, cache_identity
 from octavo_runtime.structured_outputs.sequence_grammars import SequenceGrammars
 from octavo_runtime.worker.model_runner import ModelRunner
@@ -292,6 +294,8 @@ class EngineCore:
         decode = StepSequence([0], num_tokens, table)
         for sequence in (prompt, decode):
             self._runner.execute(StepInput.build([sequence], self._runner.block_size), {})
+        logits = torch.zeros(1, self._runner.model_config.vocab_size, dtype=self._runner.dtype)
+        apply_token_masks(logits, {0: np.zeros(1, dtype=np.int32)})
 
     def _stats(self) -> EngineStats:
         scheduler = self.scheduler

@@ -7,6 +7,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from octavo_kernels.token_bitmask import apply_token_bitmask
+
 # [ceil(vocab_size / 32)] int32; bit i % 32 of word i // 32 is set where token i is allowed.
 TokenMask = NDArray[np.int32]
 
@@ -17,9 +19,6 @@ def apply_token_masks(logits: Tensor, masks: Mapping[int, TokenMask]) -> None:
     logits: [num_rows, vocab_size]. masks: by row; rows without one are free. Tokens beyond the
     mask's end are forbidden.
     """
-    vocab_size = logits.shape[-1]
-    for row, mask in masks.items():
-        bits = np.unpackbits(mask.view(np.uint8), bitorder="little")[:vocab_size]
-        allowed = torch.from_numpy(bits.astype(bool))
-        logits[row, : len(bits)].masked_fill_(~allowed.to(logits.device), -torch.inf)
-        logits[row, len(bits) :] = -torch.inf
+    if masks:
+        bitmask = torch.from_numpy(np.stack(list(masks.values()))).to(logits.device)
+        apply_token_bitmask(logits, bitmask, list(masks))
