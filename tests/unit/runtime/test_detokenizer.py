@@ -1,11 +1,15 @@
 """Streamed text equals the text decoded at once; stop strings never take back what was shown."""
 
 from collections.abc import Sequence
+from typing import Any
 
+import tokenizers
+import tokenizers.models
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from tests.fakes.tiny_model import END, VOCAB_SIZE, tiny_tokenizer
 
+from octavo_protocol.tokenizer import Tokenizer, TokenizerBundle
 from octavo_runtime.engine.detokenizer import REPLACEMENT, IncrementalDetokenizer, StopStrings
 
 TOKENIZER = tiny_tokenizer()
@@ -21,8 +25,14 @@ TOKEN_IDS = st.lists(st.integers(0, VOCAB_SIZE - 1), max_size=80)
 SIZES = st.lists(st.integers(0, 5), max_size=40)
 
 
-def pieces_of(token_ids: Sequence[int], sizes: Sequence[int], **options: bool) -> list[str]:
-    detokenizer = IncrementalDetokenizer(TOKENIZER, **options)
+def pieces_of(
+    token_ids: Sequence[int],
+    sizes: Sequence[int],
+    *,
+    tokenizer: Tokenizer = TOKENIZER,
+    **options: Any,
+) -> list[str]:
+    detokenizer = IncrementalDetokenizer(tokenizer, **options)
     pieces, done = [], 0
     for size in sizes:
         pieces.append(detokenizer.append(token_ids[done : done + size]))
@@ -79,6 +89,55 @@ def test_special_token_gives_no_text_unless_asked_for() -> None:
 
     assert "".join(pieces_of(token_ids, [])) == "the"
     assert "".join(pieces_of(token_ids, [], skip_special_tokens=False)) == f"the{END}"
+
+
+@settings(max_examples=300, deadline=None)
+@given(token_ids=TOKEN_IDS, ends=st.sets(st.integers(0, 79), max_size=6), sizes=SIZES)
+def test_visible_special_tokens_stand_between_the_texts_of_the_others(
+    token_ids: list[int], ends: set[int], sizes: list[int]
+) -> None:
+    end = TOKENIZER.eos_token_id
+    assert end is not None
+    token_ids = [end if place in ends else token for place, token in enumerate(token_ids)]
+    parts: list[list[int]] = [[]]
+    for token_id in token_ids:
+        if token_id == end:
+            parts.append([])
+        else:
+            parts[-1].append(token_id)
+
+    pieces = pieces_of(token_ids, sizes, visible_special_ids=frozenset({end}))
+
+    assert "".join(pieces) == END.join(TOKENIZER.decode(part) for part in parts)
+
+
+def word_tokenizer() -> Tokenizer:
+    """Whole words, which its decoder joins with spaces; <a> and <b> are special."""
+    words = ["one", "two", "three"]
+    backend = tokenizers.Tokenizer(
+        tokenizers.models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="one")
+    )
+    backend.add_special_tokens(["<a>", "<b>"])
+    return Tokenizer(TokenizerBundle(backend.to_str()))
+
+
+def test_spaces_between_special_tokens_can_be_left_out() -> None:
+    options: dict[str, Any] = {"tokenizer": word_tokenizer(), "skip_special_tokens": False}
+    token_ids = [0, 3, 4, 4, 1, 2, 3]
+
+    loose = "".join(pieces_of(token_ids, [1] * 7, **options))
+    tight = "".join(pieces_of(token_ids, [1] * 7, spaces_between_special_tokens=False, **options))
+
+    assert loose == "one <a> <b> <b> two three <a>"
+    assert tight == "one <a><b><b> two three <a>"
+
+
+def test_a_word_after_a_visible_special_token_keeps_its_space() -> None:
+    pieces = pieces_of(
+        [0, 3, 1, 4], [1] * 4, tokenizer=word_tokenizer(), visible_special_ids=frozenset({3})
+    )
+
+    assert "".join(pieces) == "one<a> two"
 
 
 def test_unfinished_character_waits_for_its_last_byte() -> None:

@@ -17,7 +17,7 @@ from octavo_runtime.engine.output_processor import OutputProcessor
 
 TOKENIZER = tiny_tokenizer()
 PROMPT = TOKENIZER.encode("the dog")
-DELTA, FINAL_ONLY = RequestOutputKind.DELTA, RequestOutputKind.FINAL_ONLY
+CUMULATIVE, DELTA, FINAL_ONLY = RequestOutputKind
 
 
 def added(
@@ -320,3 +320,107 @@ def test_special_tokens_are_shown_only_when_asked_for() -> None:
     assert text_of(outputs_of(processor_with(output_kind=DELTA), work)) == "dog"
     shown = processor_with(output_kind=DELTA, skip_special_tokens=False)
     assert text_of(outputs_of(shown, work)) == "dog<|end|>"
+
+
+def test_ranks_come_from_the_engine_where_it_gives_them() -> None:
+    processor = processor_with(logprob_token_ids=[80, 81], output_kind=FINAL_ONLY)
+    position = TokenLogprobs([70, 80, 81], [-0.5, -4.0, -2.0], 1, [1, 30, 9])
+
+    [output] = outputs_of(processor, [SequenceOutput("r", [70], [position], "length")])
+
+    [entry] = output.outputs[0].logprobs or []
+    assert {token: each.rank for token, each in entry.items()} == {70: 1, 80: 30, 81: 9}
+
+
+def prompt_steps() -> list[SequenceOutput]:
+    """A prompt of four tokens that is scored in two chunks; then two tokens."""
+    scored = [logprobs([token], [-1.0], 2) for token in PROMPT[1:]]
+    return [
+        SequenceOutput("r", [], new_prompt_logprobs=scored[:1]),
+        SequenceOutput("r", [70], new_prompt_logprobs=scored[1:]),
+        SequenceOutput("r", [71], finish_reason="length"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("kind", "num_outputs", "given"),
+    [(DELTA, 2, [True, False]), (CUMULATIVE, 2, [True, True]), (FINAL_ONLY, 1, [True])],
+    ids=["delta", "cumulative", "final"],
+)
+def test_prompt_logprobs_come_with_the_first_tokens(
+    kind: RequestOutputKind, num_outputs: int, given: list[bool]
+) -> None:
+    results = outputs_of(processor_with(prompt_logprobs=0, output_kind=kind), prompt_steps())
+
+    assert len(results) == num_outputs
+    assert [result.prompt_logprobs is not None for result in results] == given
+    first = results[0].prompt_logprobs
+    assert first is not None
+    assert first[0] is None
+    entries = [each for entry in first[1:] for each in (entry or {}).items()]
+    assert [(token, each.logprob, each.rank) for token, each in entries] == [
+        (token, -1.0, 2) for token in PROMPT[1:]
+    ]
+    assert entries[0][1].decoded_token == TOKENIZER.token_text(PROMPT[1])
+
+
+def test_outputs_wait_for_the_prompt_s_logprobs() -> None:
+    """A sample that reads the first one's blocks can be ahead of it."""
+    processor, ids = added(OutputProcessor(TOKENIZER), n=2, prompt_logprobs=0, output_kind=DELTA)
+    scored = [logprobs([token], [-1.0], 1) for token in PROMPT[1:]]
+    work = [
+        SequenceOutput(ids[1], [70]),
+        SequenceOutput(ids[1], [71]),
+        SequenceOutput(ids[0], [72], new_prompt_logprobs=scored),
+        SequenceOutput(ids[1], [73], finish_reason="stop"),
+    ]
+
+    shown = [processor.process([each]).outputs for each in work]
+
+    assert shown[:2] == [[], []]
+    tokens = [{o.index: list(o.token_ids) for o in out.outputs} for [out] in shown[2:]]
+    assert tokens == [{0: [72], 1: [70, 71]}, {1: [73]}]
+
+
+@pytest.mark.parametrize(("engine", "asked"), [(3, None), (1, 3), (3, 2), (2, 3)])
+def test_first_and_last_outputs_are_immediate_and_those_between_wait(
+    engine: int, asked: int | None
+) -> None:
+    processor, _ = added(
+        OutputProcessor(TOKENIZER, stream_interval=engine), output_kind=DELTA, stream_interval=asked
+    )
+    interval = max(engine, asked or 1)
+
+    sizes = [len(out.outputs[0].token_ids) for out in outputs_of(processor, steps([70] * 9))]
+
+    assert sizes == [1, interval, interval, 9 - 1 - 2 * interval]
+
+
+def test_cumulative_outputs_wait_alike() -> None:
+    results = outputs_of(processor_with(stream_interval=4), steps([70] * 7))
+
+    assert [len(result.outputs[0].token_ids) for result in results] == [1, 5, 7]
+
+
+def test_repetition_is_reported_as_the_stop_reason() -> None:
+    work = [SequenceOutput("r", [70], finish_reason="repetition")]
+
+    [output] = outputs_of(processor_with(), work)
+
+    completion = output.outputs[0]
+    assert (completion.finish_reason, completion.stop_reason) == (
+        "repetition",
+        "repetition_detected",
+    )
+
+
+def test_chosen_special_tokens_stay_in_the_text() -> None:
+    end = TOKENIZER.eos_token_id
+    assert end is not None
+    processor = OutputProcessor(TOKENIZER)
+    sampling = SamplingParams(max_tokens=100, output_kind=DELTA)
+    children = [EngineRequest("r", PROMPT, sampling, arrival_time=1.5)]
+    processor.add("r", children, sampling, prompt=None, visible_special_ids=frozenset({end}))
+    work = steps([*TOKENIZER.encode("dog"), end, *TOKENIZER.encode(" fox")])
+
+    assert text_of(outputs_of(processor, work)) == "dog<|end|> fox"
