@@ -79,7 +79,7 @@ class FakeLLM:
     def as_async_llm(self) -> AsyncLLM:
         return cast(AsyncLLM, self)
 
-    def load(self) -> None:
+    def load(self, max_model_len: int = MAX_MODEL_LEN) -> None:
         """The model is ready from now on."""
         self.info = EngineInfo(
             model="fake",
@@ -87,7 +87,7 @@ class FakeLLM:
             dtype="float32",
             block_size=16,
             num_blocks=100,
-            max_model_len=MAX_MODEL_LEN,
+            max_model_len=max_model_len,
             max_num_seqs=8,
             vocab_size=self.tokenizer.vocab_size,
             eos_token_ids=[self._eos],
@@ -164,7 +164,7 @@ class FakeLLM:
         failed = self._running[request_id] = asyncio.Event()
         finished = False
         try:
-            for position in range(MAX_MODEL_LEN):
+            for position in range(self.info.max_model_len if self.info else 0):
                 await self._next_step(failed)
                 if request_id in self._interrupted:
                     raise self._interrupted.pop(request_id)

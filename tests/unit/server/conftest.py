@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 import httpx
@@ -9,9 +10,12 @@ import openai
 import pytest
 from tests.fakes.fake_llm import FakeLLM
 
+from octavo_protocol.http_app import QUIET
+from octavo_protocol.http_options import HttpOptions
 from octavo_protocol.serving import DrainingServer, bind
 from octavo_runtime.server.app import create_app
 from octavo_runtime.server.metrics import ServerMetrics
+from octavo_runtime.server.options import ApiOptions
 from octavo_runtime.server.state import ServerState
 
 MAX_BODY_BYTES = 100_000
@@ -39,12 +43,14 @@ class Replica:
         await self.until(lambda: self.llm.num_unfinished == 0 and self.state.num_open == 0)
 
 
-def make_state(llm: FakeLLM) -> ServerState:
+def make_state(llm: FakeLLM, options: ApiOptions | None = None) -> ServerState:
+    options = options or ApiOptions()
     return ServerState(
         llm=llm.as_async_llm(),
         served_names=("first", "second/alias"),
         max_body_bytes=MAX_BODY_BYTES,
-        metrics=ServerMetrics(llm.as_async_llm()),
+        metrics=ServerMetrics(llm.as_async_llm(), options, model="first"),
+        options=options,
         is_registered=True,
     )
 
@@ -59,21 +65,36 @@ async def direct() -> AsyncIterator[httpx.AsyncClient]:
 
 @pytest.fixture
 async def replica() -> AsyncIterator[Replica]:
+    async with running_replica() as replica:
+        yield replica
+
+
+@asynccontextmanager
+async def running_replica(
+    options: ApiOptions | None = None, http_options: HttpOptions = QUIET
+) -> AsyncIterator[Replica]:
+    """A replica with these options on a free port."""
     llm = FakeLLM()
-    state = make_state(llm)
+    state = make_state(llm, options)
     sock = bind("127.0.0.1", 0)
     url = f"http://127.0.0.1:{sock.getsockname()[1]}"
-    server = DrainingServer(create_app(state))
+    server = DrainingServer(create_app(state, http_options))
     serving = asyncio.create_task(server.serve(sockets=[sock]))
-    async with (
-        httpx.AsyncClient(base_url=url, verify=False, trust_env=False, timeout=_DEADLINE_S) as http,
-        openai.DefaultAsyncHttpxClient(verify=False, trust_env=False, timeout=_DEADLINE_S) as inner,
-        openai.AsyncOpenAI(
-            base_url=f"{url}/v1", api_key="none", max_retries=0, http_client=inner
-        ) as client,
-    ):
-        yield Replica(llm, state, url, http, client)
-    llm.gate.set()
-    server.should_exit = True
-    await serving
-    sock.close()
+    try:
+        async with (
+            httpx.AsyncClient(
+                base_url=url, verify=False, trust_env=False, timeout=_DEADLINE_S
+            ) as http,
+            openai.DefaultAsyncHttpxClient(
+                verify=False, trust_env=False, timeout=_DEADLINE_S
+            ) as inner,
+            openai.AsyncOpenAI(
+                base_url=f"{url}/v1", api_key="none", max_retries=0, http_client=inner
+            ) as client,
+        ):
+            yield Replica(llm, state, url, http, client)
+    finally:
+        llm.gate.set()
+        server.should_exit = True
+        await serving
+        sock.close()
