@@ -4,6 +4,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from octavo_protocol.errors import ValidationError
 from octavo_protocol.openai.tools import Tool
 
 Format = dict[str, Any]
@@ -77,8 +78,20 @@ def triggered(triggers: Sequence[str], tags: Sequence[Format]) -> Format:
 
 
 def arguments_schema(tool: Tool) -> dict[str, Any]:
-    """The schema of a tool's arguments: always of an object."""
-    return {"type": "object", **(tool.function.parameters or {})}
+    """The schema of a tool's arguments: always of an object. Raises ValidationError."""
+    schema = {**(tool.function.parameters or {}), "type": "object"}
+    properties, required = schema.get("properties", {}), schema.get("required", [])
+    if not isinstance(properties, dict) or not all(
+        isinstance(value, dict | bool) for value in properties.values()
+    ):
+        raise _bad_schema(tool, "`properties` must be an object of schemas")
+    if not isinstance(required, list):
+        raise _bad_schema(tool, "`required` must be a list of names")
+    return schema
+
+
+def _bad_schema(tool: Tool, problem: str) -> ValidationError:
+    return ValidationError(f"tool {tool.function.name!r}: {problem}", parameter="tools")
 
 
 def strict_schema(tool: Tool) -> dict[str, Any]:
@@ -89,7 +102,10 @@ def strict_schema(tool: Tool) -> dict[str, Any]:
 def property_schema(key: str, schema: Mapping[str, Any]) -> dict[str, Any]:
     """Schema of one property of an object, with the definitions that it may refer to."""
     definitions = {name: schema[name] for name in ("$defs", "definitions") if name in schema}
-    return {**schema["properties"][key], **definitions}
+    value = schema["properties"][key]
+    if isinstance(value, bool):
+        value = {} if value else {"not": {}}
+    return {**value, **definitions}
 
 
 def json_call(tool: Tool, key: str, schema: dict[str, Any], *, before: str, after: str) -> Format:

@@ -81,7 +81,7 @@ def _value_format(schema: dict[str, Any]) -> formats.Format:
     if types and "string" not in types:
         return formats.json_schema(schema)
     values = [schema["const"]] if "const" in schema else schema.get("enum")
-    if values:
+    if isinstance(values, list) and values:
         return formats.either(*(formats.const(_plain(value)) for value in values))
     return formats.any_text()
 

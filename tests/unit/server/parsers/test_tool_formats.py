@@ -17,6 +17,7 @@ from tests.unit.server.parsers.support import (
     tool,
 )
 
+from octavo_protocol.errors import ValidationError
 from octavo_protocol.structured_outputs import StructuredOutputsParams
 from octavo_runtime.server.tool_parsers import TOOL_PARSERS
 from octavo_runtime.structured_outputs.grammar import to_grammar
@@ -75,6 +76,23 @@ def test_forced_calls_follow_the_schema(name: str) -> None:
     assert not admits(format, write(name, ("get_lost", {})))
     assert not admits(format, "No.")
     assert not admits(format, "")
+
+
+@pytest.mark.parametrize("name", DISTINCT)
+@pytest.mark.parametrize(
+    "schema", [{"properties": []}, {"properties": {"a": 1}}, {"properties": {}, "required": "a"}]
+)
+def test_a_tool_with_an_impossible_schema_is_refused(name: str, schema: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError, match=r"tool 'f': `(properties|required)` must") as failure:
+        TOOL_PARSERS[name].forced_format([tool("f", schema)], parallel=True)
+    assert failure.value.parameter == "tools"
+
+
+@pytest.mark.parametrize("name", DISTINCT)
+def test_a_property_may_be_anything(name: str) -> None:
+    anything = tool("f", {"properties": {"a": True}})
+    format = TOOL_PARSERS[name].forced_format([anything], parallel=False)
+    assert admits(format, write(name, ("f", {"a": 3})))
 
 
 def test_old_mistral_models_may_force_calls_in_a_list() -> None:
