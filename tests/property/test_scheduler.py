@@ -17,7 +17,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from octavo_protocol.sampling_params import SamplingParams
 from octavo_runtime.engine.block_pool import BlockPool
-from octavo_runtime.engine.messages import EngineRequest
+from octavo_runtime.engine.messages import EngineRequest, TokenLogprobs
+from octavo_runtime.engine.sampling_rows import prompt_parts
 from octavo_runtime.engine.scheduler import (
     SampledToken,
     Scheduler,
@@ -64,6 +65,7 @@ class SimulatedEngine:
         self.slots: dict[int, bytes] = {}
         self.finished: dict[str, list[int]] = {}
         self.outputs: dict[str, list[int]] = {}
+        self.scored: dict[str, list[int]] = {}
 
     def add(
         self,
@@ -84,6 +86,7 @@ class SimulatedEngine:
             cache_salt=cache_salt,
         )
         self.outputs[request_id] = []
+        self.scored[request_id] = []
         self.scheduler.add(request)
 
     def step(self) -> StepPlan:
@@ -124,11 +127,34 @@ class SimulatedEngine:
                 )
             if item.samples:
                 sampled[item.sequence.request_id] = SampledToken(expected[row][context - 1][0] % 32)
-        for output in self.scheduler.update(plan, sampled):
+        scored = {
+            plan.scheduled[row].sequence.request_id: [
+                TokenLogprobs([token_id], [0.0], 1) for token_id in part.token_ids
+            ]
+            for row, part in prompt_parts(plan).items()
+        }
+        for item in plan.scheduled:
+            if not item.sequence.reads_prefix_cache:
+                assert item.sequence.num_cached_tokens == 0
+                assert item.sequence.num_shared_tokens == 0
+        for output in self.scheduler.update(plan, sampled, scored):
             self.outputs[output.request_id] += output.new_token_ids
+            self.scored[output.request_id] += [
+                position.token_ids[0] for position in output.new_prompt_logprobs or []
+            ]
+            if output.new_token_ids:
+                self._check_scores(output.request_id, plan)
             if output.finish_reason is not None:
                 self.finished[output.request_id] = self.outputs.pop(output.request_id)
         return plan
+
+    def _check_scores(self, request_id: str, plan: StepPlan) -> None:
+        """When a sequence is sampled, its whole prompt is scored once, if it was to be at all."""
+        [sequence] = [
+            item.sequence for item in plan.scheduled if item.sequence.request_id == request_id
+        ]
+        wanted = sequence.request.prompt_token_ids[1:] if sequence.wants_prompt_logprobs else []
+        assert self.scored[request_id] == wanted
 
     def run(self) -> None:
         while self.scheduler.has_work:
@@ -171,9 +197,16 @@ class SchedulerMachine(RuleBasedStateMachine):
         salt=st.sampled_from(["", "tenant"]),
         priority=st.integers(-1, 1),
         ignore_eos=st.booleans(),
+        prompt_logprobs=st.sampled_from([None, None, 1]),
     )
     def add(
-        self, prompt: list[int], max_tokens: int, salt: str, priority: int, ignore_eos: bool
+        self,
+        prompt: list[int],
+        max_tokens: int,
+        salt: str,
+        priority: int,
+        ignore_eos: bool,
+        prompt_logprobs: int | None,
     ) -> None:
         self.engine.add(
             str(self.count),
@@ -182,6 +215,7 @@ class SchedulerMachine(RuleBasedStateMachine):
             cache_salt=salt,
             priority=priority,
             ignore_eos=ignore_eos,
+            prompt_logprobs=prompt_logprobs,
         )
         self.count += 1
 
@@ -320,3 +354,39 @@ def test_decodes_come_before_prefill_chunks_in_the_budget() -> None:
         ("a", 1),
         ("b", 3),
     ]
+
+
+def test_a_prompt_s_positions_are_scored_chunk_by_chunk() -> None:
+    engine = SimulatedEngine(budget=4, max_num_seqs=2)
+    engine.add("a", list(range(10)), max_tokens=2, prompt_logprobs=0, ignore_eos=True)
+
+    scored = []
+    while engine.scheduler.has_work:
+        engine.step()
+        scored.append(len(engine.scored["a"]))
+
+    assert scored == [4, 8, 9, 9]
+    assert engine.scored["a"] == list(range(1, 10))
+
+
+def test_preempted_sequences_are_not_scored_twice() -> None:
+    engine = SimulatedEngine(num_blocks=10, budget=8)
+    for i in range(3):
+        engine.add(str(i), [i] * 12, max_tokens=20, ignore_eos=True, prompt_logprobs=0)
+
+    engine.run()
+
+    assert engine.scheduler.num_preemptions > 0
+    assert engine.scored == {str(i): [i] * 11 for i in range(3)}
+
+
+def test_the_time_of_the_first_admission_stays() -> None:
+    engine = SimulatedEngine()
+    engine.add("a", list(range(20)), max_tokens=3, ignore_eos=True)
+    plan = engine.scheduler.schedule(now=5.0)
+
+    [item] = plan.scheduled
+    engine.scheduler.preempt_all()
+    engine.scheduler.schedule(now=6.0)
+
+    assert item.sequence.scheduled_ts == 5.0
