@@ -139,9 +139,9 @@ async def test_tool_is_used_and_its_result_answered(
         streamed = await stream.get_final_message()
 
     for message in (whole, streamed):
-        (block,) = message.content
-        assert block.type == "tool_use"
-        assert (block.name, block.input, message.stop_reason) == ("add", {"a": 1}, "tool_use")
+        (block,) = [block.to_dict() for block in message.content]
+        assert block == {"type": "tool_use", "id": block["id"], "name": "add", "input": {"a": 1}}
+        assert message.stop_reason == "tool_use"
 
     replica.llm.script = "one"
     (call,) = whole.content
@@ -268,7 +268,8 @@ async def test_engine_that_dies_ends_the_stream_with_an_error_event(
     replica: Replica, claude: anthropic.AsyncAnthropic
 ) -> None:
     seen = []
-    with pytest.raises(anthropic.APIStatusError) as caught:
+
+    async def read() -> None:
         async with claude.messages.stream(model="first", max_tokens=30, messages=HI) as stream:
             async for event in stream:
                 seen.append(event.type)
@@ -276,6 +277,8 @@ async def test_engine_that_dies_ends_the_stream_with_an_error_event(
                     replica.llm.gate.clear()
                     replica.llm.die()
 
+    with pytest.raises(anthropic.APIStatusError) as caught:
+        await read()
     assert "message_start" in seen
     assert isinstance(caught.value.body, dict)
     assert caught.value.body["error"]["type"] == "api_error"
