@@ -6,7 +6,7 @@ A flag's name is that of the field which it sets, in `EngineArgs` or `ServeOptio
 
 import dataclasses
 import inspect
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -245,8 +245,8 @@ _DEFAULTS = {
 }
 
 
-def parameters() -> list[inspect.Parameter]:
-    """The flags as keyword parameters that typer reads."""
+def parameters(groups: Iterable[str] = tuple(GROUPS)) -> list[inspect.Parameter]:
+    """The flags of `groups` as keyword parameters that typer reads."""
     return [
         inspect.Parameter(
             flag.name,
@@ -254,8 +254,8 @@ def parameters() -> list[inspect.Parameter]:
             default=_default(flag),
             annotation=_annotation(flag, group),
         )
-        for group, flags in GROUPS.items()
-        for flag in flags
+        for group in groups
+        for flag in GROUPS[group]
     ]
 
 

@@ -76,6 +76,34 @@ def run_replica(options: ServeOptions) -> None:
         raise SystemExit(1)
 
 
+def start_llm(options: ServeOptions) -> AsyncLLM:
+    """Starts the engine process that the options ask for, with their tokenizer and defaults.
+
+    Returns at once. Raises `ConfigError`.
+    """
+    if options.tool_parser_plugin:
+        load_plugin(options.tool_parser_plugin)
+    tokenizer = Tokenizer(_bundle(options))
+    llm = AsyncLLM.start(options.engine, tokenizer, core_factory=options.core_factory)
+    llm.default_sampling_params = options.default_sampling_params or llm.default_sampling_params
+    return llm
+
+
+def server_state(options: ServeOptions, llm: AsyncLLM) -> ServerState:
+    """What the routes share. Raises `ConfigError` for a parser that does not exist."""
+    given = llm.default_sampling_params.max_tokens
+    return ServerState(
+        llm=llm,
+        served_names=options.served_names,
+        max_body_bytes=options.max_body_bytes,
+        metrics=ServerMetrics(llm, options, model=options.served_names[0]),
+        options=options,
+        # 16 is what parameters say where no model does; a chat may then fill the context.
+        default_max_tokens=None if given == SamplingParams().max_tokens else given,
+        is_registered=options.redis_url is None,
+    )
+
+
 class _Replica:
     def __init__(self, options: ServeOptions, sock: socket.socket) -> None:
         self._options = options
@@ -87,13 +115,9 @@ class _Replica:
         """True after a graceful stop, False when the engine died."""
         options = self._options
         registration = self._registration()
-        if options.tool_parser_plugin:
-            load_plugin(options.tool_parser_plugin)
-        tokenizer = Tokenizer(_bundle(options))
-        llm = AsyncLLM.start(options.engine, tokenizer, core_factory=options.core_factory)
-        llm.default_sampling_params = options.default_sampling_params or llm.default_sampling_params
+        llm = start_llm(options)
         try:
-            state = self._state(llm)
+            state = server_state(options, llm)
             server = DrainingServer(create_app(state, options), options)
         except ConfigError:
             await llm.shutdown()
@@ -123,20 +147,6 @@ class _Replica:
             # The engine first: what did not finish in time ends with an error, not with silence.
             await llm.shutdown()
             await asyncio.gather(serving, ready, stop, return_exceptions=True)
-
-    def _state(self, llm: AsyncLLM) -> ServerState:
-        options = self._options
-        given = llm.default_sampling_params.max_tokens
-        return ServerState(
-            llm=llm,
-            served_names=options.served_names,
-            max_body_bytes=options.max_body_bytes,
-            metrics=ServerMetrics(llm, options, model=options.served_names[0]),
-            options=options,
-            # 16 is what parameters say where no model does; a chat may then fill the context.
-            default_max_tokens=None if given == SamplingParams().max_tokens else given,
-            is_registered=options.redis_url is None,
-        )
 
     async def _become_ready(self, state: ServerState, registration: Registration | None) -> None:
         info = await state.llm.wait_ready()
