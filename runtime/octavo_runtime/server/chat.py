@@ -62,18 +62,18 @@ class ChatWriter:
 
     async def whole(self, deltas: AsyncGenerator[ChatDelta, None]) -> ChatCompletion:
         """The answer when all is said."""
-        choices = {index: _WholeChoice() for index in range(self._request.n)}
+        choices: dict[int, _WholeChoice] = {}
         scored: PromptLogprobs | None = None
         async with aclosing(deltas):
             async for delta in deltas:
                 self._count(delta)
-                choices[delta.choice].add(delta)
+                choices.setdefault(delta.choice, _WholeChoice()).add(delta)
                 scored = scored or delta.prompt_logprobs
         return ChatCompletion(
             id=self._job.answer_id,
             model=self._model,
             created=self._created,
-            choices=[self._choice(index, choice) for index, choice in choices.items()],
+            choices=[self._choice(index, choice) for index, choice in sorted(choices.items())],
             usage=self._usage(),
             system_fingerprint=self._fingerprint,
             prompt_logprobs=prompt_logprobs(scored),

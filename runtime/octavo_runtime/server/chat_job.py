@@ -9,6 +9,7 @@ from octavo_protocol.openai.tools import NamedToolChoice, Tool
 from octavo_protocol.sampling_params import RequestOutputKind, SamplingParams
 from octavo_protocol.structured_outputs import StructuredOutputsParams
 from octavo_protocol.tokenizer import Tokenizer
+from octavo_runtime.server.beam import beam_params
 from octavo_runtime.server.generation import GenerationJob
 from octavo_runtime.server.requests import check_template, maybe_in_thread, params_of
 from octavo_runtime.server.state import ServerState
@@ -46,6 +47,7 @@ async def chat_job(
         params=params,
         priority=request.priority,
         cache_salt=request.cache_salt or "",
+        beam=beam_params(request, params, info),
         visible_special_ids=_special_ids(tokenizer, parser.markers if parser else ()),
     )
     if state.reasoning_parser is not None:

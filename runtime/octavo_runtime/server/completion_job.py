@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from octavo_protocol.errors import ValidationError
 from octavo_protocol.openai import CompletionRequest
 from octavo_protocol.sampling_params import MAX_N
+from octavo_runtime.server.beam import beam_params
 from octavo_runtime.server.generation import GenerationJob
 from octavo_runtime.server.requests import check_vocabulary, maybe_in_thread, params_of
 from octavo_runtime.server.state import ServerState
@@ -46,6 +47,7 @@ async def completion_job(
         params=params,
         priority=request.priority,
         cache_salt=request.cache_salt or "",
+        beam=beam_params(request, params, info),
     )
 
 

@@ -5,10 +5,12 @@ import secrets
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
-from typing import Any
+from typing import cast
 
-from octavo_protocol.outputs import RequestOutput
+from octavo_protocol.beam_search import BeamSearchParams
+from octavo_protocol.outputs import Logprob, RequestOutput
 from octavo_protocol.sampling_params import SamplingParams
+from octavo_runtime.server.beam import search
 from octavo_runtime.server.request_log import RequestLog
 from octavo_runtime.server.state import ServerState
 
@@ -20,7 +22,8 @@ class GenerationJob:
 
     prompt_texts: the prompts as text where they came as text, in the same order. is_reasoning: the
     outputs begin with reasoning, which ends with `reasoning_end_token_ids`. visible_special_ids:
-    special tokens whose text is shown all the same, since a parser looks for it.
+    special tokens whose text is shown all the same, since a parser looks for it. beam: a search in
+    place of sampling.
     """
 
     answer_id: str
@@ -33,6 +36,7 @@ class GenerationJob:
     is_reasoning: bool = False
     reasoning_end_token_ids: list[int] = field(default_factory=list)
     visible_special_ids: frozenset[int] = frozenset()
+    beam: BeamSearchParams | None = None
 
     @property
     def num_prompt_tokens(self) -> int:
@@ -93,24 +97,13 @@ async def _run_all(
 async def _one(
     state: ServerState, job: GenerationJob, index: int
 ) -> AsyncGenerator[RequestOutput, None]:
+    """One prompt's outputs, counted and logged."""
     request_id = f"{job.request_id}-{index}-{secrets.token_hex(4)}"
     prompt_text = job.prompt_texts[index] if job.prompt_texts else None
     log = RequestLog(state.options, prompt_text) if state.options.enable_log_requests else None
-    hints: dict[str, Any] = {}
-    if job.reasoning_end_token_ids or job.visible_special_ids:
-        hints = {
-            "reasoning_end_token_ids": job.reasoning_end_token_ids,
-            "is_reasoning": job.is_reasoning,
-            "visible_special_ids": job.visible_special_ids,
-        }
-    outputs = state.llm.generate(
-        job.prompts[index],
-        job.params,
-        request_id,
-        priority=job.priority,
-        cache_salt=job.cache_salt,
-        **hints,
-    )
+    outputs = _sampled(state, job, index, request_id)
+    if job.beam is not None:
+        outputs = _searched(state, job, job.beam, index, request_id)
     finished = False
     state.metrics.started(request_id, job.params)
     try:
@@ -124,4 +117,43 @@ async def _one(
         state.metrics.ended(request_id, job.params, finished=finished)
         if log is not None:
             log.write()
-        await outputs.aclose()  # type: ignore[attr-defined]  # an async generator
+        await outputs.aclose()
+
+
+def _sampled(
+    state: ServerState, job: GenerationJob, index: int, request_id: str
+) -> AsyncGenerator[RequestOutput, None]:
+    outputs = state.llm.generate(
+        job.prompts[index],
+        job.params,
+        request_id,
+        priority=job.priority,
+        cache_salt=job.cache_salt,
+        reasoning_end_token_ids=job.reasoning_end_token_ids,
+        is_reasoning=job.is_reasoning,
+        visible_special_ids=job.visible_special_ids,
+    )
+    return cast(AsyncGenerator[RequestOutput, None], outputs)
+
+
+async def _searched(
+    state: ServerState, job: GenerationJob, beam: BeamSearchParams, index: int, request_id: str
+) -> AsyncGenerator[RequestOutput, None]:
+    async def step(prompt: list[int], params: SamplingParams) -> dict[int, Logprob]:
+        step_id = f"{request_id}-{secrets.token_hex(4)}"
+        outputs = state.llm.generate(
+            prompt, params, step_id, priority=job.priority, cache_salt=job.cache_salt
+        )
+        [*_, final] = [output async for output in outputs]
+        assert final.outputs[0].logprobs is not None
+        return final.outputs[0].logprobs[0]
+
+    yield await search(
+        job.prompts[index],
+        beam,
+        step,
+        state.check_accepts(),
+        state.llm.tokenizer,
+        request_id=request_id,
+        with_logprobs=job.params.logprobs is not None,
+    )
