@@ -5,6 +5,8 @@ validated twice, and the schemas are those of the very types that handlers parse
 """
 
 import re
+import types
+import typing
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -47,8 +49,8 @@ _MEANINGS = {
 
 @dataclass(frozen=True, slots=True)
 class Content:
-    """A body of one media type. kind: msgspec struct or other type that JSON is made of; None: no
-    schema is given.
+    """A body of one media type. kind: msgspec struct or other type that JSON is made of, or a union
+    of such; None: no schema is given.
     """
 
     kind: Any = None
@@ -116,11 +118,11 @@ class _Schemas:
             [(kind, "validation") for kind in ordered], ref_template=_REFERENCE + "{model}"
         )
         answers = {
-            content.kind: None
+            kind: None
             for operation in operations
             for contents in (operation.answers or {}).values()
             for content in contents
-            if content.kind is not None
+            for kind in _members(content.kind)
         }
         shown, components = msgspec.json.schema_components(
             list(answers), ref_template=_REFERENCE + "{name}"
@@ -139,7 +141,15 @@ class _Schemas:
     def answer(self, content: Content) -> dict[str, Any]:
         if content.kind is None:
             return {"type": "string"} if content.media_type != JSON else {}
-        return self._answers[content.kind]
+        schemas = [self._answers[kind] for kind in _members(content.kind)]
+        return schemas[0] if len(schemas) == 1 else {"anyOf": schemas}
+
+
+def _members(kind: Any) -> tuple[Any, ...]:
+    """The types of a union; of a single type, that one."""
+    if kind is None:
+        return ()
+    return typing.get_args(kind) if isinstance(kind, types.UnionType) else (kind,)
 
 
 def _operation(operation: Operation, schemas: _Schemas, path_names: list[str]) -> dict[str, Any]:

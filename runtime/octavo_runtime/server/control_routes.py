@@ -163,7 +163,8 @@ class ControlRoutes:
         }
         if shown == "json":
             return json_response(info)
-        return Response("\n".join(f"{name}: {value}" for name, value in info.items()))
+        lines = (f"{name}: {value}" for name, value in info.items())
+        return Response("\n".join(lines), media_type="text/plain")
 
 
 def _flag(request: Request, name: str) -> bool:
