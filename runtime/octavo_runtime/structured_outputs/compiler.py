@@ -20,6 +20,7 @@ _LIMITS = LLParserLimits(max_lexer_states=50_000, max_grammar_size=200_000, verb
 # `MAX_GRAMMAR_CHARS` allows needs some 200 MiB of stack; pages that nobody touches cost nothing.
 _STACK_BYTES = 512 * 2**20
 _NUM_THREADS = 2
+_MAX_LINE = 160
 _MAX_CACHED = 256
 _MAX_CACHED_CHARS = 4 * 2**20
 _stack_size_lock = threading.Lock()
@@ -70,7 +71,7 @@ class GrammarCompiler:
         except BaseException as error:  # a panic of the library is no Exception
             raise refusal(f"the grammar cannot be compiled: {error}") from error
         if matcher.is_error():
-            raise refusal(_first_lines(matcher.get_error()))
+            raise refusal(_cause(matcher.get_error()))
         return matcher
 
     def _load_tokenizer(self) -> LLTokenizer:
@@ -109,6 +110,11 @@ def _start_threads() -> ThreadPoolExecutor:
     return threads
 
 
-def _first_lines(message: str) -> str:
-    """The library's message without its dump of the parser's state."""
-    return message.partition("<state>")[0].partition("<non-verbose/>")[0].strip()[:1000]
+def _cause(message: str) -> str:
+    """The library's message in few words: no dump of the parser's state, no long quotes."""
+    lines = message.partition("<state>")[0].partition("<non-verbose/>")[0].strip().splitlines()
+    if lines[:1] and lines[0].startswith("NoExtension"):
+        return "no output can satisfy it"
+    return "\n".join(
+        line if len(line) <= _MAX_LINE else f"{line[:_MAX_LINE]}..." for line in lines[:10]
+    )
