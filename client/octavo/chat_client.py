@@ -1,7 +1,7 @@
-"""Streaming chat over HTTP with any OpenAI-compatible server.
+"""Streaming chat and completion over HTTP with any OpenAI-compatible server.
 
-For `octavo chat` and the greeting of `octavo up`; it needs nothing beyond httpx. Programs use the
-official `openai` client.
+For `octavo chat`, `octavo complete` and the greeting of `octavo up`; it needs nothing beyond httpx.
+Programs use the official `openai` client.
 """
 
 import json
@@ -74,15 +74,19 @@ class ChatClient:
 
         Raises `OctavoError` with what the server said, or that nothing answers.
         """
-        body = {
-            "model": model,
-            "messages": list(messages),
-            "stream": True,
-            "stream_options": {"include_usage": True},
-            **{name: value for name, value in parameters.items() if value is not None},
-        }
+        body = {"model": model, "messages": list(messages), **parameters}
+        return self._pieces("/v1/chat/completions", body, answer)
+
+    def complete(self, model: str, prompt: str, answer: Answer, **parameters: Any) -> Iterator[str]:
+        """As `stream`, for the continuation of `prompt`."""
+        body = {"model": model, "prompt": prompt, **parameters}
+        return self._pieces("/v1/completions", body, answer)
+
+    def _pieces(self, path: str, given: Mapping[str, Any], answer: Answer) -> Iterator[str]:
+        body = {name: value for name, value in given.items() if value is not None}
+        body |= {"stream": True, "stream_options": {"include_usage": True}}
         try:
-            with self._http.stream("POST", "/v1/chat/completions", json=body) as response:
+            with self._http.stream("POST", path, json=body) as response:
                 if response.status_code != httpx.codes.OK:
                     response.read()
                     raise _error(response)
@@ -128,7 +132,7 @@ def _take(chunk: Mapping[str, Any], answer: Answer) -> str:
     text = ""
     for choice in chunk.get("choices", []):
         answer.finish_reason = choice.get("finish_reason") or answer.finish_reason
-        text += choice.get("delta", {}).get("content") or ""
+        text += choice.get("delta", {}).get("content") or choice.get("text") or ""
     return text
 
 

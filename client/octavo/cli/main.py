@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from octavo.cli import bench, chat, doctor, models, router, run_batch, serve, up, version
+from octavo.cli import bench, chat, complete, doctor, models, router, run_batch, serve, up, version
 from octavo.cli.command import FlexibleCommand, ServeCommand
 from octavo_protocol.errors import OctavoError
 
@@ -64,6 +64,7 @@ app.command("serve", cls=ServeCommand)(serve.serve)
 app.command("router", cls=FlexibleCommand)(router.router)
 app.command("run-batch", cls=ServeCommand)(run_batch.run_batch)
 app.command("chat", cls=FlexibleCommand)(chat.chat)
+app.command("complete", cls=FlexibleCommand)(complete.complete)
 app.add_typer(models.app, name="models")
 app.command("doctor")(doctor.doctor)
 app.add_typer(bench.app, name="bench")
