@@ -1,7 +1,7 @@
 """The shell of an ASGI application that router and replica have in common. Needs FastAPI.
 
 Inside it a route raises our errors; outside, every request has an id, is counted while it is open,
-and every exception is an answer in OpenAI's shape.
+and every exception is an answer in the shape of the route's API.
 """
 
 import importlib
@@ -37,6 +37,7 @@ from octavo_protocol.asgi import (
 from octavo_protocol.errors import ConfigError
 from octavo_protocol.http_options import HttpOptions
 from octavo_protocol.security import ApiKeyMiddleware
+from octavo_protocol.wire_formats import wire_format
 
 logger = logging.getLogger(__name__)
 access_logger = logging.getLogger("octavo.access")
@@ -56,15 +57,22 @@ class AppState(Protocol):
 class Application(FastAPI):
     """A FastAPI application of plain Starlette routes: `/docs`, `/redoc` and `/openapi.json` show
     what the `ApiRoute`s among them declare.
+
+    prefix: path under which a proxy publishes the application; the proxy may strip it or not.
     """
+
+    prefix = ""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if self.prefix:
+            scope["root_path"] = self.prefix
+        await super().__call__(scope, receive, send)
 
     def openapi(self) -> dict[str, Any]:
         if self.openapi_schema is None:
             self.openapi_schema = openapi.document(
                 self.routes, title=self.title, version=self.version
             )
-            if self.root_path:
-                self.openapi_schema["servers"] = [{"url": self.root_path}]
         return self.openapi_schema
 
 
@@ -80,18 +88,19 @@ def make_app(
     Raises `ConfigError` for middleware that cannot be imported.
     """
     shown = not options.disable_fastapi_docs
-    return Application(
+    application = Application(
         title=title,
         version=metadata.version("octavo"),
         routes=list(routes),
         middleware=_middleware(state, options),
         exception_handlers={HTTPException: _on_http_error},
-        root_path=options.root_path,
         openapi_url="/openapi.json" if shown else None,
         docs_url="/docs" if shown else None,
         redoc_url="/redoc" if shown else None,
         redirect_slashes=False,  # a 404 with its envelope, not a redirect without one
     )
+    application.prefix = options.root_path.rstrip("/")
+    return application
 
 
 def json_response(body: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:
@@ -171,7 +180,8 @@ class _Accounting:
             code, body, headers = error_answer(error)
             if code == 500:
                 logger.error("request failed", exc_info=error)
-            await json_response(body, code, headers)(scope, receive, counted)
+            shaped = wire_format(scope["path"]).body(code, body)
+            await json_response(shaped, code, headers)(scope, receive, counted)
         finally:
             self.state.num_open -= 1
             if self._is_logging and scope["path"] not in self._unlogged:
@@ -183,5 +193,7 @@ class _Accounting:
 
 async def _on_http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    body = http_error_answer(error.status_code, request.method, request.url.path)
-    return json_response(body, error.status_code, dict(error.headers or {}))
+    path = request.url.path
+    body = http_error_answer(error.status_code, request.method, path)
+    shaped = wire_format(path).body(error.status_code, body)
+    return json_response(shaped, error.status_code, dict(error.headers or {}))

@@ -76,9 +76,9 @@ async def running_replica(
     """A replica with these options on a free port."""
     llm = FakeLLM()
     state = make_state(llm, options)
+    server = DrainingServer(create_app(state, http_options))
     sock = bind("127.0.0.1", 0)
     url = f"http://127.0.0.1:{sock.getsockname()[1]}"
-    server = DrainingServer(create_app(state, http_options))
     serving = asyncio.create_task(server.serve(sockets=[sock]))
     try:
         async with (
