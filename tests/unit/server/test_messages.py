@@ -8,6 +8,10 @@ import anthropic
 import pytest
 from tests.unit.server.conftest import Replica
 
+from octavo_runtime.server.options import ApiOptions
+from octavo_runtime.server.reasoning_parsers import reasoning_parser
+from octavo_runtime.server.tool_parsers import tool_parser
+
 HI: Any = [{"role": "user", "content": "hi"}]
 ADD: Any = {
     "name": "add",
@@ -15,6 +19,18 @@ ADD: Any = {
     "input_schema": {"type": "object", "properties": {"a": {"type": "integer"}}},
 }
 CALL = '[{"name": "add", "arguments": {"a": 1}}]'
+
+
+@pytest.fixture
+def thinker(replica: Replica) -> Replica:
+    """A replica whose model thinks first and may call what it likes."""
+    replica.llm.load(max_model_len=256)
+    call = '<tool_call>{"name": "add", "arguments": {"a": 1}}</tool_call>'
+    replica.llm.script = f"<think>hm</think>Wait{call}"
+    replica.state.options = ApiOptions(enable_auto_tool_choice=True, tool_call_parser="hermes")
+    replica.state.tool_parser = tool_parser("hermes")
+    replica.state.reasoning_parser = reasoning_parser("qwen3")
+    return replica
 
 
 @pytest.fixture
@@ -156,6 +172,22 @@ async def test_tool_is_used_and_its_result_answered(
 
     assert final.stop_reason == "end_turn"
     assert prompt_of(replica) == "user: hi\nassistant: \ntool: 1\nassistant:"
+
+
+async def test_thinking_text_and_tool_use_are_blocks_in_order(
+    thinker: Replica, claude: anthropic.AsyncAnthropic
+) -> None:
+    asked: Any = {"model": "first", "max_tokens": 90, "messages": HI, "tools": [ADD]}
+
+    async with claude.messages.stream(**asked) as stream:
+        streamed = await stream.get_final_message()
+    whole = await claude.messages.create(**asked)
+
+    for message in (whole, streamed):
+        thinking, text, use = [block.to_dict() for block in message.content]
+        assert thinking == {"type": "thinking", "thinking": "hm", "signature": ""}
+        assert text == {"type": "text", "text": "Wait"}
+        assert (use["name"], use["input"], message.stop_reason) == ("add", {"a": 1}, "tool_use")
 
 
 async def test_answer_that_the_client_has_begun_is_continued(

@@ -8,6 +8,10 @@ import pydantic
 import pytest
 from tests.unit.server.conftest import Replica
 
+from octavo_runtime.server.options import ApiOptions
+from octavo_runtime.server.reasoning_parsers import reasoning_parser
+from octavo_runtime.server.tool_parsers import tool_parser
+
 ADD: Any = {
     "type": "function",
     "name": "add",
@@ -16,6 +20,18 @@ ADD: Any = {
     "strict": True,
 }
 CALL = '{"name": "add", "arguments": {"a": 1}}'
+
+
+@pytest.fixture
+def thinker(replica: Replica) -> Replica:
+    """A replica whose model thinks first and may call what it likes."""
+    replica.llm.load(max_model_len=256)
+    call = '<tool_call>{"name": "add", "arguments": {"a": 1}}</tool_call>'
+    replica.llm.script = f"<think>hm</think>Wait{call}"
+    replica.state.options = ApiOptions(enable_auto_tool_choice=True, tool_call_parser="hermes")
+    replica.state.tool_parser = tool_parser("hermes")
+    replica.state.reasoning_parser = reasoning_parser("qwen3")
+    return replica
 
 
 @pytest.fixture
@@ -191,6 +207,30 @@ async def test_streamed_function_call_has_its_own_events(replica: Replica) -> No
     (call,) = final.output
     assert call.type == "function_call"
     assert json.loads(call.arguments) == {"a": 1}
+
+
+async def test_reasoning_text_and_call_are_items_in_order(thinker: Replica) -> None:
+    async with thinker.client.responses.stream(
+        model="first", input="1?", tools=[ADD], max_output_tokens=90
+    ) as stream:
+        kinds = [event.type async for event in stream if event.type.endswith(".delta")]
+        final = await stream.get_final_response()
+    said: Any = final.output
+    again = await thinker.client.responses.create(model="first", input=said)
+
+    assert [item.type for item in final.output] == ["reasoning", "message", "function_call"]
+    reasoning, _, call = [item.to_dict() for item in final.output]
+    assert reasoning["content"] == [{"type": "reasoning_text", "text": "hm"}]
+    assert final.output_text == "Wait"
+    assert (call["name"], json.loads(str(call["arguments"]))) == ("add", {"a": 1})
+    assert list(dict.fromkeys(kinds)) == [
+        "response.reasoning_text.delta",
+        "response.output_text.delta",
+        "response.function_call_arguments.delta",
+    ]
+    assert final.usage is not None
+    assert final.usage.output_tokens_details.reasoning_tokens > 0
+    assert again.status == "completed"
 
 
 @pytest.mark.parametrize(
