@@ -8,6 +8,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from octavo_protocol.anthropic import CountTokensRequest, MessagesRequest
 from octavo_protocol.asgi import (
     Receive,
     Scope,
@@ -25,13 +26,24 @@ from octavo_protocol.openai import (
     TokenizeRequest,
 )
 from octavo_protocol.openai.answers import Model, ModelList
+from octavo_protocol.openai.responses import ResponsesRequest
 from octavo_router.decisions import GenerationRequest, PromptKey
 from octavo_router.proxy import ProxyRequest
 from octavo_router.state import RouterState
 
-_GENERATION: dict[str, type[ChatCompletionRequest] | type[CompletionRequest]] = {
+_Body = (
+    ChatCompletionRequest
+    | CompletionRequest
+    | ResponsesRequest
+    | MessagesRequest
+    | CountTokensRequest
+)
+_GENERATION: dict[str, type[_Body]] = {
     "/v1/chat/completions": ChatCompletionRequest,
     "/v1/completions": CompletionRequest,
+    "/v1/responses": ResponsesRequest,
+    "/v1/messages": MessagesRequest,
+    "/v1/messages/count_tokens": CountTokensRequest,
 }
 
 
@@ -53,9 +65,9 @@ class Routes:
         self.state = state
 
     async def generate(self, request: Request) -> Any:
-        """/v1/chat/completions and /v1/completions."""
+        """Every route whose prompt decides where it goes."""
         raw = await self._body(request)
-        body: GenerationRequest = parse_body(raw, _GENERATION[request.url.path])
+        body = _generation(parse_body(raw, _GENERATION[request.url.path]))
         self.state.decider.check_model(body.model)
         body.sampling_params(self.state.defaults, max_tokens=None)  # the replica's checks, early
         key = await self.state.decider.prompt_key(body)
@@ -104,7 +116,7 @@ class Routes:
         raw = await self._body(request)
         # Told apart before parsing: each kind has its own complaints about a wrong field.
         path = "/v1/chat/completions" if b'"messages"' in raw else "/v1/completions"
-        body: GenerationRequest = parse_body(raw, _GENERATION[path])
+        body = _generation(parse_body(raw, _GENERATION[path]))
         self.state.decider.check_model(body.model)
         key = await self.state.decider.prompt_key(body)
         decision = self.state.decider.choose(
@@ -145,6 +157,13 @@ class Routes:
         if self.state.is_draining:
             raise UnavailableError("the router is stopping; try another one")
         return await read_body(request.scope, request.receive, self.state.max_body_bytes)
+
+
+def _generation(body: _Body) -> GenerationRequest:
+    """The chat or text completion that a request of any API is."""
+    if isinstance(body, ChatCompletionRequest | CompletionRequest):
+        return body
+    return body.to_chat()
 
 
 def create_app(state: RouterState) -> Starlette:

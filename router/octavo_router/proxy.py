@@ -17,7 +17,7 @@ import aiohttp
 
 from octavo_protocol.asgi import Message, Send
 from octavo_protocol.errors import OctavoError, UnavailableError, error_body
-from octavo_protocol.openai.answers import SSE_DONE, sse
+from octavo_protocol.wire_formats import wire_format
 from octavo_router.decisions import Decider, Decision, PromptKey
 from octavo_router.kv_follower import KVFollower
 from octavo_router.load_tracker import LoadTracker
@@ -28,7 +28,8 @@ from octavo_router.trust import PredictionTrust
 
 logger = logging.getLogger(__name__)
 
-_CACHED_TOKENS = re.compile(rb'"cached_tokens":\s*(\d+)')
+# OpenAI's and Anthropic's name.
+_CACHED_TOKENS = re.compile(rb'"(?:cached_tokens|cache_read_input_tokens)":\s*(\d+)')
 _FAILURES = (aiohttp.ClientError, TimeoutError, OSError)
 ROUTE_HEADER = b"x-octavo-route"
 # Bodies pass as they came, so their encoding must be told; the rest of a replica's headers stays.
@@ -164,16 +165,19 @@ class Proxy:
         self._loads.first_token(decision.replica.incarnation, ticket)
         self._metrics.ttft.observe(time.perf_counter() - request.arrived)
         await send(_start(response, decision))
-        tail, told = b"", b""
+        format = wire_format(request.path)
+        tail, told, is_whole = b"", b"", False
         try:
             while chunk:
                 await send({"type": "http.response.body", "body": chunk, "more_body": True})
-                tail = (tail + chunk)[-len(SSE_DONE) :]  # [DONE] may come in two pieces
-                if b'"cached_tokens"' in chunk:
+                window = tail + chunk  # an ending may come in two pieces
+                is_whole = is_whole or format.is_ended(window)
+                tail = window[-format.longest_ending :]
+                if _CACHED_TOKENS.search(chunk):
                     told = chunk
                 chunk = await content.readany()
-            if tail != SSE_DONE:
-                raise aiohttp.ClientPayloadError("the stream ended before [DONE]")
+            if not is_whole:
+                raise aiohttp.ClientPayloadError("the stream ended before its last event")
         except _FAILURES as error:
             logger.warning(
                 "replica %s broke a stream: %s",
@@ -188,9 +192,8 @@ class Proxy:
                 error_type=OctavoError.error_type,
                 code=502,
             )
-            await send(
-                {"type": "http.response.body", "body": sse(broken) + SSE_DONE, "more_body": False}
-            )
+            last = format.event(502, broken)
+            await send({"type": "http.response.body", "body": last, "more_body": False})
             return
         self._replicas.succeeded(decision.replica.incarnation)
         self._check_prediction(decision, told)
@@ -198,10 +201,10 @@ class Proxy:
 
     def _check_prediction(self, decision: Decision, data: bytes) -> None:
         """Compares the answer's cached tokens, where it tells them, with what was predicted."""
-        found = _CACHED_TOKENS.search(data)
-        if found is None or not decision.num_prompt_tokens:
+        found = _CACHED_TOKENS.findall(data)
+        if not found or not decision.num_prompt_tokens:
             return
-        predicted, actual = decision.num_cached_tokens, int(found[1])
+        predicted, actual = decision.num_cached_tokens, int(found[-1])
         self._metrics.predicted_tokens.inc(predicted)
         self._metrics.actual_tokens.inc(actual)
         self._metrics.prediction_error.inc(abs(predicted - actual))

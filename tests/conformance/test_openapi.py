@@ -107,7 +107,7 @@ def _cases() -> Iterator[Any]:
             yield pytest.param(operation, GenerationMode.NEGATIVE, id=f"{operation.label}-wrong")
 
 
-@pytest.mark.parametrize(("operation", "mode"), _cases())
+@pytest.mark.parametrize(("operation", "mode"), list(_cases()))
 def test_no_answer_is_a_server_error_or_undeclared(
     operation: Any, mode: GenerationMode, url: str, session: requests.Session
 ) -> None:

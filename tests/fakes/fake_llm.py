@@ -227,8 +227,11 @@ class FakeLLM:
         elif position + 1 == sampling.max_tokens:
             reason = "length"
         logprobs = None
-        if sampling.logprobs is not None:
-            logprobs = [self._logprobs(token, sampling.logprobs, position)]
+        num_top = sampling.logprobs
+        if sampling.logprob_token_ids is not None:
+            num_top = len(sampling.logprob_token_ids)
+        if num_top is not None:
+            logprobs = [self._logprobs(token, num_top, position)]
         scores = None
         if sampling.prompt_logprobs is not None and position == 0:
             num = sampling.prompt_logprobs

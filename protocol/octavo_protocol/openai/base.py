@@ -188,6 +188,8 @@ class GenerationRequest(BaseModel):
             raise ValueError("stream_options is only allowed with stream=true")
         if isinstance(self.stop, list) and len(self.stop) > MAX_STOP_STRINGS:
             raise ValueError(f"stop takes at most {MAX_STOP_STRINGS} strings, got {len(self.stop)}")
+        if self.logprob_token_ids is not None and self.num_logprobs() is None:
+            raise ValueError("logprob_token_ids needs logprobs")
         if self.stream and self.prompt_logprobs not in (None, 0):
             raise ValueError("prompt_logprobs is not allowed with stream=true")
         if self.stream and self.use_beam_search:
@@ -227,7 +229,9 @@ class GenerationRequest(BaseModel):
             ignore_eos=self.ignore_eos,
             max_tokens=self.requested_max_tokens() or max_tokens,
             min_tokens=self.min_tokens,
-            logprobs=self.num_logprobs(),
+            logprobs=(self.num_logprobs() or None)
+            if self.logprob_token_ids
+            else self.num_logprobs(),
             prompt_logprobs=self.prompt_logprobs,
             logprob_token_ids=self.logprob_token_ids,
             skip_special_tokens=self.skip_special_tokens,
