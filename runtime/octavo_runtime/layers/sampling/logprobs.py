@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from octavo_runtime.config import LogprobsMode
+from octavo_runtime.layers.sampling.top_tokens import top_tokens
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,34 +38,34 @@ def score(
     if mode.endswith("logprobs"):
         logits = logits.log_softmax(dim=-1)
     own = logits.gather(1, torch.tensor(token_ids).unsqueeze(1))
-    values: list[float] = own.squeeze(1).tolist()
-    ranks: list[int] = ((logits > own).sum(dim=-1) + 1).tolist()
-    scores = [
-        TokenScores([token_id], [value], rank)
-        for token_id, value, rank in zip(token_ids, values, ranks, strict=True)
-    ]
+    values: list[float] = own.flatten().tolist()
+    scores: dict[int, TokenScores] = {}
     by_count: dict[int, list[int]] = {}
     for i, what in enumerate(wanted):
         if isinstance(what, list):
-            scores[i] = _with_named(scores[i], logits[i], what)
-        elif what != 0:
-            by_count.setdefault(what, []).append(i)
+            scores[i] = _named(logits[i], [token_ids[i], *what])
+        else:
+            by_count.setdefault(len(logits[i]) if what < 0 else what, []).append(i)
     for count, members in by_count.items():
-        subset = logits if len(members) == len(scores) else logits[members]
-        size = logits.shape[-1]
-        top = subset.topk(size if count < 0 else min(count, size), dim=-1)
-        for i, ids, best in zip(members, top.indices.tolist(), top.values.tolist(), strict=True):
-            first = scores[i]
-            scores[i] = TokenScores(first.token_ids + ids, first.values + best, first.rank)
-    return scores
+        subset = logits if len(members) == len(token_ids) else logits[members]
+        # The best one at least: a token that is as good has rank 1, and none is counted.
+        best, indices = top_tokens(subset, max(1, min(count, subset.shape[-1])))
+        ahead = best > own[members]
+        num_ahead: list[int] = ahead.sum(dim=-1).tolist()
+        for i, row, better, ids, top in zip(
+            members, subset, num_ahead, indices.tolist(), best.tolist(), strict=True
+        ):
+            rank = better + 1 if better < len(top) else _rank(row, values[i])
+            scores[i] = TokenScores([token_ids[i], *ids[:count]], [values[i], *top[:count]], rank)
+    return [scores[i] for i in range(len(token_ids))]
 
 
-def _with_named(first: TokenScores, values: Tensor, token_ids: list[int]) -> TokenScores:
-    named = values[torch.tensor(token_ids, dtype=torch.int64)]
-    ranks = [int((values > value).sum()) + 1 for value in named]
-    return TokenScores(
-        first.token_ids + token_ids,
-        first.values + named.tolist(),
-        first.rank,
-        [first.rank, *ranks],
-    )
+def _named(values: Tensor, token_ids: list[int]) -> TokenScores:
+    named: list[float] = values[torch.tensor(token_ids)].tolist()
+    ranks = [_rank(values, value) for value in named]
+    return TokenScores(token_ids, named, ranks[0], ranks)
+
+
+def _rank(values: Tensor, value: float) -> int:
+    """1 for the best: how many of the row are better, and one."""
+    return int((values > value).sum()) + 1

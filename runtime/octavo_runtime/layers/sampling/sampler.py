@@ -12,12 +12,14 @@ import torch
 from torch import Tensor
 
 from octavo_runtime.config import LogprobsMode
-from octavo_runtime.layers.sampling.draw import apply_min_p, best_tokens, draw_tokens
+from octavo_runtime.layers.sampling.draw import draw_tokens
+from octavo_runtime.layers.sampling.filters import apply_min_p
 from octavo_runtime.layers.sampling.logprobs import TokenScores, score
 from octavo_runtime.layers.sampling.penalties import apply_penalties
 from octavo_runtime.layers.sampling.processors import LogitsProcessors
 from octavo_runtime.layers.sampling.rows import SamplingRow
 from octavo_runtime.layers.sampling.token_rules import apply_token_rules, force_tokens
+from octavo_runtime.layers.sampling.top_tokens import best_token
 
 # Rows are sampled a few at a time, so that what is made on the way stays in the processor's cache.
 _PIECE_ELEMENTS = 2**21
@@ -60,7 +62,7 @@ class Sampler:
     def _sample(self, logits: Tensor, rows: Seq[SamplingRow]) -> list[SampledRow]:
         wants = [i for i, row in enumerate(rows) if row.wanted_logprobs is not None]
         is_raw = self.logprobs_mode.startswith("raw")
-        raw = logits[wants] if wants and is_raw else None
+        raw = _copy_of(logits, wants) if wants and is_raw else None
         apply_token_rules(logits, rows)
         if self._processors is not None:
             logits = self._processors.apply(logits, is_argmax_invariant=False)
@@ -81,7 +83,7 @@ class Sampler:
 
     def _choose(self, logits: Tensor, rows: Seq[SamplingRow], *, keep_filtered: bool) -> list[int]:
         drawn = [i for i, row in enumerate(rows) if not row.params.is_greedy]
-        token_ids = best_tokens(logits) if len(drawn) < len(rows) else [0] * len(rows)
+        token_ids = best_token(logits) if len(drawn) < len(rows) else [0] * len(rows)
         if not drawn:
             return token_ids
         temperatures = [1.0 if row.params.is_greedy else row.params.temperature for row in rows]
@@ -101,3 +103,7 @@ class Sampler:
 def rows_per_piece(vocab_size: int) -> int:
     """Rows of logits to work on at a time."""
     return max(1, _PIECE_ELEMENTS // vocab_size)
+
+
+def _copy_of(logits: Tensor, members: list[int]) -> Tensor:
+    return logits.clone() if len(members) == len(logits) else logits[members]

@@ -1,11 +1,15 @@
 """Bans, biases, penalties and the thinking budget, and the order in which they act."""
 
+from typing import Any
+
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from tests.unit.runtime.sampling.rows import draws, greedy, random_logits, row, sample, tokens
 
+from octavo_runtime.config import LogprobsMode
 from octavo_runtime.layers.sampling.rows import TokenHistory
+from octavo_runtime.layers.sampling.sampler import Sampler
 from octavo_runtime.layers.sampling.thinking import ThinkingBudget
 
 VOCAB = 12
@@ -66,10 +70,21 @@ def test_only_allowed_tokens_are_chosen_and_bans_hold_among_them() -> None:
 
 
 def test_where_nothing_is_left_some_token_of_the_vocabulary_comes() -> None:
-    rows = [make(allowed_token_ids=[5], bad=[[5]], logprobs=2) for make in (greedy, row)]
+    knobs: list[dict[str, Any]] = [
+        {},
+        {"temperature": 0.0},
+        {"top_p": 0.5},
+        {"top_k": 2},
+        {"min_p": 0.1},
+    ]
+    rows = [row(allowed_token_ids=[5], bad=[[5]], logprobs=2, **each) for each in knobs]
+    modes: list[LogprobsMode] = ["raw_logprobs", "processed_logprobs"]
 
-    for each in sample(ranked(3).expand(2, -1), rows):
-        assert 0 <= each.token_id < VOCAB
+    for mode in modes:
+        for width in (VOCAB, 3000):
+            values = random_logits(len(rows), width)
+            for each in sample(values, rows, Sampler(mode)):
+                assert 0 <= each.token_id < width
 
 
 def test_repetition_penalty_divides_positive_and_multiplies_negative_logits() -> None:
