@@ -284,7 +284,7 @@ class LLM:
     ) -> bool:
         """Forgets all cached blocks. False while requests run.
 
-        reset_running_requests: ends those first.
+        reset_running_requests: those give their blocks up and compute them again.
         """
         return self.llm_engine.reset_prefix_cache(reset_running_requests, reset_connector)
 
@@ -292,9 +292,9 @@ class LLM:
         """Nothing is cached for images."""
 
     def sleep(self, level: int = 1, mode: str = "abort") -> None:
-        """Pauses the engine. level: 0 = only that; 1 = also drops the KV cache and keeps the
-        weights out of the way; 2 = drops both. mode: what becomes of running requests: abort, wait,
-        keep. Levels 1 and 2 need `enable_sleep_mode=True`.
+        """Pauses the engine. level: 0 = only that; 1 = also gives up the KV cache; 2 = the weights
+        too. mode: what becomes of unfinished requests: abort, wait or keep. Levels 1 and 2 need
+        `enable_sleep_mode=True`.
         """
         self.llm_engine.sleep(level, mode)
 

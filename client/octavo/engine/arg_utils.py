@@ -6,7 +6,7 @@ import argparse
 import dataclasses
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 from octavo.engine.argument_kinds import honoured, missing, tuning
 from octavo.engine.command_line import add_arguments
@@ -209,7 +209,7 @@ class EngineArgs:
         return add_arguments(parser, EngineArgs)
 
     @classmethod
-    def from_cli_args(cls, args: argparse.Namespace) -> "EngineArgs":
+    def from_cli_args(cls, args: argparse.Namespace) -> Self:
         """From what a parser with these flags has read. Other names are left alone."""
         names = {each.name for each in dataclasses.fields(cls)}
         return cls(**{name: value for name, value in vars(args).items() if name in names})

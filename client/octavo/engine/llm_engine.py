@@ -6,6 +6,7 @@ from typing import Any
 
 from octavo.engine.arg_utils import EngineArgs
 from octavo.engine.metrics import RequestMetrics
+from octavo.engine.reasoning import ReasoningRules
 from octavo.engine.request_checks import checked_params, refuse_missing
 from octavo.engine.vllm_config import ModelConfig, VllmConfig
 from octavo.prompts import PromptRenderer, RenderedPrompt
@@ -32,7 +33,7 @@ class LLMEngine:
         self.model_config = model_config(vllm_config, self.engine.info)
         self.renderer = PromptRenderer(self.tokenizer, self.model_config.max_model_len)
         self._metrics = RequestMetrics(vllm_config.served_model_name)
-        self._unfinished: set[str] = set()
+        self._reasoning = ReasoningRules.of(vllm_config.structured_outputs_config, self.tokenizer)
 
     @classmethod
     def from_engine_args(cls, engine_args: EngineArgs, **_: Any) -> "LLMEngine":
@@ -81,23 +82,19 @@ class LLMEngine:
             prompt=prompt.text,
             priority=priority,
             cache_salt=prompt.cache_salt,
+            **self._reasoning.arguments(prompt),
         )
-        self._unfinished.add(request_id)
 
     def step(self) -> list[RequestOutput]:
         """One step of the engine; what it gave to whom, by each request's output kind."""
         outputs = self.engine.step()
         for output in outputs:
             self._metrics.observe(output)
-            if output.finished:
-                self._unfinished.discard(output.request_id)
         return outputs
 
     def abort_request(self, request_ids: str | Iterable[str]) -> None:
         """Ends requests and frees what they hold. Unknown ids are ignored."""
-        ended = [request_ids] if isinstance(request_ids, str) else list(request_ids)
-        self.engine.abort_request(ended)
-        self._unfinished.difference_update(ended)
+        self.engine.abort_request([request_ids] if isinstance(request_ids, str) else request_ids)
 
     def has_unfinished_requests(self) -> bool:
         return self.engine.has_unfinished_requests()
@@ -123,11 +120,9 @@ class LLMEngine:
     ) -> bool:
         """Forgets all cached blocks. False while requests run.
 
-        reset_running_requests: ends the running ones first.
+        reset_running_requests: those give their blocks up and compute them again.
         """
-        if reset_running_requests:
-            self.abort_request(list(self._unfinished))
-        return self.engine.reset_prefix_cache()
+        return self.engine.reset_prefix_cache(reset_running_requests)
 
     def reset_mm_cache(self) -> None:
         """Nothing is cached for images."""
@@ -138,7 +133,7 @@ class LLMEngine:
 
     def wake_up(self, tags: Sequence[str] | None = None) -> bool:
         """Takes the memory back; True when nothing sleeps any more."""
-        return self.engine.wake_up(None if tags is None else list(tags))
+        return self.engine.wake_up(tags)
 
     def is_sleeping(self) -> bool:
         return self.engine.is_sleeping()

@@ -1,5 +1,6 @@
 """`VllmConfig`: checked engine arguments, with the model's folder found."""
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -84,6 +85,8 @@ class VllmConfig:
         structured = as_config(
             StructuredOutputsConfig, "structured_outputs_config", args.structured_outputs_config
         )
+        if args.reasoning_parser:
+            structured = dataclasses.replace(structured, reasoning_parser=args.reasoning_parser)
         choices = _choices(args)
         folder = resolve_model(args.model, revision=args.revision)
         tokenizer_folder = None

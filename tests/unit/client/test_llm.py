@@ -8,10 +8,11 @@ from typing import Any
 import pytest
 from tests.e2e.make_reference import REFERENCE
 
-from octavo import LLM, SamplingParams
+from octavo import LLM, PoolingParams, SamplingParams
 from octavo.prompts import PromptType
-from octavo_protocol.errors import ConfigError, ValidationError
+from octavo_protocol.errors import ValidationError
 from octavo_protocol.sampling_params import RequestOutputKind
+from octavo_protocol.structured_outputs import StructuredOutputsParams
 
 pytestmark = pytest.mark.model
 
@@ -31,7 +32,7 @@ def llm(smollm2: Path) -> Iterator[LLM]:
 def nothing_left(request: pytest.FixtureRequest) -> Iterator[None]:
     yield
     if "llm" in request.fixturenames:
-        engine = request.getfixturevalue("llm").llm_engine
+        engine = request.getfixturevalue("llm").llm_engine.engine
         assert not engine.has_unfinished_requests()
         assert not engine.core.has_work()
         engine.core.scheduler.check()
@@ -258,10 +259,11 @@ def test_what_are_no_messages_is_a_type_error(llm: LLM, messages: Any) -> None:
     ("options", "message"),
     [
         ({"continue_final_message": True}, "needs add_generation_prompt=False"),
-        ({"chat_template_content_format": "openai"}, "must be 'auto' or 'string', got 'openai'"),
+        ({"chat_template_content_format": "xml"}, "one of auto, string, openai, got 'xml'"),
+        ({"chat_template_kwargs": {"tools": []}}, "chat_template_kwargs may not set 'tools'"),
         ({"lora_request": object()}, "LoRA adapters are not supported yet"),
-        ({"tokenization_kwargs": {"truncation": True}}, "tokenization_kwargs is not supported yet"),
-        ({"mm_processor_kwargs": {"num_crops": 4}}, "mm_processor_kwargs is not supported yet"),
+        ({"tokenization_kwargs": {"truncate": 3}}, "did you mean 'truncation'"),
+        ({"mm_processor_kwargs": {"num_crops": 4}}, "mm_processor_kwargs: models here take text"),
         ({"chat_template": "no-such-file"}, "neither a file nor a template"),
     ],
 )
@@ -272,9 +274,183 @@ def test_chat_option_that_cannot_be_honoured_is_refused(
         llm.chat(QUESTION, GREEDY, use_tqdm=False, **options)
 
 
-def test_unknown_role_is_refused_by_its_path(llm: LLM) -> None:
+def test_message_without_a_role_is_refused_by_its_path(llm: LLM) -> None:
     with pytest.raises(ValidationError, match="role: "):
-        llm.chat([{"role": "boss", "content": "x"}], GREEDY, use_tqdm=False)
+        llm.chat([{"content": "x"}], GREEDY, use_tqdm=False)
+
+
+def test_chat_hands_tools_documents_and_parts_to_the_template(llm: LLM) -> None:
+    template = (
+        "{{ tools[0].function.name }} {{ documents[0].title }} "
+        "{% for part in messages[0].content %}[{{ part.text }}]{% endfor %}"
+    )
+    parts = [{"type": "text", "text": "a"}]
+    tool = {"type": "function", "function": {"name": "weather", "parameters": {}}}
+    options: dict[str, Any] = {
+        "chat_template": template,
+        "tools": [tool],
+        "chat_template_kwargs": {"documents": [{"title": "Atlas"}]},
+    }
+
+    [result] = llm.chat([{"role": "user", "content": parts}], GREEDY, use_tqdm=False, **options)
+    [as_text] = llm.chat(
+        [{"role": "user", "content": parts}],
+        GREEDY,
+        use_tqdm=False,
+        chat_template="{{ messages[0].content }}!",
+        chat_template_content_format="string",
+    )
+
+    assert result.prompt == "weather Atlas [a]"
+    assert as_text.prompt == "a!"
+
+
+# -- tokenization ---------------------------------------------------------------------------------
+
+
+def test_prompts_are_cut_to_the_length_that_is_asked_for(llm: LLM) -> None:
+    ids = token_ids_of(llm, TEXT)
+
+    def cut(prompt: Any, **options: Any) -> list[int] | None:
+        [result] = llm.generate(prompt, GREEDY, use_tqdm=False, tokenization_kwargs=options)
+        return result.prompt_token_ids
+
+    assert cut(TEXT, truncate_prompt_tokens=2) == ids[-2:]
+    assert cut(ids, truncate_prompt_tokens=2, truncation_side="right") == ids[:2]
+    assert cut(TEXT, truncation=True, max_length=3) == ids[-3:]
+    assert cut([7] * 600, truncate_prompt_tokens=-1) == [7] * (LIMIT - 1)
+    assert cut(TEXT, truncate_prompt_tokens=99, needs_detokenization=True) == ids
+    assert cut("PARIS", do_lower_case=True) == token_ids_of(llm, "paris")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"truncate_prompt_tokens": 0}, "truncate_prompt_tokens must be at least 1"),
+        ({"truncation": True, "max_length": 1.5}, "max_length must be at least 1"),
+        ({"truncation_side": "middle"}, "truncation_side must be 'left' or 'right'"),
+        ({"padding": "max_length"}, "padding='max_length' is not supported"),
+        ({"stride": 4}, "there is no option 'stride'; known are"),
+    ],
+)
+def test_wrong_tokenization_is_refused(llm: LLM, options: Any, message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        llm.generate(TEXT, GREEDY, use_tqdm=False, tokenization_kwargs=options)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "message"),
+    [
+        ({"prompt_embeds": [[0.1]]}, "'prompt_embeds': prompts as vectors are not supported"),
+        ({"encoder_prompt": "a", "decoder_prompt": None}, "encoder-decoder models are not"),
+        ({"prompt": "a", "multi_modal_data": {"image": 1}}, "models here take text only"),
+        ({"data": 1, "data_format": "x"}, "there are no input plugins here"),
+    ],
+)
+def test_prompt_form_that_is_not_there_is_refused_by_name(
+    llm: LLM, prompt: Any, message: str
+) -> None:
+    with pytest.raises(ValidationError, match=message):
+        llm.generate(prompt, GREEDY, use_tqdm=False)
+
+
+# -- queueing -------------------------------------------------------------------------------------
+
+
+def test_queued_requests_wait_until_they_are_asked_for(llm: LLM) -> None:
+    queued = llm.enqueue([TEXT, "Hello"], GREEDY, False)
+    queued += llm.enqueue_chat(QUESTION, GREEDY, use_tqdm=False)
+    [beside] = llm.generate("Hello", GREEDY, use_tqdm=False)
+
+    results = llm.wait_for_completion(use_tqdm=False)
+
+    assert [result.request_id for result in results] == queued
+    assert results[1].outputs[0].text == beside.outputs[0].text
+    assert llm.wait_for_completion(use_tqdm=False) == []
+    assert llm.request_counter == int(beside.request_id) + 1
+
+
+def test_metrics_count_what_was_done(llm: LLM) -> None:
+    def read() -> dict[str, Any]:
+        return {
+            metric.name + metric.labels.get("finished_reason", ""): metric
+            for metric in llm.get_metrics()
+        }
+
+    before = read()
+    llm.generate([TEXT, TEXT], GREEDY, use_tqdm=False)
+    after = read()
+
+    def grew(name: str) -> Any:
+        return after[name].value - before[name].value
+
+    assert grew("vllm:request_successlength") == 2
+    assert grew("vllm:generation_tokens") == 16
+    assert grew("vllm:prompt_tokens") == 2 * len(token_ids_of(llm, TEXT))
+    assert after["vllm:num_requests_running"].value == 0
+    first_token = after["vllm:time_to_first_token_seconds"]
+    assert first_token.count - before["vllm:time_to_first_token_seconds"].count == 2
+    assert first_token.buckets["+Inf"] == first_token.count
+    assert first_token.labels["engine"] == "0"
+
+
+# -- former spellings -----------------------------------------------------------------------------
+
+
+def test_former_keywords_are_translated(llm: LLM) -> None:
+    ids = token_ids_of(llm, TEXT)
+    with pytest.warns(DeprecationWarning, match="is now generate"):
+        [result] = llm.generate(prompt_token_ids=ids, sampling_params=GREEDY, use_tqdm=False)
+    assert result.prompt_token_ids == ids
+
+    choice = StructuredOutputsParams(choice=["yes", "no"])
+    with pytest.warns(DeprecationWarning, match="structured_outputs"):
+        [result] = llm.generate(TEXT, GREEDY, guided_options_request=choice, use_tqdm=False)
+    assert result.outputs[0].text in ("yes", "no")
+
+    with pytest.raises(TypeError, match="needs prompts"):
+        llm.generate(use_tqdm=False)
+
+
+@pytest.mark.parametrize("method", ["encode", "embed", "classify", "score"])
+def test_pooling_is_refused_in_plain_words(llm: LLM, method: str) -> None:
+    with pytest.raises(ValidationError, match=f"LLM.{method} needs a pooling model"):
+        getattr(llm, method)(["a"], ["b"])
+
+
+def test_what_are_no_sampling_params_is_refused(llm: LLM) -> None:
+    with pytest.raises(TypeError, match="expected SamplingParams, got dict"):
+        outputs_of(llm, TEXT, {"temperature": 0})
+    with pytest.raises(ValidationError, match="takes SamplingParams, not PoolingParams"):
+        outputs_of(llm, TEXT, PoolingParams())
+
+
+# -- the engine behind it -------------------------------------------------------------------------
+
+
+def test_worker_and_model_can_be_asked(llm: LLM) -> None:
+    assert llm.apply_model(lambda model: type(model).__name__) == ["LlamaForCausalLM"]
+    assert llm.collective_rpc(lambda worker, n: worker.block_size * n, args=(2,)) == [32]
+    with pytest.raises(ValidationError, match="the worker has no method 'fly'"):
+        llm.collective_rpc("fly")
+    assert repr(llm).startswith("LlamaForCausalLM(")
+    assert llm.get_world_size() == 1
+
+
+def test_public_attributes_say_what_runs(llm: LLM, smollm2: Path) -> None:
+    config = llm.model_config
+
+    assert (config.model, config.max_model_len, config.dtype) == (str(smollm2), LIMIT, "float32")
+    assert config.get_vocab_size() == config.hf_config.vocab_size == 49152
+    assert (llm.runner_type, llm.supported_tasks, llm.pooling_task) == (
+        "generate",
+        ("generate",),
+        None,
+    )
+    assert llm.default_sampling_params == llm.get_default_sampling_params()
+    assert isinstance(llm.llm_engine, llm.engine_class)
+    assert llm.renderer is llm.input_processor
+    assert llm.chat_template is None
 
 
 # -- progress and interruption --------------------------------------------------------------------
@@ -303,9 +479,12 @@ def test_progress_bar_is_made_by_the_given_factory(llm: LLM) -> None:
 
     llm.generate(["a", "b", "c"], GREEDY, use_tqdm=Bar)
 
-    [bar] = Bar.made
-    assert bar.options["total"] == bar.count == 3
-    assert bar.closed
+    rendering, bar = Bar.made
+    assert rendering.options["desc"] == "Rendering prompts"
+    assert bar.options["desc"] == "Processed prompts"
+    assert {each.options["total"] for each in Bar.made} == {3}
+    assert [each.count for each in Bar.made] == [3, 3]
+    assert all(each.closed for each in Bar.made)
     assert "toks/s" in bar.postfix
 
 
@@ -314,68 +493,16 @@ def test_interruption_leaves_nothing_queued(llm: LLM) -> None:
 
     class Interrupting(Bar):
         def update(self, count: int) -> None:
-            raise KeyboardInterrupt
+            if self.options["desc"] == "Processed prompts":
+                raise KeyboardInterrupt
 
     params = [SamplingParams(temperature=0.0, max_tokens=n) for n in (1, 50, 50)]
     with pytest.raises(KeyboardInterrupt):
         llm.generate(["a", "b", "c"], params, use_tqdm=Interrupting)
 
     assert llm.llm_engine.get_num_unfinished_requests() == 0
-    assert not llm.llm_engine.core.has_work()
+    assert not llm.llm_engine.engine.core.has_work()
     assert outputs_of(llm, TEXT) == outputs_of(llm, TEXT)
-
-
-# -- the constructor ------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("name", "near"),
-    [("max_model_length", "max_model_len"), ("tensor_parallel", "tensor_parallel_size")],
-)
-def test_unknown_argument_is_a_type_error_with_a_suggestion(name: str, near: str) -> None:
-    others: dict[str, Any] = {name: 1}
-
-    with pytest.raises(TypeError, match=rf"'{name}'; did you mean '{near}'\?"):
-        LLM("smollm2", **others)
-
-
-@pytest.mark.parametrize(
-    "options",
-    [
-        {"tensor_parallel_size": 2},
-        {"quantization": "awq"},
-        {"enable_lora": True},
-        {"trust_remote_code": True},
-    ],
-)
-def test_known_argument_that_cannot_be_honoured_is_refused(options: dict[str, Any]) -> None:
-    with pytest.raises(ValidationError, match="is not supported yet"):
-        LLM("smollm2", **options)
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"dtype": "int8"}, "dtype must be one of"),
-        ({"scheduling_policy": "lifo"}, "scheduling_policy must be one of fcfs, priority"),
-        ({"load_format": "gguf"}, "load_format must be one of"),
-    ],
-)
-def test_value_that_is_no_choice_is_refused(
-    smollm2: Path, options: dict[str, Any], message: str
-) -> None:
-    with pytest.raises(ValidationError, match=message):
-        LLM(str(smollm2), **options)
-
-
-def test_context_beyond_the_model_s_is_refused(smollm2: Path) -> None:
-    with pytest.raises(ConfigError, match="max_model_len is 1000000"):
-        LLM(str(smollm2), max_model_len=1_000_000)
-
-
-def test_model_that_does_not_exist_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError):
-        LLM(str(tmp_path / "nothing"))
 
 
 # -- the reference --------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ from typing import Any, NoReturn
 
 from octavo.engine.arg_utils import EngineArgs
 from octavo.engine.llm_engine import model_config
+from octavo.engine.reasoning import ReasoningRules
 from octavo.engine.request_checks import checked_params, refuse_missing
 from octavo.engine.vllm_config import ModelConfig, VllmConfig
 from octavo.prompts import PromptRenderer
@@ -34,6 +35,7 @@ class AsyncLLM:
                 parameter="skip_tokenizer_init",
             )
         _refuse_local_classes(vllm_config.engine_config.logits_processors)
+        self._reasoning = ReasoningRules.of(vllm_config.structured_outputs_config, self.tokenizer)
         self._engine: runtime.AsyncLLM | None = None
         self._stopped = False
         with contextlib.suppress(RuntimeError):  # no loop runs yet
@@ -97,6 +99,7 @@ class AsyncLLM:
             prompt_text=rendered.text,
             priority=priority,
             cache_salt=rendered.cache_salt,
+            **self._reasoning.arguments(rendered, has_ended=bool(reasoning_ended)),
         )
         async with contextlib.aclosing(outputs) as stream:  # type: ignore[type-var]
             async for output in stream:
@@ -165,12 +168,7 @@ class AsyncLLM:
         self, reset_running_requests: bool = False, reset_connector: bool = False
     ) -> bool:
         """Forgets all cached blocks. False while requests run."""
-        if reset_running_requests:
-            raise ValidationError(
-                "reset_running_requests: abort the requests by their ids first",
-                parameter="reset_running_requests",
-            )
-        return await (await self._ready()).reset_prefix_cache()
+        return await (await self._ready()).reset_prefix_cache(reset_running_requests)
 
     async def reset_mm_cache(self) -> None:
         """Nothing is cached for images."""
@@ -180,23 +178,35 @@ class AsyncLLM:
 
     async def sleep(self, level: int = 1, mode: str = "abort") -> None:
         """As `LLM.sleep`. Levels 1 and 2 need `enable_sleep_mode=True`."""
-        await (await self._ready()).control("sleep", level=level, mode=mode)
+        await (await self._ready()).sleep(level, mode)
 
     async def wake_up(self, tags: Sequence[str] | None = None) -> bool:
         """True when nothing sleeps any more."""
-        engine = await self._ready()
-        return bool(await engine.control("wake_up", tags=None if tags is None else list(tags)))
+        return await (await self._ready()).wake_up(tags)
 
     async def is_sleeping(self) -> bool:
-        return bool(await (await self._ready()).control("is_sleeping"))
+        return await (await self._ready()).is_sleeping()
 
     async def start_profile(self, profile_prefix: str | None = None) -> None:
         """Starts torch's profiler. Needs `profiler_config`."""
-        await (await self._ready()).control("start_profile", prefix=profile_prefix)
+        await (await self._ready()).start_profile(profile_prefix)
 
     async def stop_profile(self) -> None:
         """Writes the trace."""
-        await (await self._ready()).control("stop_profile")
+        await (await self._ready()).stop_profile()
+
+    async def pause_generation(self, mode: str = "abort", clear_cache: bool = True) -> None:
+        """Runs no requests until `resume_generation`. mode: what becomes of those in flight."""
+        engine = await self._ready()
+        await engine.sleep(0, mode)
+        if clear_cache:
+            await engine.reset_prefix_cache(True)
+
+    async def resume_generation(self) -> None:
+        await (await self._ready()).wake_up()
+
+    async def is_paused(self) -> bool:
+        return await self.is_sleeping()
 
     async def add_lora(self, lora_request: Any) -> bool:
         """Raises `ValidationError`: there are no adapters yet."""
