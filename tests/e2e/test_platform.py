@@ -5,9 +5,11 @@ import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
+from anthropic import AsyncAnthropic
 from openai import AsyncOpenAI
 
 from tests.e2e.make_reference import MAX_TOKENS, REFERENCE
@@ -18,6 +20,15 @@ pytestmark = [pytest.mark.model, pytest.mark.integration, pytest.mark.timeout(60
 # Real agent sessions, where they are at hand; a made-up one is always tested.
 TRACES = Path(os.environ.get("OCTAVO_TRACES", Path(__file__).parents[3] / "shared" / "traces"))
 RECOVERY_S = 60.0
+COLOUR: Any = {
+    "name": "colour",
+    "schema": {
+        "type": "object",
+        "properties": {"colour": {"enum": ["red", "green"]}},
+        "required": ["colour"],
+        "additionalProperties": False,
+    },
+}
 
 
 @pytest.fixture(scope="module")
@@ -108,6 +119,57 @@ def test_the_router_predicts_the_cached_tokens_that_replicas_report(platform: Pl
             assert int(route["cached"]) == usage["prompt_tokens_details"]["cached_tokens"], name
             compared += int(route["cached"]) > 0
     assert compared >= 8, "too few prompts met the cache for the comparison to mean anything"
+
+
+def test_every_api_goes_where_its_prompt_is_cached(platform: Platform) -> None:
+    """The same conversation through three APIs is one prompt, so the later ones find it cached."""
+    messages = [{"role": "user", "content": "Count from one to ten, in words. " * 12}]
+    common = {"model": "smollm2", "temperature": 0, "stream": False}
+    asked = {
+        "/v1/chat/completions": {"messages": messages, "max_tokens": 4},
+        "/v1/responses": {"input": messages, "max_output_tokens": 4},
+        "/v1/messages": {"messages": messages, "max_tokens": 4},
+    }
+    told: list[tuple[int, int]] = []
+    for path, body in asked.items():
+        response = httpx.post(f"{platform.url}{path}", json=common | body, timeout=300)
+        assert response.status_code == 200, response.text
+        route = dict(part.split("=", 1) for part in response.headers["x-octavo-route"].split(";"))
+        usage = response.json()["usage"]
+        details = usage.get("prompt_tokens_details") or usage.get("input_tokens_details") or {}
+        cached = details.get("cached_tokens", usage.get("cache_read_input_tokens"))
+        assert int(route["cached"]) == cached, path
+        told.append((int(route["prompt"]), cached))
+    assert len({prompt for prompt, _ in told}) == 1
+    assert [cached > 64 for _, cached in told] == [False, True, True]
+
+
+async def test_official_clients_stream_every_api_through_the_router(platform: Platform) -> None:
+    async with (
+        AsyncOpenAI(base_url=f"{platform.url}/v1", api_key="none", max_retries=0) as gpt,
+        AsyncAnthropic(base_url=platform.url, api_key="none", max_retries=0) as claude,
+    ):
+        response = await gpt.responses.create(
+            model="smollm2", input="Name a colour.", max_output_tokens=8, stream=True
+        )
+        kinds = [event.type async for event in response]
+        async with claude.messages.stream(
+            model="smollm2",
+            max_tokens=8,
+            messages=[{"role": "user", "content": "Name a colour."}],
+        ) as stream:
+            said = await stream.get_final_text()
+        form = await gpt.chat.completions.create(
+            model="smollm2",
+            messages=[{"role": "user", "content": "A colour as JSON."}],
+            response_format={"type": "json_schema", "json_schema": COLOUR},
+            max_tokens=64,
+        )
+
+    assert kinds[0] == "response.created"
+    assert kinds[-1] in ("response.completed", "response.incomplete")
+    assert said
+    assert json.loads(form.choices[0].message.content or "")["colour"] in ("red", "green")
 
 
 async def test_killed_redis_costs_no_request(
