@@ -1,33 +1,39 @@
-"""Load on a running server over HTTP: streaming completions of token-id prompts."""
+"""Load on a running server over HTTP: streams of answers, timed chunk by chunk."""
 
 import asyncio
 import json
-import random
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import aiohttp
 
-from octavo.bench.statistics import mean, percentile
-from octavo.bench.workload import BenchRequest
+from octavo.bench.arrivals import Arrivals
+from octavo.bench.backends import BACKENDS, Backend, BackendName, Prompt
+from octavo.bench.workload import BenchRequest, as_text
+from octavo_protocol.errors import UnavailableError
+from octavo_protocol.tokenizer import Tokenizer
 
 # Lines of a stream may be long (logprobs); aiohttp's default reader limit is 64 KiB.
 _READ_BYTES = 1 << 20
+_RETRY_S = 0.5
 
 
 @dataclass(slots=True)
 class StreamTimes:
     """Times of one request in seconds. gaps: between successive chunks with text.
 
-    ttft is the time to the first token, not to the first byte.
+    start: from the start of the run. ttft is the time to the first token, not to the first byte.
     """
 
+    start: float = 0.0
     ttft: float = 0.0
     total: float = 0.0
     gaps: list[float] = field(default_factory=list)
+    num_input_tokens: int = 0
     num_output_tokens: int = 0
+    text: str = ""
     error: str | None = None
 
     @property
@@ -35,119 +41,132 @@ class StreamTimes:
         return (self.total - self.ttft) / max(1, self.num_output_tokens - 1)
 
 
+@dataclass(frozen=True, slots=True)
+class Target:
+    """The server and how it is asked. body: fields on top of every request's."""
+
+    base_url: str
+    model: str
+    backend: BackendName = "openai"
+    endpoint: str | None = None
+    headers: Mapping[str, str] = field(default_factory=dict)
+    body: Mapping[str, Any] = field(default_factory=dict)
+    tokenizer: Tokenizer | None = None
+
+    @property
+    def url(self) -> str:
+        return self.base_url.rstrip("/") + (self.endpoint or self.format.endpoint)
+
+    @property
+    def format(self) -> Backend:
+        return BACKENDS[self.backend]
+
+    def request(self, request: BenchRequest) -> dict[str, Any]:
+        """The body that asks for `request`."""
+        prompt: Prompt = request.prompt_token_ids
+        if request.text is not None or not self.format.takes_token_ids:
+            prompt = request.text or as_text(request.prompt_token_ids, self.tokenizer)
+        return {**self.format.body(self.model, prompt, request.output_len), **self.body}
+
+
 async def run_load(
-    base_url: str,
-    model: str,
+    target: Target,
     requests: Sequence[BenchRequest],
     *,
-    request_rate: float = float("inf"),
+    arrivals: Arrivals = Arrivals(),  # noqa: B008  (immutable)
     max_concurrency: int | None = None,
-    api_key: str | None = None,
     seed: int = 0,
     progress: Callable[[int], object] | None = None,
 ) -> tuple[float, list[StreamTimes]]:
-    """(seconds in all, times of each request). Arrivals are Poisson, `request_rate` a second."""
-    limit = asyncio.Semaphore(max_concurrency or len(requests))
-    rng = random.Random(seed)
-    headers = {"authorization": f"Bearer {api_key}"} if api_key else {}
-    timeout = aiohttp.ClientTimeout(total=None, connect=30)
-    connector = aiohttp.TCPConnector(limit=0)
+    """(seconds in all, times of each request). Requests that carry a time are sent then."""
+    limit = asyncio.Semaphore(max_concurrency or max(1, len(requests)))
+    drawn = arrivals.times(len(requests), seed)
+    times = [
+        at if request.arrival_s is None else request.arrival_s - (requests[0].arrival_s or 0.0)
+        for at, request in zip(drawn, requests, strict=True)
+    ]
 
-    async def one(session: aiohttp.ClientSession, request: BenchRequest) -> StreamTimes:
+    async def one(session: aiohttp.ClientSession, request: BenchRequest, at: float) -> StreamTimes:
+        await asyncio.sleep(started + at - time.perf_counter())
         async with limit:
-            times = await _stream(session, base_url, model, request)
+            result = StreamTimes(start=time.perf_counter() - started)
+            await _stream(session, target, request, result)
         if progress is not None:
             progress(1)
-        return times
+        return result
 
-    async with aiohttp.ClientSession(
-        headers=headers, timeout=timeout, connector=connector
-    ) as session:
+    async with _session(target) as session:
         started = time.perf_counter()
-        tasks = []
-        for request in requests:
-            tasks.append(asyncio.create_task(one(session, request)))
-            if request_rate != float("inf"):
-                await asyncio.sleep(rng.expovariate(request_rate))
-        results = await asyncio.gather(*tasks)
+        results = await asyncio.gather(
+            *(one(session, request, at) for request, at in zip(requests, times, strict=True))
+        )
         return time.perf_counter() - started, results
 
 
+async def warm_up(target: Target, request: BenchRequest, count: int) -> None:
+    """Sends `request` so many times, one after the other. Raises `UnavailableError`."""
+    async with _session(target) as session:
+        for _ in range(count):
+            result = StreamTimes()
+            await _stream(session, target, request, result)
+            if result.error is not None:
+                raise UnavailableError(f"the first request failed: {result.error}")
+
+
+async def wait_until_ready(target: Target, request: BenchRequest, timeout_s: float) -> None:
+    """Sends `request` until it is answered. Raises `UnavailableError` after `timeout_s`."""
+    deadline = time.monotonic() + timeout_s
+    while True:
+        try:
+            return await warm_up(target, request, 1)
+        except UnavailableError:
+            if time.monotonic() + _RETRY_S > deadline:
+                raise
+        await asyncio.sleep(_RETRY_S)
+
+
+def _session(target: Target) -> aiohttp.ClientSession:
+    return aiohttp.ClientSession(
+        headers=dict(target.headers),
+        timeout=aiohttp.ClientTimeout(total=None, connect=30),
+        connector=aiohttp.TCPConnector(limit=0),
+    )
+
+
 async def _stream(
-    session: aiohttp.ClientSession, base_url: str, model: str, request: BenchRequest
-) -> StreamTimes:
-    times = StreamTimes()
-    body = {
-        "model": model,
-        "prompt": request.prompt_token_ids,
-        "max_tokens": request.output_len,
-        "temperature": 0,
-        "ignore_eos": True,
-        "stream": True,
-        "stream_options": {"include_usage": True},
-    }
+    session: aiohttp.ClientSession, target: Target, request: BenchRequest, times: StreamTimes
+) -> None:
+    body = target.request(request)
+    times.num_input_tokens = len(request.prompt_token_ids)
     started = last = time.perf_counter()
+    texts: list[str] = []
     try:
-        async with session.post(
-            f"{base_url}/v1/completions", json=body, read_bufsize=_READ_BYTES
-        ) as response:
+        async with session.post(target.url, json=body, read_bufsize=_READ_BYTES) as response:
             if response.status != 200:
                 times.error = f"{response.status}: {(await response.text())[:200]}"
-                return times
+                return
             async for line in response.content:
                 if not line.startswith(b"data: ") or line.startswith(b"data: [DONE]"):
                     continue
                 now = time.perf_counter()
-                chunk = json.loads(line[6:])
-                if "error" in chunk:
-                    times.error = str(chunk["error"].get("message"))
-                    return times
-                if chunk.get("usage"):
-                    times.num_output_tokens = chunk["usage"]["completion_tokens"]
-                if not chunk.get("choices"):
+                event = target.format.read(json.loads(line[6:]))
+                times.num_input_tokens = event.prompt_tokens or times.num_input_tokens
+                times.num_output_tokens = event.completion_tokens or times.num_output_tokens
+                if event.error is not None:
+                    times.error = event.error
+                    return
+                if event.text is None:
                     continue
+                texts.append(event.text)
                 if times.ttft == 0.0:
                     times.ttft = now - started
                 else:
                     times.gaps.append(now - last)
                 last = now
-    except aiohttp.ClientError as error:
+        if not texts:
+            times.error = "the stream had no output"
+    except (aiohttp.ClientError, OSError, ValueError, LookupError, TypeError) as error:
         times.error = f"{type(error).__name__}: {error}"
-    times.total = last - started
-    return times
-
-
-def summarise(
-    seconds: float, requests: Sequence[BenchRequest], results: Sequence[StreamTimes]
-) -> dict[str, Any]:
-    """Keys are those of `vllm bench serve`; times in milliseconds, of completed requests."""
-    done = [
-        (request, times)
-        for request, times in zip(requests, results, strict=True)
-        if times.error is None
-    ]
-    num_input = sum(len(request.prompt_token_ids) for request, _ in done)
-    num_output = sum(times.num_output_tokens for _, times in done)
-    summary: dict[str, Any] = {
-        "duration": seconds,
-        "completed": len(done),
-        "failed": len(results) - len(done),
-        "errors": sorted({times.error for times in results if times.error is not None}),
-        "total_input_tokens": num_input,
-        "total_output_tokens": num_output,
-        "request_throughput": len(done) / seconds,
-        "output_throughput": num_output / seconds,
-        "total_token_throughput": (num_input + num_output) / seconds,
-    }
-    samples = {
-        "ttft": [times.ttft for _, times in done],
-        "tpot": [times.tpot for _, times in done if times.num_output_tokens > 1],
-        "itl": [gap for _, times in done for gap in times.gaps],
-        "e2el": [times.total for _, times in done],
-    }
-    for name, values in samples.items():
-        milliseconds = [value * 1000 for value in values]
-        summary[f"mean_{name}_ms"] = mean(milliseconds)
-        for label, percent in (("median", 50), ("p90", 90), ("p99", 99)):
-            summary[f"{label}_{name}_ms"] = percentile(milliseconds, percent)
-    return summary
+    finally:
+        times.total = last - started
+        times.text = "".join(texts)

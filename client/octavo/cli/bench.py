@@ -1,13 +1,20 @@
 """`octavo bench throughput | latency | serve`."""
 
+import inspect
 import json
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from octavo.cli import bench_serve, serve_flags
+from octavo.cli.bench_dataset import PARAMETERS, Workload, parse_range
+from octavo.cli.command import FlexibleCommand, ServeCommand
+from octavo.cli.serve import engine_settings
+
 if TYPE_CHECKING:
-    from octavo.bench.workload import RandomWorkload
+    from octavo.engine.vllm_config import VllmConfig
     from octavo_runtime.engine.engine_core import EngineCore
 
 app = typer.Typer(
@@ -15,163 +22,110 @@ app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode=None,
 )
+_KEYWORD = inspect.Parameter.KEYWORD_ONLY
+_ENGINE_GROUPS = ("Model", "Load", "Parallel", "Cache", "Scheduler")
 
 Model = Annotated[str, typer.Option("--model", help="Model name, folder or .gguf file.")]
-NumPrompts = Annotated[int, typer.Option("--num-prompts", min=1, help="Requests in all.")]
-InputLen = Annotated[
-    str, typer.Option("--input-len", help="Prompt tokens: a number, or a range as 64-256.")
-]
-OutputLen = Annotated[
-    str, typer.Option("--output-len", help="Output tokens: a number, or a range as 64-128.")
-]
-PrefixLen = Annotated[
-    int, typer.Option("--prefix-len", min=0, help="Tokens that all prompts share at their start.")
-]
-Seed = Annotated[int, typer.Option("--seed", help="Of the random prompts and arrivals.")]
 OutputJson = Annotated[
     Path | None, typer.Option("--output-json", help="Also write the result to this file.")
 ]
-DType = Annotated[str, typer.Option("--dtype", help="auto, bfloat16 or float32.")]
+Lengths = Annotated[str, typer.Option(help="Tokens: a number, or a range as 64-256.")]
 
 
-@app.command("throughput")
-def throughput(
-    model: Model = "smollm2",
-    num_prompts: NumPrompts = 32,
-    input_len: InputLen = "64-256",
-    output_len: OutputLen = "64-128",
-    prefix_len: PrefixLen = 0,
-    dtype: DType = "auto",
-    seed: Seed = 0,
-    output_json: OutputJson = None,
-) -> None:
+def throughput(*, model: str, output_json: Path | None, **flags: Any) -> None:
     """Run all requests at once, in this process, and print tokens per second."""
     from tqdm import tqdm
 
     from octavo.bench.offline import run_requests
 
-    core = _engine(model, dtype)
-    requests = _workload(num_prompts, input_len, output_len, prefix_len, seed).requests(
-        core.info.vocab_size
+    workload = Workload({each.name: flags.pop(each.name) for each in PARAMETERS}, flags["seed"])
+    config, core = _engine(model, flags)
+    requests = workload.requests(config.tokenizer(), core.info.vocab_size)
+    with tqdm(total=len(requests), desc="Requests", unit="req", file=sys.stderr) as bar:
+        result = run_requests(core, requests, progress=bar.update).as_json()
+    print(
+        f"Throughput: {result['requests_per_second']:.2f} requests/s, "
+        f"{result['tokens_per_second']:.2f} total tokens/s, "
+        f"{result['output_tokens_per_second']:.2f} output tokens/s"
     )
-    with tqdm(total=len(requests), desc="Requests", unit="req") as bar:
-        result = run_requests(core, requests, progress=bar.update)
-    _report(result.as_json(), output_json)
-
-
-@app.command("latency")
-def latency(
-    model: Model = "smollm2",
-    batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="Requests at once.")] = 8,
-    input_len: InputLen = "32",
-    output_len: OutputLen = "128",
-    num_iters: Annotated[int, typer.Option("--num-iters", min=1, help="Timed runs.")] = 10,
-    num_iters_warmup: Annotated[
-        int, typer.Option("--num-iters-warmup", min=0, help="Runs before them.")
-    ] = 2,
-    dtype: DType = "auto",
-    seed: Seed = 0,
-    output_json: OutputJson = None,
-) -> None:
-    """Time one batch from start to end, repeatedly, with an empty prefix cache."""
-    from octavo.bench.offline import measure_latency
-
-    core = _engine(model, dtype)
-    requests = _workload(batch_size, input_len, output_len, 0, seed).requests(core.info.vocab_size)
-    result = measure_latency(core, requests, num_warm_up=num_iters_warmup, num_iterations=num_iters)
     _report(result, output_json)
 
 
-@app.command("serve")
-def serve(
-    base_url: Annotated[
-        str, typer.Option("--base-url", help="Server or router, without /v1.")
-    ] = "http://127.0.0.1:8000",
-    model: Annotated[
-        str | None, typer.Option("--model", help="Served name. Default: the first one listed.")
-    ] = None,
-    num_prompts: NumPrompts = 100,
-    input_len: InputLen = "64-256",
-    output_len: OutputLen = "64-128",
-    prefix_len: PrefixLen = 0,
-    request_rate: Annotated[
-        float, typer.Option("--request-rate", help="Arrivals per second (Poisson); inf = at once.")
-    ] = float("inf"),
-    max_concurrency: Annotated[
-        int | None, typer.Option("--max-concurrency", min=1, help="Requests in flight at most.")
-    ] = None,
-    vocab_size: Annotated[
-        int, typer.Option("--vocab-size", min=2, help="Token ids of the prompts lie below it.")
-    ] = 32000,
-    api_key: Annotated[
-        str | None, typer.Option("--api-key", envvar="OCTAVO_API_KEY", help="Bearer token.")
-    ] = None,
-    seed: Seed = 0,
-    output_json: OutputJson = None,
+def latency(
+    *,
+    model: str,
+    batch_size: int,
+    input_len: str,
+    output_len: str,
+    num_iters: int,
+    num_iters_warmup: int,
+    output_json: Path | None,
+    **flags: Any,
 ) -> None:
-    """Send streaming completions to a running server and print its times."""
-    import asyncio
-
-    from tqdm import tqdm
-
-    from octavo.bench.online import run_load, summarise
-    from octavo.chat_client import ChatClient
-
-    if model is None:
-        client = ChatClient(base_url, api_key=api_key)
-        model = client.models()[0]
-        client.close()
-    requests = _workload(num_prompts, input_len, output_len, prefix_len, seed).requests(vocab_size)
-    with tqdm(total=len(requests), desc="Requests", unit="req") as bar:
-        seconds, results = asyncio.run(
-            run_load(
-                base_url.rstrip("/"),
-                model,
-                requests,
-                request_rate=request_rate,
-                max_concurrency=max_concurrency,
-                api_key=api_key,
-                seed=seed,
-                progress=bar.update,
-            )
-        )
-    _report(summarise(seconds, requests, results), output_json)
-
-
-def parse_range(text: str) -> tuple[int, int]:
-    """`64` is (64, 64), `64-256` is (64, 256). Raises `typer.BadParameter`."""
-    low, _, high = text.partition("-")
-    try:
-        bounds = int(low), int(high or low)
-    except ValueError:
-        bounds = 0, 0
-    if not 1 <= bounds[0] <= bounds[1]:
-        raise typer.BadParameter(f"{text!r} is not a length; write a number, or a range as 64-256")
-    return bounds
-
-
-def _workload(
-    num_prompts: int, input_len: str, output_len: str, prefix_len: int, seed: int
-) -> "RandomWorkload":
+    """Time one batch from start to end, repeatedly, with an empty prefix cache."""
+    from octavo.bench.offline import measure_latency
     from octavo.bench.workload import RandomWorkload
 
-    return RandomWorkload(
-        num_prompts, parse_range(input_len), parse_range(output_len), prefix_len, seed
+    bounds = parse_range(input_len), parse_range(output_len)
+    _, core = _engine(model, flags)
+    workload = RandomWorkload(batch_size, *bounds, seed=flags["seed"])
+    result = measure_latency(
+        core,
+        workload.requests(core.info.vocab_size),
+        num_warm_up=num_iters_warmup,
+        num_iterations=num_iters,
     )
+    print(f"Avg latency: {result['avg_latency']} seconds")
+    for percent, seconds in result["percentiles"].items():
+        print(f"{percent}% percentile latency: {seconds} seconds")
+    _write(result, output_json)
 
 
-def _engine(model: str, dtype: str) -> "EngineCore":
-    from octavo_runtime.config import EngineConfig
+def _engine(model: str, flags: dict[str, Any]) -> "tuple[VllmConfig, EngineCore]":
     from octavo_runtime.engine.engine_core import EngineCore
-    from octavo_runtime.models.source import resolve_model
 
-    if dtype not in ("auto", "bfloat16", "float16", "float32"):
-        raise typer.BadParameter(f"{dtype!r} is none of auto, bfloat16, float16, float32")
-    return EngineCore(EngineConfig(model=resolve_model(model), dtype=dtype))  # type: ignore[arg-type]
+    config = engine_settings(model, flags)
+    return config, EngineCore(config.engine_config)
 
 
 def _report(result: dict[str, Any], output_json: Path | None) -> None:
     for name, value in result.items():
         print(f"{name:<28} {value:.3f}" if isinstance(value, float) else f"{name:<28} {value}")
+    _write(result, output_json)
+
+
+def _write(result: dict[str, Any], output_json: Path | None) -> None:
     if output_json is not None:
         output_json.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+
+
+def _parameter(name: str, default: Any, annotation: Any) -> inspect.Parameter:
+    return inspect.Parameter(name, _KEYWORD, default=default, annotation=annotation)
+
+
+def _number(help: str, minimum: int) -> Any:
+    return Annotated[int, typer.Option(min=minimum, help=help)]
+
+
+_SHARED = (
+    _parameter("model", "smollm2", Model),
+    _parameter("output_json", None, OutputJson),
+)
+_ENGINE = [
+    each for each in serve_flags.parameters(_ENGINE_GROUPS) if each.name != "served_model_name"
+]
+throughput.__signature__ = inspect.Signature([*_SHARED, *PARAMETERS, *_ENGINE])  # type: ignore[attr-defined]
+latency.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
+    [
+        *_SHARED,
+        _parameter("batch_size", 8, _number("Requests at once.", 1)),
+        _parameter("input_len", "32", Lengths),
+        _parameter("output_len", "128", Lengths),
+        _parameter("num_iters", 10, _number("Timed runs.", 1)),
+        _parameter("num_iters_warmup", 2, _number("Runs before them.", 0)),
+        *_ENGINE,
+    ]
+)
+app.command("throughput", cls=ServeCommand)(throughput)
+app.command("latency", cls=ServeCommand)(latency)
+app.command("serve", cls=FlexibleCommand)(bench_serve.serve)

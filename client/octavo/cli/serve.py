@@ -15,6 +15,7 @@ from octavo.cli.environment import warnings_about
 from octavo_protocol.errors import ConfigError
 
 if TYPE_CHECKING:
+    from octavo.engine.vllm_config import VllmConfig
     from octavo_runtime.server.serve import ServeOptions
 
 
@@ -52,36 +53,57 @@ def serve_options(model: str, flags: dict[str, Any]) -> "ServeOptions":
 
     Raises `OctavoError` for what cannot be done.
     """
-    from octavo.cli.console import ByteProgress
-    from octavo.engine.arg_utils import EngineArgs
-    from octavo_runtime.models.source import resolve_model
     from octavo_runtime.server.serve import ServeOptions
 
-    given = {
-        serve_flags.RENAMED.get(name, name): value
-        for name, value in flags.items()
-        if value is not None
+    engine = engine_settings(model, flags)
+    given: dict[str, Any] = {
+        name: tuple(value) if isinstance(value, list) else value
+        for name, value in _given(flags).items()
+        if name not in _engine_arguments()
     }
-    with ByteProgress() as progress:
-        folder = resolve_model(model, revision=given.pop("revision", None), progress=progress)
     names = given.pop("served_model_name", None) or [model]
-    arguments = {each.name for each in dataclasses.fields(EngineArgs)} - {"chat_template"}
-    engine = EngineArgs(
-        model=str(folder),
-        **{name: given.pop(name) for name in list(given) if name in arguments},
-    ).create_engine_config()
-    given = {name: tuple(v) if isinstance(v, list) else v for name, v in given.items()}
     given.setdefault(
         "replica_id", f"{socket.gethostname()}-{given.get('port')}-{secrets.token_hex(2)}"
     )
     return ServeOptions(
-        model=folder,
+        model=engine.engine_config.model,
         served_names=tuple(names),
         engine=engine.engine_config,
         tokenizer=engine.tokenizer_folder,
         default_sampling_params=engine.default_sampling_params,
         **given,
     )
+
+
+def engine_settings(model: str, flags: dict[str, Any]) -> "VllmConfig":
+    """The engine that the flags ask for; the model is fetched if needed. Raises `OctavoError`."""
+    from octavo.cli.console import ByteProgress
+    from octavo.engine.arg_utils import EngineArgs
+    from octavo_runtime.models.source import resolve_model
+
+    given = _given(flags)
+    with ByteProgress() as progress:
+        folder = resolve_model(model, revision=given.get("revision"), progress=progress)
+    known = _engine_arguments() - {"revision"}
+    arguments = {name: value for name, value in given.items() if name in known}
+    return EngineArgs(model=str(folder), **arguments).create_engine_config()
+
+
+def _given(flags: dict[str, Any]) -> dict[str, Any]:
+    """The fields that flags set."""
+    return {
+        serve_flags.RENAMED.get(name, name): value
+        for name, value in flags.items()
+        if value is not None
+    }
+
+
+def _engine_arguments() -> set[str]:
+    from octavo.engine.arg_utils import EngineArgs
+
+    # Templates belong to the server, and so do the names that it answers to.
+    of_server = {"chat_template", "reasoning_parser", "served_model_name"}
+    return {each.name for each in dataclasses.fields(EngineArgs)} - of_server
 
 
 def _signature() -> inspect.Signature:

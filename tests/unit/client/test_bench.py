@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,10 +10,14 @@ import typer
 from tests.fakes.fake_replica import FakeReplica
 from typer.testing import CliRunner
 
-from octavo.bench.online import run_load, summarise
+from octavo.bench.backends import BackendName
+from octavo.bench.online import Target, run_load, wait_until_ready
+from octavo.bench.results import summarise
 from octavo.bench.statistics import mean, percentile, percentiles
 from octavo.bench.workload import BenchRequest, RandomWorkload
-from octavo.cli.bench import app, parse_range
+from octavo.cli.bench import app
+from octavo.cli.bench_dataset import parse_range
+from octavo_protocol.errors import UnavailableError
 from octavo_protocol.keys import Keys
 
 KEYS = Keys("default", "bench")
@@ -54,27 +59,45 @@ def requests_of(count: int) -> list[BenchRequest]:
     return [BenchRequest([1000 + i, 1001, 1002], 8) for i in range(count)]
 
 
-async def test_load_is_measured_per_request() -> None:
+def target_of(replica: FakeReplica, **settings: Any) -> Target:
+    body = {"temperature": 0, "ignore_eos": True}
+    return Target(replica.record.url, replica.record.model, body=body, **settings)
+
+
+@pytest.mark.parametrize("backend", ["openai", "openai-chat"])
+async def test_load_is_measured_per_request(backend: BackendName) -> None:
     async with FakeReplica("a", keys=KEYS) as replica:
         replica.behaviour.first_token_s, replica.behaviour.chunk_s = 0.02, 0.005
-        seconds, results = await run_load(replica.record.url, replica.record.model, requests_of(6))
-    summary = summarise(seconds, requests_of(6), results)
-    assert (summary["completed"], summary["failed"], summary["errors"]) == (6, 0, [])
-    assert summary["total_input_tokens"] == 18
+        seconds, results = await run_load(target_of(replica, backend=backend), requests_of(6))
+    summary = summarise(seconds, results)
+    assert (summary["completed"], summary["failed"]) == (6, 0)
+    assert summary["total_input_tokens"] == sum(times.num_input_tokens for times in results) > 0
     assert summary["total_output_tokens"] == 48
     assert summary["median_ttft_ms"] >= 20
     assert summary["median_itl_ms"] >= 5
     assert summary["median_e2el_ms"] >= summary["median_ttft_ms"] + 7 * 5
+    assert summary["max_concurrent_requests"] == 6
+    assert results[0].text.split() == [f"w{i}" for i in range(8)]
 
 
 async def test_failed_requests_are_counted_and_named_and_nothing_else() -> None:
     async with FakeReplica("a", keys=KEYS) as replica:
         replica.behaviour.status = 503
-        seconds, results = await run_load(replica.record.url, replica.record.model, requests_of(3))
-    summary = summarise(seconds, requests_of(3), results)
+        seconds, results = await run_load(target_of(replica), requests_of(3))
+    summary = summarise(seconds, results)
     assert (summary["completed"], summary["failed"]) == (0, 3)
     assert summary["output_throughput"] == 0
-    assert summary["errors"][0].startswith("503")
+    assert all((times.error or "").startswith("503") for times in results)
+
+
+async def test_nobody_there_is_an_error_of_each_request() -> None:
+    _, results = await run_load(Target("http://127.0.0.1:1", "m"), requests_of(2))
+    assert all("ClientConnectorError" in (times.error or "") for times in results)
+
+
+async def test_a_server_that_never_answers_is_not_ready() -> None:
+    with pytest.raises(UnavailableError, match="the first request failed"):
+        await wait_until_ready(Target("http://127.0.0.1:1", "m"), requests_of(1)[0], 0.1)
 
 
 async def test_no_more_requests_are_open_than_asked_for() -> None:
@@ -87,8 +110,7 @@ async def test_no_more_requests_are_open_than_asked_for() -> None:
     async with FakeReplica("a", keys=KEYS) as replica:
         replica.behaviour.chunk_s = 0.002
         await run_load(
-            replica.record.url,
-            replica.record.model,
+            target_of(replica),
             requests_of(9),
             max_concurrency=2,
             progress=look,

@@ -1,0 +1,386 @@
+"""`octavo bench serve`: load on a running server, with the flags of `vllm bench serve`."""
+
+import inspect
+import json
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from octavo.cli.bench_dataset import PARAMETERS, Workload
+from octavo.cli.options import JSON_METAVAR, parse_table
+from octavo_protocol.errors import ConfigError
+
+if TYPE_CHECKING:
+    from octavo.bench.online import StreamTimes, Target
+    from octavo.bench.workload import BenchRequest
+    from octavo_protocol.tokenizer import Tokenizer
+
+_VOCAB_SIZE = 32_000
+_SAMPLING = {
+    "temperature": float,
+    "top_p": float,
+    "top_k": int,
+    "min_p": float,
+    "frequency_penalty": float,
+    "presence_penalty": float,
+    "repetition_penalty": float,
+}
+
+
+def _option(*names: str, group: str, help: str, **settings: Any) -> Any:
+    return typer.Option(*names, help=help, rich_help_panel=group, **settings)
+
+
+def _server(*names: str, help: str, **settings: Any) -> Any:
+    return _option(*names, group="Server", help=help, **settings)
+
+
+def _load(*names: str, help: str, **settings: Any) -> Any:
+    return _option(*names, group="Load", help=help, **settings)
+
+
+def _output(*names: str, help: str, **settings: Any) -> Any:
+    return _option(*names, group="Result", help=help, **settings)
+
+
+# name -> (type, default, option)
+_FLAGS: dict[str, tuple[Any, Any, Any]] = {
+    "backend": (
+        Literal["openai", "vllm", "openai-chat", "openai-responses"],
+        "openai",
+        _server("--backend", "--endpoint-type", help="Which API is asked."),
+    ),
+    "base_url": (
+        str | None,
+        None,
+        _server("--base-url", help="Server or router, without /v1; before --host and --port."),
+    ),
+    "host": (str, "127.0.0.1", _server("--host", help="Where the server listens.")),
+    "port": (int, 8000, _server("--port", min=1, max=65535, help="Its port.")),
+    "endpoint": (str | None, None, _server("--endpoint", help="Path. Default: the API's own.")),
+    "model": (
+        str | None,
+        None,
+        _server("--model", "-m", help="Model. Default: the first one that the server lists."),
+    ),
+    "served_model_name": (
+        str | None,
+        None,
+        _server("--served-model-name", help="Its name in the API, where that is another."),
+    ),
+    "tokenizer": (
+        str | None,
+        None,
+        _server("--tokenizer", help="Model or folder whose tokenizer counts and writes prompts."),
+    ),
+    "api_key": (
+        str | None,
+        None,
+        _server("--api-key", envvar=["OCTAVO_API_KEY", "OPENAI_API_KEY"], help="Bearer token."),
+    ),
+    "header": (list[str] | None, None, _server("--header", help="KEY=VALUE; several may follow.")),
+    "extra_body": (
+        Any,
+        None,
+        _server(
+            "--extra-body", parser=parse_table, metavar=JSON_METAVAR, help="Fields of every body."
+        ),
+    ),
+    "ready_check_timeout_sec": (
+        int,
+        0,
+        _server("--ready-check-timeout-sec", min=0, help="Wait so long for a first answer."),
+    ),
+    "request_rate": (
+        float,
+        float("inf"),
+        _load("--request-rate", help="Arrivals per second; inf: all at once."),
+    ),
+    "burstiness": (
+        float,
+        1.0,
+        _load("--burstiness", help="1: Poisson; less: in bursts; more: evenly."),
+    ),
+    "ramp_up_strategy": (
+        Literal["linear", "exponential"] | None,
+        None,
+        _load("--ramp-up-strategy", help="How the rate grows over the requests."),
+    ),
+    "ramp_up_start_rps": (
+        float | None,
+        None,
+        _load("--ramp-up-start-rps", help="Rate of the first requests."),
+    ),
+    "ramp_up_end_rps": (
+        float | None,
+        None,
+        _load("--ramp-up-end-rps", help="Rate of the last requests."),
+    ),
+    "max_concurrency": (
+        int | None,
+        None,
+        _load("--max-concurrency", min=1, help="Requests in flight at most."),
+    ),
+    "num_warmups": (int, 0, _load("--num-warmups", min=0, help="Requests before the measured.")),
+    "seed": (int, 0, _load("--seed", help="Of random prompts and arrivals.")),
+    "vocab_size": (
+        int | None,
+        None,
+        _load(
+            "--vocab-size", min=2, help="Random token ids lie below it. Default: the tokenizer's."
+        ),
+    ),
+    "ignore_eos": (
+        bool | None,
+        None,
+        _load("--ignore-eos/--no-ignore-eos", help="Default: for random prompts."),
+    ),
+    **{
+        name: (kind | None, None, _load(f"--{name.replace('_', '-')}", help="Of every request."))
+        for name, kind in _SAMPLING.items()
+    },
+    "disable_tqdm": (bool, False, _output("--disable-tqdm/--tqdm", help="No progress bar.")),
+    "percentile_metrics": (
+        str,
+        "ttft,tpot,itl",
+        _output("--percentile-metrics", help="What is printed, of ttft, tpot, itl, e2el."),
+    ),
+    "metric_percentiles": (
+        str,
+        "99",
+        _output("--metric-percentiles", help="Percentiles, as 50,90,99."),
+    ),
+    "goodput": (
+        list[str] | None,
+        None,
+        _output("--goodput", help="Limits in ms, as ttft:200 tpot:50; several may follow."),
+    ),
+    "save_result": (bool, False, _output("--save-result/--no-save-result", help="Write a file.")),
+    "save_detailed": (
+        bool,
+        False,
+        _output("--save-detailed/--no-save-detailed", help="With what was measured per request."),
+    ),
+    "append_result": (
+        bool,
+        False,
+        _output("--append-result/--no-append-result", help="Add a line to the file."),
+    ),
+    "result_dir": (Path | None, None, _output("--result-dir", help="Folder of the file.")),
+    "result_filename": (str | None, None, _output("--result-filename", help="Name of the file.")),
+    "output_json": (
+        Path | None,
+        None,
+        _output("--output-json", help="Also write the result here, as text that people read."),
+    ),
+    "metadata": (
+        list[str] | None,
+        None,
+        _output("--metadata", help="KEY=VALUE for the result; several may follow."),
+    ),
+    "label": (str | None, None, _output("--label", help="Begins the file's name.")),
+}
+
+
+def serve(**flags: Any) -> None:
+    """Send streaming requests to a running server and print its times.
+
+    Results carry the keys of `vllm bench serve`, and the table has its lines.
+    """
+    import asyncio
+
+    from octavo.bench.arrivals import Arrivals
+    from octavo.bench.report import table
+    from octavo.bench.results import details, parse_goals, parse_metrics, parse_percents, summarise
+
+    goals = parse_goals(flags["goodput"] or ())
+    metrics = parse_metrics(flags["percentile_metrics"])
+    percents = parse_percents(flags["metric_percentiles"])
+    arrivals = Arrivals(
+        flags["request_rate"],
+        flags["burstiness"],
+        flags["ramp_up_strategy"],
+        flags["ramp_up_start_rps"],
+        flags["ramp_up_end_rps"],
+    )
+    metadata = _pairs("--metadata", flags["metadata"])
+    tokenizer = _tokenizer(flags["tokenizer"])
+    is_paced = flags["request_rate"] == float("inf") and flags["ramp_up_strategy"] is None
+    workload = Workload(
+        flags, flags["seed"], is_paced and flags["dataset_name"] in ("timed_trace", "burstgpt")
+    )
+    requests = workload.requests(
+        tokenizer, flags["vocab_size"] or _vocab_size(tokenizer) or _VOCAB_SIZE
+    )
+    target = _target(flags, tokenizer, is_endless=workload.is_synthetic)
+    seconds, results = asyncio.run(_measure(target, requests, arrivals, flags))
+    result = {
+        **_settings(flags, target, metadata),
+        **summarise(seconds, results, percents=percents, goals=goals),
+    }
+    print(table(result, metrics, percents))
+    for error in sorted({times.error for times in results if times.error is not None}):
+        print(f"octavo: {error}", file=sys.stderr)
+    _save(result, details(results), flags)
+
+
+async def _measure(
+    target: "Target", requests: "Sequence[BenchRequest]", arrivals: Any, flags: Mapping[str, Any]
+) -> "tuple[float, list[StreamTimes]]":
+    from tqdm import tqdm
+
+    from octavo.bench.online import run_load, wait_until_ready, warm_up
+
+    if flags["ready_check_timeout_sec"]:
+        await wait_until_ready(target, requests[0], flags["ready_check_timeout_sec"])
+    await warm_up(target, requests[0], flags["num_warmups"])
+    with tqdm(
+        total=len(requests),
+        desc="Requests",
+        unit="req",
+        file=sys.stderr,
+        disable=flags["disable_tqdm"],
+    ) as bar:
+        return await run_load(
+            target,
+            requests,
+            arrivals=arrivals,
+            max_concurrency=flags["max_concurrency"],
+            seed=flags["seed"],
+            progress=bar.update,
+        )
+
+
+def _target(
+    flags: Mapping[str, Any], tokenizer: "Tokenizer | None", *, is_endless: bool
+) -> "Target":
+    from octavo.bench.online import Target
+
+    headers = _pairs("--header", flags["header"])
+    if flags["api_key"]:
+        headers["authorization"] = f"Bearer {flags['api_key']}"
+    body = {name: flags[name] for name in _SAMPLING if flags[name] is not None}
+    body.setdefault("temperature", 0.0)
+    ignore_eos = is_endless if flags["ignore_eos"] is None else flags["ignore_eos"]
+    if ignore_eos:
+        body["ignore_eos"] = True
+    host = f"[{flags['host']}]" if ":" in flags["host"] else flags["host"]
+    base_url = (flags["base_url"] or f"http://{host}:{flags['port']}").rstrip("/")
+    base_url = base_url.removesuffix("/v1")
+    return Target(
+        base_url,
+        flags["served_model_name"] or flags["model"] or _first_model(base_url, flags["api_key"]),
+        flags["backend"],
+        flags["endpoint"],
+        headers,
+        body | (flags["extra_body"] or {}),
+        tokenizer,
+    )
+
+
+def _first_model(base_url: str, api_key: str | None) -> str:
+    from octavo.cli.answering import connect, first_model
+
+    client = connect(base_url, api_key)
+    try:
+        return first_model(client)
+    finally:
+        client.close()
+
+
+def _tokenizer(name: str | None) -> "Tokenizer | None":
+    if name is None:
+        return None
+    from octavo_protocol.tokenizer import Tokenizer
+    from octavo_runtime.models.source import resolve_model
+
+    return Tokenizer.from_folder(resolve_model(name))
+
+
+def _vocab_size(tokenizer: "Tokenizer | None") -> int | None:
+    if tokenizer is None:
+        return None
+    import tokenizers
+
+    size: int = tokenizers.Tokenizer.from_str(tokenizer.bundle.tokenizer_json).get_vocab_size()
+    return size
+
+
+def _pairs(flag: str, words: Sequence[str] | None) -> dict[str, str]:
+    pairs = {}
+    for word in words or ():
+        name, equals, value = word.partition("=")
+        if not (name and equals):
+            raise ConfigError(f"{flag} {word!r}: write KEY=VALUE")
+        pairs[name] = value
+    return pairs
+
+
+def _settings(
+    flags: Mapping[str, Any], target: "Target", metadata: Mapping[str, str]
+) -> dict[str, Any]:
+    rate = flags["request_rate"]
+    return {
+        "date": time.strftime("%Y%m%d-%H%M%S"),
+        "endpoint_type": flags["backend"],
+        "backend": flags["backend"],
+        "label": flags["label"],
+        "model_id": target.model,
+        "tokenizer_id": flags["tokenizer"],
+        "num_prompts": flags["num_prompts"],
+        **metadata,
+        "request_rate": "inf" if rate == float("inf") else rate,
+        "burstiness": flags["burstiness"],
+        "max_concurrency": flags["max_concurrency"],
+    }
+
+
+def _save(result: dict[str, Any], more: dict[str, Any], flags: Mapping[str, Any]) -> None:
+    """Writes the files that the flags ask for. Raises `ConfigError`."""
+    try:
+        if flags["output_json"] is not None:
+            text = json.dumps(result | {"errors": sorted(set(more["errors"]) - {""})}, indent=2)
+            flags["output_json"].write_text(text + "\n", encoding="utf-8")
+        if not (flags["save_result"] or flags["append_result"]):
+            return
+        if flags["save_detailed"]:
+            result = result | more
+        path = _result_path(result, flags)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("a" if flags["append_result"] else "w", encoding="utf-8") as file:
+            file.write(json.dumps(result) + ("\n" if flags["append_result"] else ""))
+    except OSError as error:
+        raise ConfigError(f"cannot write the result: {error}") from error
+
+
+def _result_path(result: Mapping[str, Any], flags: Mapping[str, Any]) -> Path:
+    name = flags["result_filename"]
+    if name is None:
+        limit = flags["max_concurrency"]
+        parts = [
+            flags["label"] or flags["backend"],
+            f"{flags['request_rate']}qps",
+            *([f"concurrency{limit}"] if limit is not None else ()),
+            str(result["model_id"]).split("/")[-1],
+            result["date"],
+        ]
+        name = "-".join(parts) + ".json"
+    return Path(flags["result_dir"] or ".") / name
+
+
+serve.__signature__ = inspect.Signature(  # type: ignore[attr-defined]  # typer reads it
+    [
+        inspect.Parameter(
+            name,
+            inspect.Parameter.KEYWORD_ONLY,
+            default=default,
+            annotation=Annotated[kind, option],
+        )
+        for name, (kind, default, option) in _FLAGS.items()
+    ]
+    + PARAMETERS
+)
