@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 
 from octavo_protocol.errors import ValidationError
+from octavo_protocol.old_sampling_params import SamplingParamsMeta
 from octavo_protocol.structured_outputs import (
     MAX_JSON_DEPTH,
     StructuredOutputsParams,
@@ -60,7 +61,7 @@ class RepetitionDetectionParams(msgspec.Struct, omit_defaults=True):
             _check_int("repetition_detection.min_count", self.min_count, 2)
 
 
-class SamplingParams(msgspec.Struct, omit_defaults=True):
+class SamplingParams(msgspec.Struct, omit_defaults=True, metaclass=SamplingParamsMeta):
     """Parameters of one generation request, validated when constructed.
 
     A temperature below 1e-5 means greedy decoding and resets top_p, top_k and min_p. `seed` makes

@@ -170,6 +170,43 @@ def test_guided_decoding_params_become_structured_outputs() -> None:
     assert params == StructuredOutputsParams(choice=["a", "b"])
 
 
+def test_former_sampling_keywords_are_translated_where_they_ask_for_nothing_else() -> None:
+    choice = StructuredOutputsParams(choice=["a"])
+    former: list[tuple[dict[str, Any], SamplingParams]] = [
+        ({"guided_decoding": choice}, SamplingParams(structured_outputs=choice)),
+        ({"guided_decoding": None}, SamplingParams()),
+        ({"best_of": 2, "n": 2}, SamplingParams(n=2)),
+        ({"use_beam_search": False}, SamplingParams()),
+        ({"logits_processors": []}, SamplingParams()),
+    ]
+    for options, expected in former:
+        with pytest.warns(DeprecationWarning, match="is now|any more"):
+            assert SamplingParams(**options) == expected
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"best_of": 3}, "no best_of any more: ask for that many with n"),
+        ({"use_beam_search": True}, "no use_beam_search any more: call LLM.beam_search"),
+        ({"logits_processors": [print]}, "no logits_processors any more: give the engine classes"),
+        ({"truncate_prompt_tokens": 5}, "no truncate_prompt_tokens any more: write generate"),
+    ],
+)
+def test_former_sampling_keyword_with_a_meaning_says_what_to_write(
+    options: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ValidationError, match=message):
+        SamplingParams(**options)
+
+
+def test_unknown_sampling_keyword_names_the_nearest() -> None:
+    misspelt: dict[str, Any] = {"temprature": 0.5}
+
+    with pytest.raises(TypeError, match=r"'temprature'; did you mean 'temperature'\?"):
+        SamplingParams(**misspelt)
+
+
 def test_parameters_travel_between_processes() -> None:
     params = SamplingParams(temperature=0.5, stop=["x"], structured_outputs=None)
 
