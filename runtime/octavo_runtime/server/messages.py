@@ -2,7 +2,7 @@
 
 import logging
 import secrets
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import Any
 
@@ -15,23 +15,13 @@ from octavo_protocol.anthropic.answers import (
     ErrorEvent,
     StreamEvent,
     TokenCount,
-    error_event,
 )
-from octavo_protocol.asgi import (
-    App,
-    ClientGoneError,
-    Receive,
-    Scope,
-    Send,
-    error_answer,
-    parse_body,
-    read_body,
-    run_unless_gone,
-)
+from octavo_protocol.asgi import error_answer, parse_body, read_body, run_unless_gone
 from octavo_protocol.errors import GenerationError, OctavoError
 from octavo_protocol.http_app import json_response
 from octavo_protocol.openai.response_answers import named_event
 from octavo_protocol.openapi import EVENTS, ApiRoute, Content, Operation
+from octavo_protocol.wire_formats import ANTHROPIC
 from octavo_runtime.server.chat_delta import ChatDelta
 from octavo_runtime.server.chat_generation import chat_deltas
 from octavo_runtime.server.chat_job import chat_job
@@ -56,7 +46,7 @@ class MessagesRoutes:
         return [
             ApiRoute(
                 "/v1/messages",
-                _with_errors(self.create),
+                self.create,
                 Operation(
                     "Answer a conversation, as Anthropic's API does.",
                     (MessagesRequest,),
@@ -66,7 +56,7 @@ class MessagesRoutes:
             ),
             ApiRoute(
                 "/v1/messages/count_tokens",
-                _with_errors(self.count_tokens),
+                self.count_tokens,
                 Operation(
                     "How many tokens the prompt of a conversation has.",
                     (CountTokensRequest,),
@@ -131,50 +121,13 @@ async def _as_bytes(events: AsyncGenerator[StreamEvent, None]) -> AsyncGenerator
     except Exception as error:
         if not started:
             raise
-        yield named_event(_error(error)[1])
+        if not isinstance(error, OctavoError):
+            logger.exception("a stream failed")
+        status, body, _ = error_answer(error)
+        yield ANTHROPIC.event(status, body)
 
 
 async def _exhaust(events: AsyncGenerator[StreamEvent, None]) -> None:
     async with aclosing(events):
         async for _ in events:
             pass
-
-
-def _error(error: Exception) -> tuple[int, ErrorEvent, dict[str, str]]:
-    """(status, body, headers). Unexpected errors are logged and tell nothing of the inside."""
-    if not isinstance(error, OctavoError):
-        logger.error("request failed", exc_info=error)
-    status, body, headers = error_answer(error)
-    return status, error_event(status, body["error"]["message"]), headers
-
-
-def _with_errors(handler: Callable[[Request], Awaitable[Any]]) -> Callable[[Request], Any]:
-    """`handler`, whose errors are answers in Anthropic's envelope."""
-
-    async def guarded(request: Request) -> Any:
-        try:
-            return _Guarded(await handler(request))
-        except ClientGoneError:
-            raise
-        except Exception as error:  # noqa: BLE001  # becomes the answer
-            status, body, headers = _error(error)
-            return json_response(body, status, headers)
-
-    guarded.__name__ = f"messages_{handler.__name__}"
-    return guarded
-
-
-class _Guarded:
-    """A response that may raise before it starts, which `EventResponse` does."""
-
-    def __init__(self, response: App) -> None:
-        self._response = response
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        try:
-            await self._response(scope, receive, send)
-        except ClientGoneError:
-            raise
-        except Exception as error:  # noqa: BLE001  # becomes the answer
-            status, body, headers = _error(error)
-            await json_response(body, status, headers)(scope, receive, send)
