@@ -46,10 +46,16 @@ class Plain:
 
 
 class Grammar:
-    """The flags of one command, and how many words it takes beside them."""
+    """The flags of one command, and how many words it takes beside them.
 
-    def __init__(self, flags: Iterable[Flag], *, num_words: int = 0) -> None:
+    word_flag: the flag that may stand for those words.
+    """
+
+    def __init__(
+        self, flags: Iterable[Flag], *, num_words: int = 0, word_flag: str | None = None
+    ) -> None:
         self._num_words = num_words
+        self._word_flag = word_flag
         self._by_name: dict[str, tuple[Flag, bool]] = {}
         for flag in flags:
             for name in (flag.name, *flag.aliases):
@@ -67,9 +73,10 @@ class Grammar:
         Raises `ValidationError` for a flag that nobody knows, naming the nearest, and for a flag
         without its value.
         """
-        given = _Reader(self, self._num_words)
+        names = {word.partition("=")[0] for word in (*arguments, *settings)}
+        num_words = 0 if self._word_flag in names else self._num_words
+        given, before = _Reader(self, num_words), _Reader(self, num_words)
         given.read(arguments)
-        before = _Reader(self, self._num_words)
         before.read(settings)
         return before.plain(given)
 

@@ -369,7 +369,7 @@ def _result_path(result: Mapping[str, Any], flags: Mapping[str, Any]) -> Path:
             result["date"],
         ]
         name = "-".join(parts) + ".json"
-    return Path(flags["result_dir"] or ".") / name
+    return Path(flags["result_dir"] or ".", str(name))
 
 
 serve.__signature__ = inspect.Signature(  # type: ignore[attr-defined]  # typer reads it

@@ -27,6 +27,7 @@ class FlexibleCommand(TyperCommand):
     """
 
     knows_vllm_flags = False
+    word_flag: str | None = None
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         for word in args:
@@ -97,13 +98,14 @@ class FlexibleCommand(TyperCommand):
             own = {flag.name for flag in flags}
             flags += [each.flag for name, each in VLLM_FLAGS.items() if name not in own]
         words = sum(isinstance(each, TyperArgument) for each in self.params)
-        return Grammar(flags, num_words=words)
+        return Grammar(flags, num_words=words, word_flag=self.word_flag)
 
 
 class ServeCommand(FlexibleCommand):
-    """Also knows the flags of `vllm serve` that Octavo does not have."""
+    """Also knows the flags of `vllm serve` that Octavo does not have. MODEL may be a flag."""
 
     knows_vllm_flags = True
+    word_flag = "--model"
 
 
 def _flag(option: TyperOption) -> Flag:

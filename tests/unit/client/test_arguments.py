@@ -86,6 +86,14 @@ def test_several_values_follow_a_flag_once_the_commands_own_word_is_there(
     assert plain(given) == expected.split()
 
 
+def test_several_values_follow_where_a_flag_stands_for_the_word() -> None:
+    flags = [Flag("--model"), Flag("--served-model-name", "many")]
+    grammar = Grammar(flags, num_words=1, word_flag="--model")
+    names = ["--served-model-name=a", "--served-model-name=b"]
+    assert grammar.plain(["--model", "m", "--served-model-name", "a", "b"]).words[1:] == names
+    assert grammar.plain(["--served-model-name", "a", "b"], ["--model=m"]).words[1:] == names
+
+
 @pytest.mark.parametrize(
     ("arguments", "document"),
     [
