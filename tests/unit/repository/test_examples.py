@@ -1,5 +1,7 @@
-"""The examples' manifests are valid."""
+"""The examples' manifests are valid, and the offline ones run."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -20,3 +22,25 @@ def test_examples_are_numbered_without_gaps() -> None:
     numbers = [int(path.name.split("-")[0]) for path in sorted(EXAMPLES.iterdir())]
 
     assert numbers == list(range(1, len(numbers) + 1))
+
+
+@pytest.mark.model
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [
+        ("02-offline", "Paris"),
+        ("04-structured-outputs", "positive"),
+        ("05-beam-search", "The capital of France is Paris"),
+        ("06-async-engine", "0: ' Paris'"),
+        ("07-logits-processor", "ha ha"),
+    ],
+)
+def test_offline_example_runs(smollm2: Path, name: str, shown: str) -> None:
+    path = EXAMPLES / f"{name}.py"
+
+    run = subprocess.run(
+        [sys.executable, "-W", "error", str(path)], capture_output=True, text=True, timeout=240
+    )
+
+    assert run.returncode == 0, run.stderr
+    assert shown in run.stdout
