@@ -70,7 +70,7 @@ class FakeLLM:
         self._inputs: InputProcessor | None = None
         self._running: dict[str, asyncio.Event] = {}
         self._failure: Exception | None = None
-        self._interrupted: dict[str, Exception] = {}
+        self._ending: set[str] = set()
         self._kv_callbacks: list[Callable[[list[KVEvent]], None]] = []
         self._step_callbacks: list[Callable[[StepOutputs], None]] = []
         if is_loaded:
@@ -116,12 +116,6 @@ class FakeLLM:
     def on_step(self, callback: Callable[[StepOutputs], None]) -> None:
         self._step_callbacks.append(callback)
 
-    def interrupt(self, error: Exception) -> None:
-        """What runs fails at once; later requests do not."""
-        for request_id, woken in self._running.items():
-            self._interrupted[request_id] = error
-            woken.set()
-
     def publish(self, events: list[KVEvent]) -> None:
         """KV events as a step would report them."""
         for callback in self._kv_callbacks:
@@ -166,9 +160,9 @@ class FakeLLM:
         try:
             for position in range(self.info.max_model_len if self.info else 0):
                 await self._next_step(failed)
-                if request_id in self._interrupted:
-                    raise self._interrupted.pop(request_id)
                 step = [self._token(child, position) for child in children]
+                if request_id in self._ending:
+                    step = [SequenceOutput(c.request_id, [], None, "abort") for c in children]
                 for callback in self._step_callbacks:
                     callback(StepOutputs(step))
                 for output in outputs.process(step).outputs:
@@ -181,17 +175,34 @@ class FakeLLM:
             if not finished:
                 self.aborted.append(request_id)
 
-    async def reset_prefix_cache(self) -> bool:
-        return bool(await self.control("reset_prefix_cache"))
+    async def reset_prefix_cache(self, reset_running_requests: bool = False) -> bool:
+        self.controls.append(("reset_prefix_cache", {"with_running": reset_running_requests}))
+        return True
 
-    async def control(self, method: str, **arguments: object) -> object:
-        """Recorded; sleeping is remembered, profiling refused, everything else succeeds."""
-        self.controls.append((method, arguments))
-        if method in ("start_profile", "stop_profile"):
-            raise ValidationError("profiling needs a profiler folder")
-        if method in ("sleep", "wake_up"):
-            self.is_asleep = method == "sleep"
-        return self.is_asleep if method == "is_sleeping" else True
+    async def sleep(self, level: int = 1, mode: str = "abort") -> None:
+        """ "abort" ends what runs; "wait" awaits its end."""
+        self.controls.append(("sleep", {"level": level, "mode": mode}))
+        if mode == "abort":
+            self._ending |= self._running.keys()
+            for woken in self._running.values():
+                woken.set()
+        while mode == "wait" and self._running:
+            await asyncio.sleep(0.005)
+        self.is_asleep = True
+
+    async def wake_up(self, tags: Sequence[str] | None = None) -> bool:
+        self.controls.append(("wake_up", {"tags": tags}))
+        self.is_asleep = False
+        return True
+
+    async def is_sleeping(self) -> bool:
+        return self.is_asleep
+
+    async def start_profile(self, prefix: str | None = None) -> None:
+        raise ValidationError("profiling needs a profiler folder")
+
+    async def stop_profile(self) -> str:
+        raise ValidationError("no profile runs")
 
     async def shutdown(self) -> None:
         self.is_healthy = False

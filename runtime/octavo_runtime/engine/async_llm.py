@@ -97,11 +97,6 @@ class AsyncLLM:
         """Calls `callback` in the event loop with what every step gave."""
         self._step_callbacks.append(callback)
 
-    def interrupt(self, error: Exception) -> None:
-        """Ends every request in flight with `error`."""
-        for collector in self._collectors.values():
-            collector.put(error)
-
     async def generate(
         self,
         prompt_token_ids: list[int],

@@ -1,11 +1,12 @@
 """Routes that stop, empty, put to sleep and profile the engine, for development and operation.
 
-All of them exist in development mode only: whoever can call them can stop the service.
+Whoever can call them can stop the service: they exist in development mode only, those of the
+profiler also where one is configured.
 """
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any, TypeVar
+from typing import Any
 
 import msgspec
 from starlette.requests import Request
@@ -14,12 +15,11 @@ from starlette.responses import Response
 from octavo_protocol.errors import ValidationError
 from octavo_protocol.http_app import json_response
 from octavo_protocol.openapi import TEXT, ApiRoute, Content, Operation
-from octavo_runtime.server.state import PauseMode, ServerState
+from octavo_runtime.engine.sleep import MODES, SCHEDULING, TAGS
+from octavo_runtime.server.state import ServerState
 
 _BOOLEANS = {"true": True, "1": True, "false": False, "0": False}
 _FLAG = {"type": "boolean", "default": False}
-_PAUSE_MODES: tuple[PauseMode, ...] = ("abort", "wait")
-_T = TypeVar("_T", bound=str)
 
 
 class Success(msgspec.Struct):
@@ -53,24 +53,19 @@ class ControlRoutes:
         self.state = state
 
     def routes(self) -> list[ApiRoute]:
+        profiling = [
+            _post("/start_profile", self.start_profile, "Begin a profile.", Status),
+            _post("/stop_profile", self.stop_profile, "End and write the profile.", Status),
+        ]
         if not self.state.options.dev_mode:
-            return []
+            return profiling if self.state.has_profiler else []
         level = {"type": "integer", "minimum": 0, "maximum": 2, "default": 1}
-        mode = {"type": "string", "enum": list(_PAUSE_MODES), "default": "abort"}
-        tags = {"type": "array", "items": {"type": "string"}}
+        mode = {"type": "string", "enum": list(MODES), "default": "abort"}
+        tags = {"type": "array", "items": {"type": "string", "enum": list(TAGS)}}
         formats = {"type": "string", "enum": ["text", "json"], "default": "text"}
 
-        def post(path: str, endpoint: Any, summary: str, answer: Any, **query: Any) -> ApiRoute:
-            operation = Operation(summary, (), {200: (Content(answer),)}, (400,), query)
-            return ApiRoute(path, endpoint, operation, "POST")
-
-        def get(path: str, endpoint: Any, summary: str, answer: Any) -> ApiRoute:
-            return ApiRoute(
-                path, endpoint, Operation(summary, (), {200: (Content(answer),)}), "GET"
-            )
-
         return [
-            post(
+            _post(
                 "/reset_prefix_cache",
                 self.reset_prefix_cache,
                 "Forget all cached prompt prefixes.",
@@ -78,14 +73,13 @@ class ControlRoutes:
                 reset_running_requests=_FLAG,
                 reset_external=_FLAG,
             ),
-            post("/sleep", self.sleep, "Free memory.", Sleeping, level=level, mode=mode),
-            post("/wake_up", self.wake_up, "Take the memory back.", Sleeping, tags=tags),
-            get("/is_sleeping", self.is_sleeping, "Has memory been freed?", IsSleeping),
-            post("/pause", self.pause, "Take no new work.", Status, mode=mode, clear_cache=_FLAG),
-            post("/resume", self.resume, "Take work again.", Status),
-            get("/is_paused", self.is_paused, "Is new work refused?", IsPaused),
-            post("/start_profile", self.start_profile, "Begin a profile.", Status),
-            post("/stop_profile", self.stop_profile, "End and write the profile.", Status),
+            _post("/sleep", self.sleep, "Free memory.", Sleeping, level=level, mode=mode),
+            _post("/wake_up", self.wake_up, "Take the memory back.", Sleeping, tags=tags),
+            _get("/is_sleeping", self.is_sleeping, "Has memory been freed?", IsSleeping),
+            _post("/pause", self.pause, "Take no new work.", Status, mode=mode, clear_cache=_FLAG),
+            _post("/resume", self.resume, "Take work again.", Status),
+            _get("/is_paused", self.is_paused, "Is new work refused?", IsPaused),
+            *profiling,
             ApiRoute(
                 "/server_info",
                 self.server_info,
@@ -101,42 +95,40 @@ class ControlRoutes:
 
     async def reset_prefix_cache(self, request: Request) -> Response:
         self.state.check_runs()
-        arguments = {}
-        if _flag(request, "reset_running_requests"):
-            arguments["reset_running_requests"] = True
+        with_running = _flag(request, "reset_running_requests")
         _flag(request, "reset_external")  # there is no external cache: nothing to do
-        is_done = await self.state.llm.control("reset_prefix_cache", **arguments)
-        return json_response(Success(bool(is_done)))
+        return json_response(Success(await self.state.llm.reset_prefix_cache(with_running)))
 
     async def sleep(self, request: Request) -> Response:
-        """What runs is ended (mode abort) or finished first (wait); nothing new is taken."""
+        """What runs is ended (mode abort), finished first (wait) or goes on later (keep)."""
         self.state.check_runs()
-        level = _choice(request, "level", ("0", "1", "2"), "1")
-        await self.state.pause(_choice(request, "mode", _PAUSE_MODES, "abort"), clear_cache=False)
-        await self.state.llm.control("sleep", level=int(level))
-        return json_response(Sleeping("sleeping", level=int(level)))
+        level = int(_choice(request, "level", ("0", "1", "2"), "1"))
+        await self.state.pause(level, _choice(request, "mode", MODES, "abort"))
+        return json_response(Sleeping("sleeping", level=level))
 
     async def wake_up(self, request: Request) -> Response:
         self.state.check_runs()
         tags = request.query_params.getlist("tags") or None
-        await self.state.llm.control("wake_up", tags=tags)
-        is_asleep = await self.state.llm.control("is_sleeping")
-        self.state.is_paused = bool(is_asleep)
-        return json_response(Sleeping("sleeping" if is_asleep else "awake", tags=tags))
+        await self.state.resume(tags)
+        status = "sleeping" if self.state.is_paused else "awake"
+        return json_response(Sleeping(status, tags=tags))
 
     async def is_sleeping(self, request: Request) -> Response:
         self.state.check_runs()
-        return json_response(IsSleeping(bool(await self.state.llm.control("is_sleeping"))))
+        return json_response(IsSleeping(await self.state.llm.is_sleeping()))
 
     async def pause(self, request: Request) -> Response:
         self.state.check_runs()
-        mode = _choice(request, "mode", _PAUSE_MODES, "abort")
+        mode = _choice(request, "mode", MODES, "abort")
         clear = _flag(request, "clear_cache")
-        await self.state.pause(mode, clear_cache=clear)
+        await self.state.pause(0, mode)
+        if clear:
+            await self.state.llm.reset_prefix_cache()
         return json_response(Status("paused"))
 
     async def resume(self, request: Request) -> Response:
-        self.state.is_paused = False
+        self.state.check_runs()
+        await self.state.resume([SCHEDULING])
         return json_response(Status("resumed"))
 
     async def is_paused(self, request: Request) -> Response:
@@ -144,12 +136,12 @@ class ControlRoutes:
 
     async def start_profile(self, request: Request) -> Response:
         self.state.check_runs()
-        await self.state.llm.control("start_profile")
+        await self.state.llm.start_profile()
         return json_response(Status("profiling"))
 
     async def stop_profile(self, request: Request) -> Response:
         self.state.check_runs()
-        await self.state.llm.control("stop_profile")
+        await self.state.llm.stop_profile()
         return json_response(Status("written"))
 
     async def server_info(self, request: Request) -> Response:
@@ -174,9 +166,17 @@ def _flag(request: Request, name: str) -> bool:
     return _BOOLEANS[value]
 
 
-def _choice(request: Request, name: str, choices: Sequence[_T], default: _T) -> _T:
+def _choice(request: Request, name: str, choices: Sequence[str], default: str) -> str:
     value = request.query_params.get(name, default)
-    for choice in choices:
-        if choice == value:
-            return choice
-    raise ValidationError(f"{name} must be one of {', '.join(choices)}", parameter=name)
+    if value not in choices:
+        raise ValidationError(f"{name} must be one of {', '.join(choices)}", parameter=name)
+    return value
+
+
+def _post(path: str, endpoint: Any, summary: str, answer: Any, **query: Any) -> ApiRoute:
+    operation = Operation(summary, (), {200: (Content(answer),)}, (400,), query)
+    return ApiRoute(path, endpoint, operation, "POST")
+
+
+def _get(path: str, endpoint: Any, summary: str, answer: Any) -> ApiRoute:
+    return ApiRoute(path, endpoint, Operation(summary, answers={200: (Content(answer),)}), "GET")

@@ -101,6 +101,7 @@ def server_state(options: ServeOptions, llm: AsyncLLM) -> ServerState:
         # 16 is what parameters say where no model does; a chat may then fill the context.
         default_max_tokens=None if given == SamplingParams().max_tokens else given,
         is_registered=options.redis_url is None,
+        has_profiler=options.engine.profiler_dir is not None,
     )
 
 

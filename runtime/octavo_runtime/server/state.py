@@ -1,8 +1,7 @@
 """What the routes of one replica share."""
 
-import asyncio
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal
 
 from octavo_protocol.asgi import Message
 from octavo_protocol.errors import NotFoundError, UnavailableError
@@ -14,17 +13,15 @@ from octavo_runtime.server.options import ApiOptions
 from octavo_runtime.server.reasoning_parsers import ReasoningParser, reasoning_parser
 from octavo_runtime.server.tool_parsers import ToolParser, tool_parser
 
-PauseMode = Literal["abort", "wait"]
-_POLL_S = 0.02
-
 
 @dataclass(slots=True)
 class ServerState:
     """is_registered: the cluster knows this replica (or there is none to know it).
     is_draining: no new work is taken; what runs is finished. is_paused: no new work is taken until
     somebody resumes. num_open: requests being answered; num_generating: those of them that
-    generate. default_max_tokens: longest chat answer where the request names none; None: what the
-    context leaves. tool_parser and reasoning_parser: the classes that the options name.
+    generate. has_profiler: the engine can write profiles. default_max_tokens: longest chat answer
+    where the request names none; None: what the context leaves. tool_parser and reasoning_parser:
+    the classes that the options name.
 
     Raises `ConfigError` for a parser that does not exist.
     """
@@ -38,6 +35,7 @@ class ServerState:
     is_registered: bool = False
     is_draining: bool = False
     is_paused: bool = False
+    has_profiler: bool = False
     num_open: int = 0
     num_generating: int = 0
     tool_parser: type[ToolParser] | None = field(init=False, default=None)
@@ -75,15 +73,24 @@ class ServerState:
         """Counts an answer that begins."""
         self.metrics.responded(start["status"])
 
-    async def pause(self, mode: PauseMode, *, clear_cache: bool) -> None:
-        """Takes no new work. What runs is ended ("abort") or finished first ("wait")."""
-        self.is_paused = True
-        if mode == "abort":
-            self.llm.interrupt(UnavailableError("the server was paused"))
-        while self.num_generating:
-            await asyncio.sleep(_POLL_S)
-        if clear_cache:
-            await self.llm.reset_prefix_cache()
+    async def pause(self, level: int, mode: str) -> None:
+        """Takes no new work and puts the engine to sleep; see `EngineCore.sleep`.
+
+        Raises `ValidationError` where the engine refuses.
+        """
+        was_paused, self.is_paused = self.is_paused, True
+        try:
+            await self.llm.sleep(level, mode)
+        except BaseException:
+            self.is_paused = was_paused
+            raise
+
+    async def resume(self, tags: Sequence[str] | None = None) -> None:
+        """Wakes the engine, or the parts of it that `tags` name; awake, it takes work again.
+
+        Raises `ValidationError` for unknown tags.
+        """
+        self.is_paused = not await self.llm.wake_up(tags)
 
     def check_runs(self) -> None:
         """Raises `UnavailableError` while there is no engine to talk to."""

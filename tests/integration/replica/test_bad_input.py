@@ -356,7 +356,6 @@ def test_content_type_may_be_missing_but_not_be_another_than_json(replica: Repli
     other = replica.http.post(COMPLETIONS, content=body, headers={"content-type": "text/plain"})
 
     assert other.status_code == 400
-
     assert answer.status_code == 200
 
 

@@ -67,10 +67,8 @@ async def test_sleep_and_wake_up_reach_the_engine_and_stop_the_traffic() -> None
     assert awake.json() == {"status": "awake", "tags": ["weights", "kv_cache"]}
     assert served.status_code == 200
     assert replica.llm.controls == [
-        ("sleep", {"level": 2}),
-        ("is_sleeping", {}),
+        ("sleep", {"level": 2, "mode": "abort"}),
         ("wake_up", {"tags": ["weights", "kv_cache"]}),
-        ("is_sleeping", {}),
     ]
 
 
@@ -93,7 +91,8 @@ async def test_pause_ends_or_awaits_what_runs_and_resume_takes_work_again(mode: 
         served = await replica.http.post("/v1/completions", json=_TEXT)
 
     assert paused.json() == {"status": "paused"}
-    assert ended.status_code == (503 if mode == "abort" else 200)
+    reason = ended.json()["choices"][0]["finish_reason"]
+    assert reason == ("abort" if mode == "abort" else "length")
     assert refused.status_code == 503
     assert ready.json()["stage"] == "paused"
     assert is_paused.json() == {"is_paused": True}
@@ -104,7 +103,7 @@ async def test_pause_ends_or_awaits_what_runs_and_resume_takes_work_again(mode: 
     ("path", "query"),
     [
         ("/sleep", {"level": "9"}),
-        ("/sleep", {"mode": "keep"}),
+        ("/sleep", {"mode": "x"}),
         ("/pause", {"mode": "x"}),
         ("/pause", {"clear_cache": "maybe"}),
         ("/reset_prefix_cache", {"reset_external": "x"}),
