@@ -94,7 +94,7 @@ def document(routes: Iterable[BaseRoute], *, title: str, version: str) -> dict[s
         path, names = _path(route.path)
         for verb in route.verbs:
             operation = _operation(route.operation, schemas, names)
-            operation["operationId"] = f"{route.name}_{verb}"
+            operation["operationId"] = verb + re.sub(r"\W+", "_", path).rstrip("_")
             paths.setdefault(path, {})[verb] = operation
     return {
         "openapi": "3.1.0",

@@ -6,8 +6,8 @@ from typing import Any
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Route
 
+from octavo_protocol import operations
 from octavo_protocol.anthropic import CountTokensRequest, MessagesRequest
 from octavo_protocol.asgi import (
     Receive,
@@ -27,6 +27,7 @@ from octavo_protocol.openai import (
 )
 from octavo_protocol.openai.answers import Model, ModelList
 from octavo_protocol.openai.responses import ResponsesRequest
+from octavo_protocol.openapi import ApiRoute, Content, Operation
 from octavo_router.decisions import GenerationRequest, PromptKey
 from octavo_router.proxy import ProxyRequest
 from octavo_router.state import RouterState
@@ -171,16 +172,35 @@ def create_app(state: RouterState) -> Starlette:
     routes = Routes(state)
     return make_app(
         [
-            *(Route(path, routes.generate, methods=["POST"]) for path in _GENERATION),
-            Route("/tokenize", routes.tokenize, methods=["POST"]),
-            Route("/detokenize", routes.detokenize, methods=["POST"]),
-            Route("/v1/models", routes.models, methods=["GET"]),
-            Route("/health", routes.health, methods=["GET"]),
-            Route("/ready", routes.ready, methods=["GET"]),
-            Route("/version", routes.version, methods=["GET"]),
-            Route("/metrics", routes.metrics, methods=["GET"]),
-            Route("/debug/route", routes.dry_run, methods=["POST"]),
-            Route("/debug/route/{request_id}", routes.recall, methods=["GET"]),
+            *(operations.post(path, routes.generate) for path in _GENERATION),
+            operations.post("/tokenize", routes.tokenize),
+            operations.post("/detokenize", routes.detokenize),
+            operations.get("/v1/models", routes.models),
+            operations.get("/health", routes.health),
+            operations.get("/ready", routes.ready),
+            operations.get("/version", routes.version),
+            operations.get("/metrics", routes.metrics),
+            ApiRoute(
+                "/debug/route",
+                routes.dry_run,
+                Operation(
+                    "Where a chat or text completion would go.",
+                    (ChatCompletionRequest, CompletionRequest),
+                    {200: (Content(),)},
+                    errors=(404,),
+                ),
+                "POST",
+            ),
+            ApiRoute(
+                "/debug/route/{request_id}",
+                routes.recall,
+                Operation(
+                    "Why a recent request went where it went.",
+                    answers={200: (Content(),)},
+                    errors=(404,),
+                ),
+                "GET",
+            ),
         ],
         state,
         state.options,

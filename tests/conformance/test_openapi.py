@@ -23,6 +23,9 @@ from schemathesis.specs.openapi.checks import (
 from tests.fakes.fake_llm import FakeLLM
 
 from octavo_protocol.serving import DrainingServer, bind
+from octavo_router.app import create_app as create_router
+from octavo_router.options import RouterOptions
+from octavo_router.state import RouterState
 from octavo_runtime.server.app import create_app
 from octavo_runtime.server.metrics import ServerMetrics
 from octavo_runtime.server.options import ApiOptions
@@ -40,7 +43,7 @@ _CHECKS = [
     content_type_conformance,
     response_schema_conformance,
 ]
-_EXAMPLES = 60
+_EXAMPLES = {"replica": 40, "router": 15}  # the router parses with the replica's types
 
 
 def state() -> ServerState:
@@ -56,24 +59,34 @@ def state() -> ServerState:
 
 
 @pytest.fixture(scope="module")
-def url() -> Iterator[str]:
-    """A replica over a `FakeLLM`, in a thread with an event loop of its own."""
-    sock = bind("127.0.0.1", 0)
-    started = threading.Event()
-    servers: list[DrainingServer] = []
+def urls() -> Iterator[dict[str, str]]:
+    """A replica over a `FakeLLM` and a router in front of it, in a thread with its own loop."""
+    socks = {name: bind("127.0.0.1", 0) for name in ("replica", "router")}
+    addresses = {name: f"http://127.0.0.1:{s.getsockname()[1]}" for name, s in socks.items()}
+    started, stop = threading.Event(), threading.Event()
 
     async def serve() -> None:
-        servers.append(DrainingServer(create_app(state())))
-        started.set()
-        await servers[0].serve(sockets=[sock])
+        options = RouterOptions(replica_urls=(addresses["replica"],))
+        replica = DrainingServer(create_app(state()))
+        tasks = [asyncio.create_task(replica.serve(sockets=[socks["replica"]]))]
+        async with RouterState(options) as routing:
+            router = DrainingServer(create_router(routing))
+            tasks.append(asyncio.create_task(router.serve(sockets=[socks["router"]])))
+            while not routing.replicas.usable(None):
+                await asyncio.sleep(0.01)
+            started.set()
+            await asyncio.to_thread(stop.wait)
+            router.should_exit = replica.should_exit = True
+            await asyncio.gather(*tasks)
 
     thread = threading.Thread(target=lambda: asyncio.run(serve()))
     thread.start()
-    started.wait(10)
-    yield f"http://127.0.0.1:{sock.getsockname()[1]}"
-    servers[0].should_exit = True
-    thread.join(10)
-    sock.close()
+    assert started.wait(20)
+    yield addresses
+    stop.set()
+    thread.join(20)
+    for sock in socks.values():
+        sock.close()
 
 
 @pytest.fixture(scope="module")
@@ -83,37 +96,59 @@ def session() -> Iterator[requests.Session]:
         yield opened
 
 
-async def document() -> dict[str, Any]:
-    return create_app(state()).openapi()
+async def documents() -> dict[str, dict[str, Any]]:
+    """The document of each server, as it would answer it."""
+    options = RouterOptions(replica_urls=("http://127.0.0.1:1",))
+    return {
+        "replica": create_app(state()).openapi(),
+        "router": create_router(RouterState(options)).openapi(),
+    }
 
 
-DOCUMENT = asyncio.run(document())
-SCHEMA = schemathesis.openapi.from_dict(DOCUMENT)
-OPERATIONS = [operation.ok() for operation in SCHEMA.get_all_operations()]
+DOCUMENTS = asyncio.run(documents())
 
 
 def test_every_route_of_the_server_is_in_the_document() -> None:
-    paths = set(DOCUMENT["paths"])
+    paths = set(DOCUMENTS["replica"]["paths"])
 
+    assert set(DOCUMENTS["router"]["paths"]) - paths == {
+        "/debug/route",
+        "/debug/route/{request_id}",
+    }
     assert {"/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/messages"} <= paths
     assert {"/v1/models", "/tokenize", "/detokenize", "/health", "/metrics", "/sleep"} <= paths
 
 
+@pytest.mark.parametrize("server", ["replica", "router"])
+def test_operations_have_ids_of_their_own(server: str) -> None:
+    paths = DOCUMENTS[server]["paths"].values()
+    ids = [operation["operationId"] for path in paths for operation in path.values()]
+
+    assert len(set(ids)) == len(ids)
+
+
 def _cases() -> Iterator[Any]:
     """Every operation with what it allows; those with a body also with what they do not."""
-    for operation in OPERATIONS:
-        yield pytest.param(operation, GenerationMode.POSITIVE, id=f"{operation.label}-allowed")
-        if operation.body is not None and len(operation.body):
-            yield pytest.param(operation, GenerationMode.NEGATIVE, id=f"{operation.label}-wrong")
+    for server, document in DOCUMENTS.items():
+        for found in schemathesis.openapi.from_dict(document).get_all_operations():
+            operation = found.ok()
+            name = f"{server} {operation.label}"
+            yield pytest.param(server, operation, GenerationMode.POSITIVE, id=f"{name} allowed")
+            if operation.body is not None and len(operation.body):
+                yield pytest.param(server, operation, GenerationMode.NEGATIVE, id=f"{name} wrong")
 
 
-@pytest.mark.parametrize(("operation", "mode"), list(_cases()))
+@pytest.mark.parametrize(("server", "operation", "mode"), list(_cases()))
 def test_no_answer_is_a_server_error_or_undeclared(
-    operation: Any, mode: GenerationMode, url: str, session: requests.Session
+    server: str,
+    operation: Any,
+    mode: GenerationMode,
+    urls: dict[str, str],
+    session: requests.Session,
 ) -> None:
     @given(case=operation.as_strategy(generation_mode=mode))
     @settings(
-        max_examples=_EXAMPLES,
+        max_examples=_EXAMPLES[server],
         derandomize=True,
         database=None,
         deadline=None,
@@ -121,6 +156,6 @@ def test_no_answer_is_a_server_error_or_undeclared(
         suppress_health_check=list(HealthCheck),
     )
     def check(case: Any) -> None:
-        case.call_and_validate(base_url=url, session=session, checks=_CHECKS, timeout=30)
+        case.call_and_validate(base_url=urls[server], session=session, checks=_CHECKS, timeout=30)
 
     check()

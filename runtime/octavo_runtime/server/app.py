@@ -5,6 +5,7 @@ from typing import Any
 
 from starlette.requests import Request
 
+from octavo_protocol import operations
 from octavo_protocol.asgi import parse_body, read_body, run_unless_gone
 from octavo_protocol.http_app import QUIET, Application, json_response, make_app
 from octavo_protocol.http_options import HttpOptions
@@ -32,31 +33,16 @@ class GenerationRoutes:
         self.state = state
 
     def routes(self) -> list[ApiRoute]:
-        chat, text = (ChatCompletionRequest,), (CompletionRequest,)
-        whole_chat, whole_text = Content(ChatCompletion), Content(Completion)
-        events = Content(media_type=EVENTS)
         return [
-            ApiRoute(
-                "/v1/chat/completions",
-                self.chat_completions,
-                Operation(
-                    "Answer a conversation.", chat, {200: (whole_chat, events)}, errors=(404,)
-                ),
-                "POST",
-            ),
-            ApiRoute(
-                "/v1/completions",
-                self.completions,
-                Operation("Continue a text.", text, {200: (whole_text, events)}, errors=(404,)),
-                "POST",
-            ),
+            operations.post("/v1/chat/completions", self.chat_completions),
+            operations.post("/v1/completions", self.completions),
             ApiRoute(
                 "/invocations",
                 self.invocations,
                 Operation(
                     "Either of the two above, by the fields of the body (for SageMaker).",
-                    chat + text,
-                    {200: (Content(ChatCompletion | Completion), events)},
+                    (ChatCompletionRequest, CompletionRequest),
+                    {200: (Content(ChatCompletion | Completion), Content(media_type=EVENTS))},
                     errors=(404,),
                 ),
                 "POST",

@@ -9,10 +9,9 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import Response
 
+from octavo_protocol import operations
 from octavo_protocol.anthropic import CountTokensRequest, MessagesRequest
 from octavo_protocol.anthropic.answers import (
-    AnthropicMessage,
-    ErrorEvent,
     StreamEvent,
     TokenCount,
 )
@@ -20,7 +19,7 @@ from octavo_protocol.asgi import error_answer, parse_body, read_body, run_unless
 from octavo_protocol.errors import GenerationError, OctavoError
 from octavo_protocol.http_app import json_response
 from octavo_protocol.openai.response_answers import named_event
-from octavo_protocol.openapi import EVENTS, ApiRoute, Content, Operation
+from octavo_protocol.openapi import ApiRoute
 from octavo_protocol.wire_formats import ANTHROPIC
 from octavo_runtime.server.chat_delta import ChatDelta
 from octavo_runtime.server.chat_generation import chat_deltas
@@ -41,29 +40,9 @@ class MessagesRoutes:
         self.state = state
 
     def routes(self) -> list[ApiRoute]:
-        answer = (Content(AnthropicMessage), Content(media_type=EVENTS))
-        failures = {status: (Content(ErrorEvent),) for status in (400, 401, 404, 413, 500, 503)}
         return [
-            ApiRoute(
-                "/v1/messages",
-                self.create,
-                Operation(
-                    "Answer a conversation, as Anthropic's API does.",
-                    (MessagesRequest,),
-                    {200: answer, **failures},
-                ),
-                "POST",
-            ),
-            ApiRoute(
-                "/v1/messages/count_tokens",
-                self.count_tokens,
-                Operation(
-                    "How many tokens the prompt of a conversation has.",
-                    (CountTokensRequest,),
-                    {200: (Content(TokenCount),), **failures},
-                ),
-                "POST",
-            ),
+            operations.post("/v1/messages", self.create),
+            operations.post("/v1/messages/count_tokens", self.count_tokens),
         ]
 
     async def create(self, request: Request) -> Any:

@@ -10,6 +10,7 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import Response as HttpResponse
 
+from octavo_protocol import operations
 from octavo_protocol.asgi import error_answer, parse_body, read_body, run_unless_gone
 from octavo_protocol.errors import OctavoError, ValidationError
 from octavo_protocol.http_app import json_response
@@ -18,7 +19,7 @@ from octavo_protocol.openai.answers import TokenLogprob
 from octavo_protocol.openai.response_answers import Event, Response, named_event
 from octavo_protocol.openai.response_items import InputItem
 from octavo_protocol.openai.responses import ResponsesRequest, is_store_enabled
-from octavo_protocol.openapi import EVENTS, ApiRoute, Content, Operation
+from octavo_protocol.openapi import ApiRoute, Content, Operation
 from octavo_runtime.server.chat_delta import ChatDelta
 from octavo_runtime.server.chat_generation import chat_deltas
 from octavo_runtime.server.chat_job import chat_job
@@ -42,19 +43,9 @@ class ResponsesRoutes:
         self.store = ResponseStore() if is_store_enabled() else ResponseStore(0)
 
     def routes(self) -> list[ApiRoute]:
-        whole, events = Content(Response), Content(media_type=EVENTS)
+        whole = Content(Response)
         return [
-            ApiRoute(
-                "/v1/responses",
-                self.create,
-                Operation(
-                    "Answer a conversation, with items and named events.",
-                    (ResponsesRequest,),
-                    {200: (whole, events)},
-                    errors=(404,),
-                ),
-                "POST",
-            ),
+            operations.post("/v1/responses", self.create),
             ApiRoute(
                 "/v1/responses/{id}",
                 self.retrieve,

@@ -1,15 +1,15 @@
 """Routes that generate nothing: models, tokens, health, load, metrics."""
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from importlib import metadata
 from typing import Any
 
 import msgspec
-from pydantic import BaseModel
 from starlette.requests import Request
 from starlette.responses import Response
 
+from octavo_protocol import operations
 from octavo_protocol.asgi import parse_body, read_body
 from octavo_protocol.http_app import json_response
 from octavo_protocol.openai import DetokenizeRequest, TokenizeRequest
@@ -19,7 +19,8 @@ from octavo_protocol.openai.answers import (
     ModelList,
     TokenizeResponse,
 )
-from octavo_protocol.openapi import TEXT, ApiRoute, Content, Operation
+from octavo_protocol.openapi import ApiRoute, Content, Operation
+from octavo_protocol.operations import Readiness, Version
 from octavo_runtime.server.requests import (
     INLINE_CHARS,
     check_template,
@@ -29,19 +30,8 @@ from octavo_runtime.server.requests import (
 from octavo_runtime.server.state import ServerState
 
 
-class Readiness(msgspec.Struct):
-    """stage: what the replica is doing; "ready" when it may take traffic."""
-
-    status: str
-    stage: str
-
-
 class Load(msgspec.Struct):
     server_load: int
-
-
-class Version(msgspec.Struct):
-    version: str
 
 
 class SmallRoutes:
@@ -52,43 +42,23 @@ class SmallRoutes:
         self._created = int(time.time())
 
     def routes(self) -> list[ApiRoute]:
+        alive = operations.GET["/health"]
         routes = [
-            _get("/v1/models", self.models, "The served models.", ModelList),
+            operations.get("/v1/models", self.models),
             ApiRoute(
                 "/v1/models/{name:path}",
                 self.model,
                 Operation("One served model.", answers={200: (Content(Model),)}, errors=(404,)),
                 "GET",
             ),
-            _post("/tokenize", self.tokenize, "Text to tokens.", TokenizeRequest, TokenizeResponse),
-            _post(
-                "/detokenize",
-                self.detokenize,
-                "Tokens to text.",
-                DetokenizeRequest,
-                DetokenizeResponse,
-            ),
-            ApiRoute("/health", self.health, Operation("Lives the engine?", answers=_ALIVE), "GET"),
-            ApiRoute(
-                "/ping", self.health, Operation("Lives the engine?", answers=_ALIVE), "GET", "POST"
-            ),
-            ApiRoute(
-                "/ready",
-                self.ready,
-                Operation(
-                    "May traffic come?",
-                    answers={200: (Content(Readiness),), 503: (Content(Readiness),)},
-                ),
-                "GET",
-            ),
+            operations.post("/tokenize", self.tokenize),
+            operations.post("/detokenize", self.detokenize),
+            operations.get("/health", self.health),
+            ApiRoute("/ping", self.health, alive, "GET", "POST"),
+            operations.get("/ready", self.ready),
             _get("/load", self.load, "Requests that generate now.", Load),
-            _get("/version", self.version, "Octavo's version.", Version),
-            ApiRoute(
-                "/metrics",
-                self.metrics,
-                Operation("Prometheus metrics.", answers={200: (Content(media_type=TEXT),)}),
-                "GET",
-            ),
+            operations.get("/version", self.version),
+            operations.get("/metrics", self.metrics),
             _get("/octavo/tokenizer", self.tokenizer, "What tokenizes, for routers.", None),
         ]
         if self.state.options.enable_tokenizer_info_endpoint:
@@ -171,19 +141,5 @@ class SmallRoutes:
         return Model(name, self._created, limit, root=self.state.served_names[0])
 
 
-_ALIVE: Mapping[int, tuple[Content, ...]] = {200: (), 503: ()}
-
-
 def _get(path: str, endpoint: Callable[..., Any], summary: str, answer: Any) -> ApiRoute:
     return ApiRoute(path, endpoint, Operation(summary, answers={200: (Content(answer),)}), "GET")
-
-
-def _post(
-    path: str,
-    endpoint: Callable[..., Any],
-    summary: str,
-    body: type[BaseModel],
-    answer: type[msgspec.Struct],
-) -> ApiRoute:
-    operation = Operation(summary, (body,), {200: (Content(answer),)}, errors=(404,))
-    return ApiRoute(path, endpoint, operation, "POST")
