@@ -143,7 +143,20 @@ def test_missing_extra_is_named(
 
 @pytest.mark.parametrize(
     "command",
-    ["", "serve", "router", "up", "chat", "complete", "run-batch", "bench serve", "doctor", "version", "models", "models pull"],
+    [
+        "",
+        "serve",
+        "router",
+        "up",
+        "chat",
+        "complete",
+        "run-batch",
+        "bench serve",
+        "doctor",
+        "version",
+        "models",
+        "models pull",
+    ],
 )
 def test_help_is_quick_to_import(command: str) -> None:
     """Help must not load what only a running command needs."""
