@@ -10,6 +10,8 @@ Rows with top-k or top-p are drawn from their best tokens, where those are enoug
     top_k           the best 64, 256, 1024, …, cut to k
     top_p alone     the best 256, where those have top_p of the mass; else as below, after a cut
     neither         all tokens, in two levels: a block of 1024 tokens, then a token of the block
+
+Each way finds the same token, but for rounding.
 """
 
 from collections.abc import Sequence as Seq
@@ -99,7 +101,11 @@ def _draw_from_best(
     """A token of each row, and the rows for which `width` tokens are too few (not theirs then)."""
     values, candidates = top_tokens(logits, width)
     weights, too_few = top_weights(values, logits, params)
-    drawn: list[int] = candidates.gather(1, _invert(weights, points)[0]).flatten().tolist()
+    # In the order of their ids, not of their ranks: a last bit that differs between batches then
+    # moves no token to another place.
+    in_order, order = candidates.sort(dim=-1)
+    place, _ = _invert(weights.gather(1, order), points)
+    drawn: list[int] = in_order.gather(1, place).flatten().tolist()
     if keep_filtered:
         kept = torch.full_like(logits, -torch.inf)
         kept.scatter_(1, candidates, values.masked_fill(weights == 0, -torch.inf))

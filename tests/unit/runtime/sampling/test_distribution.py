@@ -188,3 +188,19 @@ def test_more_rows_than_one_piece_come_back_in_order() -> None:
     values = random_logits(700, 4096, seed=8)
 
     assert tokens(values, [greedy() for _ in range(700)]) == values.argmax(-1).tolist()
+
+
+@pytest.mark.parametrize("params", [{"top_k": 20}, {"top_p": 0.9}, {"top_p": 0.6}, {}], ids=str)
+def test_a_last_bit_that_differs_changes_no_draw(params: dict[str, Any]) -> None:
+    """Logits of another batch differ by rounding, which may change the order of equals."""
+    values = random_logits(1, VOCAB, seed=9).bfloat16().float()
+    noise = random_logits(1, VOCAB, seed=10, scale=1e-6)
+
+    assert draws(values[0], 2000, **params) == draws((values + noise)[0], 2000, **params)
+
+
+def test_every_way_to_draw_finds_the_same_token() -> None:
+    values = random_logits(1, 3000, seed=11, scale=3.0)[0]
+
+    assert draws(values, 500) == draws(values, 500, top_k=2999)
+    assert draws(values, 500) == draws(values, 500, top_p=1 - 1e-12)
