@@ -118,8 +118,8 @@ class LarkBuilder:
 
 
 def quote(text: str) -> str:
-    """A Lark string literal."""
-    return json.dumps(text, ensure_ascii=False)
+    """A Lark string literal: JSON's, where the lexer also wants DEL escaped."""
+    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
 def regex_literal(pattern: str) -> str:
