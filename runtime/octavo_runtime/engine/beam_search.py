@@ -71,11 +71,12 @@ class BeamSearch:
         """Takes the log-probabilities of the token after each of `next_prompts`, in that order."""
         live: list[_Beam] = []
         for beam, entry in zip(self._live, logprobs, strict=True):
-            for token_id in self._candidates(entry):
+            row = dict(entry)
+            for token_id in self._candidates(row):
                 following = _Beam(
                     (*beam.tokens, token_id),
-                    (*beam.logprobs, dict(entry)),
-                    beam.cum_logprob + entry[token_id].logprob,
+                    (*beam.logprobs, row),
+                    beam.cum_logprob + row[token_id].logprob,
                     token_id if token_id in self._eos else None,
                 )
                 (live if following.eos is None else self._completed).append(following)

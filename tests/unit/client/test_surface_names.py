@@ -12,7 +12,6 @@ import pytest
 import octavo
 from octavo import ModelRegistry, PoolingParams, SamplingParams, initialize_ray_cluster
 from octavo.exceptions import VLLMError, VLLMValidationError
-from octavo.logprobs import FlatLogprobs, Logprob
 from octavo.lora.request import LoRARequest
 from octavo.pooling_params import LateChunkingParams
 from octavo.sampling_params import GuidedDecodingParams, StructuredOutputsParams
@@ -147,20 +146,6 @@ def test_pooling_outputs_say_their_sizes() -> None:
     assert (embedding.hidden_size, classes.num_classes) == (3, 2)
     assert (result.request_id, result.outputs, result.finished) == ("7", embedding, True)
     assert isinstance(result, octavo.PoolingRequestOutput)
-
-
-def test_flat_logprobs_read_like_a_list_of_dicts() -> None:
-    rows = [{5: Logprob(-0.1, 1, "a"), 6: Logprob(-2.0, 2, "b")}, {7: Logprob(-0.5, 1, None)}]
-    flat = FlatLogprobs()
-    flat.append(None)
-    flat.extend(rows)
-
-    assert list(flat) == [{}, *rows]
-    assert (len(flat), flat[-1], list(flat[1:])) == (3, rows[1], rows)
-    assert flat.start_indices == [0, 0, 2]
-    assert flat.end_indices == [0, 2, 3]
-    with pytest.raises(IndexError):
-        _ = flat[3]
 
 
 def test_guided_decoding_params_become_structured_outputs() -> None:
