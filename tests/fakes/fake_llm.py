@@ -93,7 +93,7 @@ class FakeLLM:
             eos_token_ids=[self._eos],
             stages={"weights": 0.0},
         )
-        self._inputs = InputProcessor(self.info)
+        self._inputs = InputProcessor(self.info, self.tokenizer)
 
     def die(self) -> None:
         """The engine process is gone; what runs fails at once."""

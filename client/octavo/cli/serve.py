@@ -62,6 +62,8 @@ def serve_options(model: str, flags: dict[str, Any]) -> "ServeOptions":
         if name not in _engine_arguments()
     }
     names = given.pop("served_model_name", None) or [model]
+    limits = (given.pop("override_max_tokens", None), engine.max_tokens_cap)
+    caps = [limit for limit in limits if limit is not None]
     given.setdefault(
         "replica_id", f"{socket.gethostname()}-{given.get('port')}-{secrets.token_hex(2)}"
     )
@@ -71,6 +73,7 @@ def serve_options(model: str, flags: dict[str, Any]) -> "ServeOptions":
         engine=engine.engine_config,
         tokenizer=engine.tokenizer_folder,
         default_sampling_params=engine.default_sampling_params,
+        override_max_tokens=min(caps, default=None),
         **given,
     )
 

@@ -66,12 +66,14 @@ class VllmConfig:
     """Everything that starting an engine needs.
 
     tokenizer_folder: None for token ids in and out only. chat_template: None = the model's own.
+    max_tokens_cap: a server gives no request more output tokens; None = the context is the limit.
     """
 
     engine_config: EngineConfig
     tokenizer_folder: Path | None
     served_model_name: str
     default_sampling_params: SamplingParams
+    max_tokens_cap: int | None
     chat_template: str | None
     structured_outputs_config: "StructuredOutputsConfig"
 
@@ -97,15 +99,17 @@ class VllmConfig:
                 else folder
             )
         names = args.served_model_name
+        generation = generation_defaults(
+            folder, args.generation_config, args.override_generation_config
+        )
         return cls(
             engine_config=EngineConfig(
                 model=folder, hf_overrides=as_overrides(folder, args.hf_overrides), **choices
             ),
             tokenizer_folder=tokenizer_folder,
             served_model_name=(names if isinstance(names, str) else (names or [args.model])[0]),
-            default_sampling_params=generation_defaults(
-                folder, args.generation_config, args.override_generation_config
-            ).params,
+            default_sampling_params=generation.params,
+            max_tokens_cap=generation.max_tokens_cap,
             chat_template=chat_template,
             structured_outputs_config=structured,
         )

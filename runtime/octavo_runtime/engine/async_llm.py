@@ -41,8 +41,16 @@ ENGINE_CORE = "octavo_runtime.engine.engine_core:EngineCore"
 class AsyncLLM:
     """Requests in, `RequestOutput`s out. Belongs to the event loop in which `start` was called."""
 
-    def __init__(self, process: EngineProcess, tokenizer: Tokenizer, defaults: SamplingParams):
+    def __init__(
+        self,
+        process: EngineProcess,
+        tokenizer: Tokenizer,
+        defaults: SamplingParams,
+        *,
+        logits_processors: Sequence[str] = (),
+    ) -> None:
         self.tokenizer = tokenizer
+        self._logits_processors = logits_processors
         self.default_sampling_params = defaults
         self.info: EngineInfo | None = None
         self.stats = EngineStats()
@@ -70,7 +78,8 @@ class AsyncLLM:
         core_factory: `module:callable` that makes the core from an `EngineConfig`.
         """
         defaults = default_sampling_params(config.model)
-        return cls(EngineProcess(config, core_factory), tokenizer, defaults)
+        process = EngineProcess(config, core_factory)
+        return cls(process, tokenizer, defaults, logits_processors=config.logits_processors)
 
     async def wait_ready(self) -> EngineInfo:
         """Raises `ConfigError` or `GenerationError` when the engine cannot start."""
@@ -257,7 +266,9 @@ class AsyncLLM:
                 self._take_step(report)
             case EngineInfo():
                 self.info = report
-                self._inputs = InputProcessor(report, self.tokenizer)
+                self._inputs = InputProcessor(
+                    report, self.tokenizer, logits_processors=self._logits_processors
+                )
                 self._grammars = RequestGrammars(
                     self.tokenizer, report.vocab_size, report.eos_token_ids
                 )

@@ -103,6 +103,25 @@ def test_vllms_way_of_writing_flags(
     ]
 
 
+@pytest.mark.parametrize(
+    ("flags", "cap"),
+    [
+        ([], None),
+        (["--override-max-tokens", "9"], 9),
+        (["--override-generation-config.max_new_tokens", "5"], 5),
+        (
+            ["--override-generation-config.max_new_tokens", "5", "--override-max-tokens", "9"],
+            5,
+        ),
+    ],
+)
+def test_max_new_tokens_that_the_operator_sets_is_a_limit(
+    recorded: Recorded, model: str, flags: list[str], cap: int | None
+) -> None:
+    assert run("serve", model, *flags) == 0
+    assert recorded.options.override_max_tokens == cap
+
+
 def test_a_file_gives_flags_and_the_command_line_wins(
     recorded: Recorded, model: str, tmp_path: Path
 ) -> None:
