@@ -1,7 +1,6 @@
 """The engine of one replica: schedule → execute → update, in one thread, synchronously."""
 
 import logging
-import os
 import secrets
 import time
 from collections.abc import Iterable
@@ -10,9 +9,10 @@ import numpy as np
 import torch
 
 from octavo_kernels.allocator import trim_allocator, tune_allocator
-from octavo_protocol.errors import ConfigError
+from octavo_protocol.errors import ConfigError, ValidationError
 from octavo_runtime.config import EngineConfig
 from octavo_runtime.engine.block_pool import BlockPool
+from octavo_runtime.engine.kv_capacity import max_model_len_limit, num_kv_blocks
 from octavo_runtime.engine.messages import (
     EngineInfo,
     EngineRequest,
@@ -65,10 +65,10 @@ class EngineCore:
                 f"max_num_seqs ({config.max_num_seqs})"
             )
         model_config = ModelConfig.from_folder(config.model, config.hf_overrides)
-        max_model_len = _max_model_len(config, model_config)
+        max_model_len = max_model_len_limit(config, model_config)
         self._runner = ModelRunner(config, model_config, max_model_len)
         started = time.perf_counter()
-        num_blocks = _num_blocks(config, self._runner.kv_block_bytes, max_model_len)
+        num_blocks = num_kv_blocks(config, self._runner.kv_block_bytes, max_model_len)
         if config.max_model_len == -1:
             max_model_len = min(max_model_len, num_blocks * config.block_size)
         self._runner.allocate_kv_cache(num_blocks)
@@ -130,20 +130,23 @@ class EngineCore:
         return self._wakeup
 
     def add_request(self, request: EngineRequest) -> None:
-        """Queues a request that the API side has validated against `info`.
-
-        Raises `ValidationError` for a grammar without a tokenizer; nothing is queued then.
-        """
+        """Queues a request that the API side has validated against `info`."""
         if request.sampling.seed is None and not request.sampling.is_greedy:
             request.sampling.seed = secrets.randbits(63)
         if self._is_draining:
             self._held.append(request)
             return
-        if request.grammar:
-            self._grammars.add(request)
-        else:
-            self.scheduler.add(request)
         self._unfinished[request.request_id] = None
+        if not request.grammar:
+            self.scheduler.add(request)
+            return
+        try:
+            self._grammars.add(request)
+        except ValidationError as error:
+            failed = SequenceOutput(
+                request.request_id, [], finish_reason="error", error=error.message
+            )
+            self._notices.append(failed)
 
     def abort(self, request_ids: Iterable[str]) -> None:
         """Ends requests and frees their blocks at once. Unknown ids are ignored."""
@@ -323,38 +326,3 @@ def _step_sequence(item: ScheduledSequence) -> StepSequence:
         sequence.block_table,
         sequence.num_shared_tokens,
     )
-
-
-def _max_model_len(config: EngineConfig, model_config: ModelConfig) -> int:
-    limit = model_config.max_position_embeddings
-    if config.max_model_len in (None, -1):
-        return limit
-    if not 2 <= config.max_model_len <= limit:
-        raise ConfigError(
-            f"max_model_len is {config.max_model_len}; this model takes 2 to {limit} tokens"
-        )
-    return config.max_model_len
-
-
-def _num_blocks(config: EngineConfig, block_bytes: int, max_model_len: int) -> int:
-    """Blocks of the KV pool. Raises `ConfigError` when they cannot hold one full sequence."""
-    blocks_per_sequence = -(-max_model_len // config.block_size)
-    if config.num_gpu_blocks_override is not None:
-        num_blocks = config.num_gpu_blocks_override
-    else:
-        memory = config.kv_cache_memory_bytes
-        if memory is None:
-            memory = int(_available_memory_bytes() * config.kv_memory_fraction)
-        num_blocks = min(memory // block_bytes, config.max_num_seqs * blocks_per_sequence)
-    if num_blocks < (1 if config.max_model_len == -1 else blocks_per_sequence):
-        raise ConfigError(
-            f"the KV cache holds {num_blocks} blocks x {config.block_size} tokens = "
-            f"{num_blocks * config.block_size} tokens, but max_model_len is {max_model_len}. Give "
-            f"at least {blocks_per_sequence * block_bytes} bytes "
-            f"({block_bytes} per block), or set --max-model-len {num_blocks * config.block_size}"
-        )
-    return num_blocks
-
-
-def _available_memory_bytes() -> int:
-    return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")

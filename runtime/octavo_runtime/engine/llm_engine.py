@@ -1,5 +1,6 @@
 """The engine and its API side in one process, synchronously: for `LLM` and for tests."""
 
+import logging
 from collections.abc import Iterable, Sequence
 
 from octavo_protocol.errors import UnavailableError
@@ -12,6 +13,8 @@ from octavo_runtime.engine.input_processor import InputProcessor
 from octavo_runtime.engine.messages import EngineInfo, EngineStats
 from octavo_runtime.engine.output_processor import OutputProcessor
 from octavo_runtime.structured_outputs.request import RequestGrammars
+
+logger = logging.getLogger(__name__)
 
 _GRAMMAR_WAIT_S = 1.0
 
@@ -90,6 +93,9 @@ class LLMEngine:
     def _step(self) -> list[RequestOutput]:
         result = self.core.step()
         self.stats = result.stats
+        for output in result.outputs:
+            if output.error:
+                logger.warning("request %s has failed: %s", output.request_id, output.error)
         processed = self._outputs.process(result.outputs)
         self.core.abort(processed.aborts)
         return processed.outputs

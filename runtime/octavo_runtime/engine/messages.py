@@ -20,7 +20,8 @@ class EngineRequest(msgspec.Struct, omit_defaults=True):
     bad_words_token_ids: `sampling.bad_words` as token sequences.
     grammar: `sampling.structured_outputs` as the structured-outputs library takes it; empty: free
     text. is_reasoning: the output begins with reasoning, which lasts until
-    `reasoning_end_token_ids` were generated and to which the grammar does not apply.
+    `reasoning_end_token_ids` were generated and to which the grammar does not apply; where no such
+    tokens are given, it applies from the start.
     """
 
     request_id: str

@@ -1,0 +1,43 @@
+"""How long sequences may be and how many KV blocks there are, from settings, model and memory."""
+
+import os
+
+from octavo_protocol.errors import ConfigError
+from octavo_runtime.config import EngineConfig
+from octavo_runtime.model_config import ModelConfig
+
+
+def max_model_len_limit(config: EngineConfig, model_config: ModelConfig) -> int:
+    """The longest context that settings and model allow; -1 may make it shorter later."""
+    limit = model_config.max_position_embeddings
+    if config.max_model_len in (None, -1):
+        return limit
+    if not 2 <= config.max_model_len <= limit:
+        raise ConfigError(
+            f"max_model_len is {config.max_model_len}; this model takes 2 to {limit} tokens"
+        )
+    return config.max_model_len
+
+
+def num_kv_blocks(config: EngineConfig, block_bytes: int, max_model_len: int) -> int:
+    """Blocks of the KV pool. Raises `ConfigError` when they cannot hold one full sequence."""
+    blocks_per_sequence = -(-max_model_len // config.block_size)
+    if config.num_gpu_blocks_override is not None:
+        num_blocks = config.num_gpu_blocks_override
+    else:
+        memory = config.kv_cache_memory_bytes
+        if memory is None:
+            memory = int(_available_memory_bytes() * config.kv_memory_fraction)
+        num_blocks = min(memory // block_bytes, config.max_num_seqs * blocks_per_sequence)
+    if num_blocks < (1 if config.max_model_len == -1 else blocks_per_sequence):
+        raise ConfigError(
+            f"the KV cache holds {num_blocks} blocks x {config.block_size} tokens = "
+            f"{num_blocks * config.block_size} tokens, but max_model_len is {max_model_len}. Give "
+            f"at least {blocks_per_sequence * block_bytes} bytes "
+            f"({block_bytes} per block), or set --max-model-len {num_blocks * config.block_size}"
+        )
+    return num_blocks
+
+
+def _available_memory_bytes() -> int:
+    return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
