@@ -1,8 +1,10 @@
 """`octavo router`: the router alone, in front of replicas that run elsewhere."""
 
 import dataclasses
+import inspect
 from typing import Annotated, Any, Literal
 
+from octavo.cli import serve_flags
 from octavo.cli.options import option, size_option
 from octavo_protocol.model_deployment import RoutingPolicyName
 from octavo_router.options import RouterOptions
@@ -11,12 +13,7 @@ _ROUTER: dict[str, Any] = {field.name: field.default for field in dataclasses.fi
 
 
 def router(
-    host: Annotated[
-        str, option("--host", help="Address to listen on; 0.0.0.0 for every interface.")
-    ] = "127.0.0.1",
-    port: Annotated[
-        int, option("--port", help="Port to listen on; 0: any free one.", min=0, max=65535)
-    ] = _ROUTER["port"],
+    *,
     redis_url: Annotated[
         str | None, option("--redis-url", help="Redis where the replicas register.")
     ] = None,
@@ -55,10 +52,19 @@ def router(
         float,
         option("--drain-timeout", help="Seconds that running requests get at shutdown.", min=0),
     ] = _ROUTER["drain_timeout_s"],
+    replica_api_key: Annotated[
+        str | None,
+        option(
+            "--replica-api-key",
+            help="Key that replicas ask for. Default: they get the client's.",
+            show_default=False,
+        ),
+    ] = None,
     log_level: Annotated[
         Literal["debug", "info", "warning", "error"],
         option("--log-level", help="How much to log."),
     ] = _ROUTER["log_level"],
+    **http: Any,
 ) -> None:
     """Route requests to a deployment's replicas.
 
@@ -68,8 +74,6 @@ def router(
     can also be set as OCTAVO_<FLAG>.
     """
     options = RouterOptions(
-        host=host,
-        port=port,
         redis_url=redis_url,
         replica_urls=tuple(replica_url or ()),
         namespace=namespace,
@@ -80,8 +84,19 @@ def router(
         max_attempts=max_attempts,
         max_body_bytes=max_body_bytes,
         drain_timeout_s=drain_timeout,
+        replica_api_key=replica_api_key,
         log_level=log_level,
+        **serve_flags.given(http),
     )
     from octavo_router.server import run_router
 
     run_router(options)
+
+
+def _signature() -> inspect.Signature:
+    own = inspect.signature(router).parameters.values()
+    named = [each for each in own if each.kind is inspect.Parameter.KEYWORD_ONLY]
+    return inspect.Signature([*named, *serve_flags.parameters((serve_flags.HTTP,))])
+
+
+router.__signature__ = _signature()  # type: ignore[attr-defined]  # typer reads the flags from it

@@ -56,10 +56,11 @@ def serve_options(model: str, flags: dict[str, Any]) -> "ServeOptions":
     from octavo_runtime.server.serve import ServeOptions
 
     engine = engine_settings(model, flags)
+    engine_arguments = _engine_arguments()
     given: dict[str, Any] = {
-        name: tuple(value) if isinstance(value, list) else value
-        for name, value in _given(flags).items()
-        if name not in _engine_arguments()
+        name: value
+        for name, value in serve_flags.given(flags).items()
+        if name not in engine_arguments
     }
     names = given.pop("served_model_name", None) or [model]
     limits = (given.pop("override_max_tokens", None), engine.max_tokens_cap)
@@ -84,21 +85,12 @@ def engine_settings(model: str, flags: dict[str, Any]) -> "VllmConfig":
     from octavo.engine.arg_utils import EngineArgs
     from octavo_runtime.models.source import resolve_model
 
-    given = _given(flags)
+    given = serve_flags.given(flags)
     with ByteProgress() as progress:
         folder = resolve_model(model, revision=given.get("revision"), progress=progress)
     known = _engine_arguments() - {"revision"}
     arguments = {name: value for name, value in given.items() if name in known}
     return EngineArgs(model=str(folder), **arguments).create_engine_config()
-
-
-def _given(flags: dict[str, Any]) -> dict[str, Any]:
-    """The fields that flags set."""
-    return {
-        serve_flags.RENAMED.get(name, name): value
-        for name, value in flags.items()
-        if value is not None
-    }
 
 
 def _engine_arguments() -> set[str]:

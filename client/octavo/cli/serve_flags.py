@@ -21,6 +21,7 @@ RENAMED = {
     "drain_timeout": "drain_timeout_s",
     "emit_reasoning_content": "reasoning_content_field",
 }
+HTTP = "HTTP server"  # these the router has too
 _JSON = "json"
 _SIZE = "size"
 
@@ -129,7 +130,7 @@ GROUPS: dict[str, tuple[ServeFlag, ...]] = {
         ),
         _flag("scheduling_policy", Literal["fcfs", "priority"], "Order of the waiting queue."),
     ),
-    "Frontend": (
+    HTTP: (
         _flag(
             "host",
             str,
@@ -151,6 +152,10 @@ GROUPS: dict[str, tuple[ServeFlag, ...]] = {
         _flag("ssl_cert_reqs", int, "2: clients need a certificate.", min=0, max=2),
         _flag("ssl_ciphers", str, "OpenSSL's list of ciphers (TLS 1.2 and older)."),
         _flag("disable_fastapi_docs", bool, "No /docs, /redoc and /openapi.json."),
+        _flag("disable_uvicorn_access_log", bool, "No line per HTTP request."),
+        _flag("disable_access_log_for_endpoints", list[str], "No line for these paths."),
+    ),
+    "Frontend": (
         _flag(
             "chat_template",
             Path,
@@ -213,8 +218,6 @@ GROUPS: dict[str, tuple[ServeFlag, ...]] = {
         _flag("enable_log_requests", bool, "A line per finished request: counts and times."),
         _flag("enable_log_outputs", bool, "With its prompt and outputs."),
         _flag("max_log_len", int, "Longest text of those, in characters.", min=0),
-        _flag("disable_uvicorn_access_log", bool, "No line per HTTP request."),
-        _flag("disable_access_log_for_endpoints", list[str], "No line for these paths."),
         _flag("enable_server_load_tracking", bool, "/load counts requests."),
         _flag("metrics_names", MetricsNames, "Prefixes under which metrics are shown."),
         _flag("show_old_metrics", bool, "Metrics also under names that vLLM has removed."),
@@ -257,6 +260,15 @@ def parameters(groups: Iterable[str] = tuple(GROUPS)) -> list[inspect.Parameter]
         for group in groups
         for flag in GROUPS[group]
     ]
+
+
+def given(flags: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields that flags set, lists as tuples. None: the flag was not given."""
+    return {
+        RENAMED.get(name, name): tuple(value) if isinstance(value, list) else value
+        for name, value in flags.items()
+        if value is not None
+    }
 
 
 def _default(flag: ServeFlag) -> Any:

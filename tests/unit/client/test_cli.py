@@ -110,6 +110,20 @@ def test_router_takes_replica_urls(recorded: Recorded) -> None:
     )
 
 
+def test_router_listens_as_a_replica_does(recorded: Recorded) -> None:
+    flags = "--replica-url http://a --api-key k l --allowed-origins http://x --port 9 --uds /s"
+    assert run("router", *flags.split(), "--replica-api-key", "inner") == 0
+    assert recorded.options == RouterOptions(
+        replica_urls=("http://a",),
+        host="127.0.0.1",
+        port=9,
+        uds=Path("/s"),
+        api_key=("k", "l"),
+        allowed_origins=("http://x",),
+        replica_api_key="inner",
+    )
+
+
 def test_router_without_replicas_says_what_to_give(capsys: pytest.CaptureFixture[str]) -> None:
     assert run("router") == 2
     assert "--redis-url" in capsys.readouterr().err
