@@ -1,22 +1,28 @@
 """A draw of each row from the distribution that the filters leave.
 
-A draw inverts the cumulative distribution at one uniform number per row, which is a hash of
-(seed, output position): no state survives between steps, so preemption, batching and another
-replica all continue with the same draws. What is done to a row depends on its own parameters
-alone, never on the other rows. Source of the hash: splitmix64 (Steele et al. 2014).
+Tokens race: each has a time that is exponentially distributed with its probability as the rate, and
+the first one wins (the Gumbel-max trick; Gumbel 1954, Maddison et al. 2014). The noise is a hash of
+(seed, output position, token): no state survives between steps, so preemption, batching and another
+replica all continue with the same draws. And where rounding in another batch moves probabilities a
+little, the same token wins but for as small a chance; inverting the cumulative distribution at one
+random point, rounding would add up along the vocabulary. Source of the hash: splitmix64 (Steele et
+al. 2014).
 
-Rows with top-k or top-p are drawn from their best tokens, where those are enough:
+Only the best tokens of a row race one by one, all others together as one:
 
-    top_k           the best 64, 256, 1024, …, cut to k
-    top_p alone     the best 256, where those have top_p of the mass; else as below, after a cut
-    neither         all tokens, in two levels: a block of 1024 tokens, then a token of the block
+    top_k       the best 64, 256, 1024, …, cut to k
+    else        the best 256, and the rest if top_p does not end among them; when the rest wins,
+                its blocks of 1024 tokens race, then the tokens of the block that won
 
-Each way finds the same token, but for rounding.
+What is done to a row depends on its own parameters and logits alone, never on the other rows.
 """
 
 from collections.abc import Sequence as Seq
 
+import numpy as np
 import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor
 
 from octavo_protocol.sampling_params import SamplingParams
@@ -25,19 +31,24 @@ from octavo_runtime.layers.sampling.rows import SamplingRow
 from octavo_runtime.layers.sampling.top_tokens import top_tokens
 
 _MASK64 = (1 << 64) - 1
+_GOLDEN = 0x9E3779B97F4A7C15
+_MIX = ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB))
 _BLOCK = 1024
-_TOP_K_WIDTH, _TOP_P_WIDTH = 64, 256
-_WHOLE = 0  # the width of rows that look at every token
-_BELOW_1 = 1 - 2**-53
+_TOP_K_WIDTH, _HEAD_WIDTH = 64, 256
 
 
-def uniform(seed: int, position: int) -> float:
-    """A number in (0, 1) that is a function of (seed, position) alone."""
-    state = (seed + 0x9E3779B97F4A7C15 * (position + 1)) & _MASK64
-    for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
-        state = ((state ^ (state >> shift)) * factor) & _MASK64
-    state ^= state >> 31
-    return ((state >> 11) + 0.5) / (1 << 53)
+def uniforms(rows: Seq[SamplingRow], token_ids: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Numbers in (0, 1), functions of (seed, output position, token id) alone.
+
+    token_ids: [len(rows), n] → [len(rows), n]. Numbers from the vocabulary's size on stand for
+    groups of tokens.
+    """
+    origins = np.array(
+        [(row.seed + _GOLDEN * (row.num_output_tokens + 1)) & _MASK64 for row in rows], np.uint64
+    )
+    steps = (token_ids + 1).astype(np.uint64) * np.uint64(_GOLDEN)
+    state = _mixed(_mixed(origins)[:, None] + steps)
+    return ((state >> np.uint64(11)).astype(np.float64) + 0.5) / (1 << 53)
 
 
 def draw_tokens(logits: Tensor, rows: Seq[SamplingRow], *, keep_filtered: bool) -> list[int]:
@@ -48,109 +59,123 @@ def draw_tokens(logits: Tensor, rows: Seq[SamplingRow], *, keep_filtered: bool) 
     by_width: dict[int, list[int]] = {}
     for i, row in enumerate(rows):
         by_width.setdefault(_width(row.params, logits.shape[-1]), []).append(i)
-    whole = by_width.pop(_WHOLE, [])
     token_ids = [0] * len(rows)
     for width, members in by_width.items():
-        subset = _rows_of(logits, members)
-        points = _points(rows, members)
-        drawn, too_few = _draw_from_best(
-            subset, width, points, [rows[i].params for i in members], keep_filtered
-        )
+        subset = logits if len(members) == len(rows) else logits[members]
+        drawn = _draw(subset, [rows[i] for i in members], width, keep_filtered=keep_filtered)
         if keep_filtered and subset is not logits:
             logits[members] = subset
         for i, token_id in zip(members, drawn, strict=True):
             token_ids[i] = token_id
-        whole += [members[i] for i in too_few]
-    if whole:
-        subset = _rows_of(logits, whole)
-        top_p = [rows[i].params.top_p for i in whole]
-        drawn = _draw_from_all(subset, _points(rows, whole), top_p, keep_filtered)
-        if keep_filtered and subset is not logits:
-            logits[whole] = subset
-        for i, token_id in zip(whole, drawn, strict=True):
-            token_ids[i] = token_id
     return token_ids
 
 
-def _rows_of(logits: Tensor, members: list[int]) -> Tensor:
-    return logits if members == list(range(len(logits))) else logits[members]
-
-
-def _points(rows: Seq[SamplingRow], members: list[int]) -> Tensor:
-    numbers = [uniform(rows[i].seed, rows[i].num_output_tokens) for i in members]
-    return torch.tensor(numbers, dtype=torch.float64).unsqueeze(1)
-
-
 def _width(params: SamplingParams, vocab_size: int) -> int:
-    """How many of the best tokens to look at; a function of the row alone."""
-    if has_top_k(params, vocab_size):
-        width = _TOP_K_WIDTH
-        while width < params.top_k:
-            width *= 4
-        return min(width, vocab_size)
-    return min(_TOP_P_WIDTH, vocab_size) if params.top_p < 1 else _WHOLE
+    """How many of the best tokens race one by one; a function of the row alone."""
+    if not has_top_k(params, vocab_size):
+        return min(_HEAD_WIDTH, vocab_size)
+    width = _TOP_K_WIDTH
+    while width < params.top_k:
+        width *= 4
+    return min(width, vocab_size)
 
 
-def _draw_from_best(
-    logits: Tensor,
-    width: int,
-    points: Tensor,
-    params: Seq[SamplingParams],
-    keep_filtered: bool,
-) -> tuple[list[int], list[int]]:
-    """A token of each row, and the rows for which `width` tokens are too few (not theirs then)."""
-    values, candidates = top_tokens(logits, width)
-    weights, too_few = top_weights(values, logits, params)
-    # In the order of their ids, not of their ranks: a last bit that differs between batches then
-    # moves no token to another place.
-    in_order, order = candidates.sort(dim=-1)
-    place, _ = _invert(weights.gather(1, order), points)
-    drawn: list[int] = in_order.gather(1, place).flatten().tolist()
+def _draw(logits: Tensor, rows: Seq[SamplingRow], width: int, *, keep_filtered: bool) -> list[int]:
+    values, head = top_tokens(logits, width)
+    weights, total, too_few = top_weights(values, logits, [row.params for row in rows])
+    lead, place = (weights.log() + _noise(rows, head.numpy())).max(dim=-1)
+    drawn: list[int] = head.gather(1, place.unsqueeze(1)).flatten().tolist()
     if keep_filtered:
-        kept = torch.full_like(logits, -torch.inf)
-        kept.scatter_(1, candidates, values.masked_fill(weights == 0, -torch.inf))
-        enough = [i for i in range(len(logits)) if i not in too_few]
-        logits[enough] = kept[enough]
-    return drawn, too_few
+        ended = [i for i in range(len(rows)) if i not in too_few]
+        dropped = values[ended].masked_fill(weights[ended] == 0, -torch.inf)
+        logits[ended] = torch.full_like(logits[ended], -torch.inf).scatter_(1, head[ended], dropped)
+    if too_few:
+        subset, best = logits[too_few], head[too_few]
+        late = _race_of_rest(
+            subset,
+            best,
+            [rows[i] for i in too_few],
+            (total - weights.sum(dim=-1))[too_few],
+            lead[too_few],
+            keep_filtered=keep_filtered,
+        )
+        if keep_filtered:
+            logits[too_few] = subset
+        for place_of_row, token_id in late.items():
+            drawn[too_few[place_of_row]] = token_id
+    return drawn
 
 
-def _draw_from_all(
-    logits: Tensor, points: Tensor, top_p: list[float], keep_filtered: bool
-) -> list[int]:
-    num_rows, vocab_size = logits.shape
-    num_blocks = -(-vocab_size // _BLOCK)
-    padded = logits.new_empty(num_rows, num_blocks * _BLOCK)
-    padded[:, vocab_size:] = 0.0
-    weights = padded[:, :vocab_size]
-    # Where every token is forbidden, the greatest value is -inf, and its difference no number.
-    greatest = logits.amax(dim=-1, keepdim=True).clamp_(min=torch.finfo(logits.dtype).min)
-    torch.sub(logits, greatest, out=weights)
-    weights.exp_()
+def _race_of_rest(
+    logits: Tensor,
+    head: Tensor,
+    rows: Seq[SamplingRow],
+    rest: Tensor,
+    lead: Tensor,
+    *,
+    keep_filtered: bool,
+) -> dict[int, int]:
+    """Tokens outside the head that win, by row.
+
+    head: [num_rows, width], the best tokens. rest: [num_rows] fp64, weight of all others before
+    top-p. lead: [num_rows] fp64, how far the head's winner came.
+    """
+    cut = [i for i, row in enumerate(rows) if row.params.top_p < 1]
+    if cut:
+        tails = _tails(logits[cut], head[cut], [rows[i].params.top_p for i in cut])
+        rest[cut] = tails.double().sum(dim=-1)
+        if keep_filtered:
+            dropped = (tails == 0).scatter_(1, head[cut], False)
+            logits[cut] = logits[cut].masked_fill(dropped, -torch.inf)
+    everyone = np.full((len(rows), 1), logits.shape[-1], dtype=np.int64)
+    ahead = rest.log() + _noise(rows, everyone).squeeze(1) > lead
+    won = [i for i, yes in enumerate(ahead.tolist()) if yes]
+    if not won:
+        return {}
+    tails = _tails(logits[won], head[won], [rows[i].params.top_p for i in won])
+    drawn = _race_by_blocks(tails, [rows[i] for i in won])
+    # Where the head has all the weight there is, what `rest` has is rounding.
+    has_tail = (tails.amax(dim=-1) > 0).tolist()
+    return {i: token for i, token, yes in zip(won, drawn, has_tail, strict=True) if yes}
+
+
+def _tails(logits: Tensor, head: Tensor, top_p: Seq[float]) -> Tensor:
+    """Weights of the tokens outside the head that top-p leaves; 0 for all others.
+
+    [num_rows, vocab_size] fp32, relative to the best token's.
+    """
+    weights = (logits - logits.amax(dim=-1, keepdim=True)).exp_()
     cut = [i for i, p in enumerate(top_p) if p < 1]
     if cut:
         nucleus = weights[cut]
         keep_nucleus(nucleus, torch.tensor([top_p[i] for i in cut], dtype=torch.float64))
         weights[cut] = nucleus
-        if keep_filtered:
-            logits.masked_fill_(weights == 0, -torch.inf)
-    blocks = padded.view(num_rows, num_blocks, _BLOCK)
-    block, inside = _invert(blocks.sum(dim=-1).double(), points)
-    within = blocks[torch.arange(num_rows), block.squeeze(1)].double()
-    offset, _ = _invert(within, inside)
-    token_ids: list[int] = (block * _BLOCK + offset).clamp_(max=vocab_size - 1).flatten().tolist()
-    return token_ids
+    return weights.scatter_(1, head, 0.0)
 
 
-def _invert(weights: Tensor, points: Tensor) -> tuple[Tensor, Tensor]:
-    """Where the cumulative weights pass `points` of their total, and how far inside that interval.
+def _noise(rows: Seq[SamplingRow], token_ids: NDArray[np.int64]) -> Tensor:
+    """Gumbel noise of each token, fp64; log(weight) + noise is greatest for the race's winner."""
+    return torch.from_numpy(-np.log(-np.log(uniforms(rows, token_ids))))
 
-    weights: [num_rows, n] fp64; points: [num_rows, 1] in [0, 1) → index and place, [num_rows, 1].
-    `right`: the point lies strictly inside the chosen interval, so weight 0 (an empty interval) is
-    never chosen.
+
+def _mixed(state: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    for shift, factor in _MIX:
+        state = (state ^ (state >> np.uint64(shift))) * np.uint64(factor)
+    return state ^ (state >> np.uint64(31))
+
+
+def _race_by_blocks(weights: Tensor, rows: Seq[SamplingRow]) -> list[int]:
+    """The winner of each row: first blocks of tokens race, then the tokens of the one that won.
+
+    weights: [num_rows, vocab_size] fp32, none of which has raced before.
     """
-    cumulative = weights.cumsum(dim=-1)
-    points = points * cumulative[:, -1:]
-    index = torch.searchsorted(cumulative, points, right=True).clamp_(max=weights.shape[-1] - 1)
-    weight = weights.gather(1, index)
-    inside = 1 - (cumulative.gather(1, index) - points) / weight
-    return index, inside.clamp(0.0, _BELOW_1)
+    num_rows, size = weights.shape
+    blocks = F.pad(weights, (0, -size % _BLOCK)).view(num_rows, -1, _BLOCK)
+    numbers = np.arange(size + 1, size + 1 + blocks.shape[1], dtype=np.int64)
+    block_noise = _noise(rows, np.tile(numbers, (num_rows, 1)))
+    block = (blocks.sum(dim=-1).double().log() + block_noise).argmax(dim=-1)
+    inside = blocks[torch.arange(num_rows), block].double()
+    token_ids = block.unsqueeze(1) * _BLOCK + torch.arange(_BLOCK)
+    place = (inside.log() + _noise(rows, token_ids.numpy())).argmax(dim=-1, keepdim=True)
+    drawn: list[int] = token_ids.gather(1, place).flatten().tolist()
+    return drawn

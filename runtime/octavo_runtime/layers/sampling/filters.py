@@ -26,12 +26,13 @@ def apply_min_p(logits: Tensor, rows: Seq[SamplingRow]) -> None:
 
 def top_weights(
     values: Tensor, logits: Tensor, params: Seq[SamplingParams]
-) -> tuple[Tensor, list[int]]:
-    """Weights of the best tokens, 0 for those that are dropped; and the rows that need more.
+) -> tuple[Tensor, Tensor, list[int]]:
+    """Weights of the best tokens, 0 for those that are dropped; the total weight; rows that need
+    more tokens.
 
     values: [num_rows, width], the best of `logits`, descending. Of the top_k greatest (or of all
     tokens), the fewest whose probability reaches top_p are kept. A row needs more where all of
-    `width` tokens do not reach it.
+    `width` tokens do not reach it. total: [num_rows], of all tokens that top-k leaves.
     """
     width, vocab_size = values.shape[-1], logits.shape[-1]
     limits = torch.tensor([p.top_k if has_top_k(p, vocab_size) else width for p in params])
@@ -50,7 +51,7 @@ def top_weights(
     reach = top_p * total
     dropped = (cumulative - weights >= reach.unsqueeze(1)) & (ranks > 0)
     weights.masked_fill_(dropped, 0.0)
-    return weights, [i for i in narrow if bool(mass[i] < reach[i])]
+    return weights, total, [i for i in narrow if bool(mass[i] < reach[i])]
 
 
 def keep_nucleus(weights: Tensor, top_p: Tensor) -> None:
