@@ -52,9 +52,7 @@ class ModelConfig:
     eos_token_ids: tuple[int, ...]
 
     @classmethod
-    def from_folder(
-        cls, folder: Path, overrides: Mapping[str, Any] | None = None
-    ) -> "ModelConfig":
+    def from_folder(cls, folder: Path, overrides: Mapping[str, Any] | None = None) -> "ModelConfig":
         """Reads config.json, under `overrides`, and the end tokens of generation_config.json.
 
         Raises `ConfigError` that names the file and the key.
