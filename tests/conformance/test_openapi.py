@@ -12,14 +12,17 @@ from typing import Any
 import pytest
 import requests
 import schemathesis
+from fastapi import FastAPI
 from hypothesis import HealthCheck, Phase, given, settings
 from schemathesis import GenerationMode
 from schemathesis.checks import not_a_server_error
+from schemathesis.core.result import Ok
 from schemathesis.specs.openapi.checks import (
     content_type_conformance,
     response_schema_conformance,
     status_code_conformance,
 )
+from starlette.applications import Starlette
 from tests.fakes.fake_llm import FakeLLM
 
 from octavo_protocol.serving import DrainingServer, bind
@@ -96,12 +99,17 @@ def session() -> Iterator[requests.Session]:
         yield opened
 
 
+def document_of(app: Starlette) -> dict[str, Any]:
+    assert isinstance(app, FastAPI)
+    return app.openapi()
+
+
 async def documents() -> dict[str, dict[str, Any]]:
     """The document of each server, as it would answer it."""
     options = RouterOptions(replica_urls=("http://127.0.0.1:1",))
     return {
-        "replica": create_app(state()).openapi(),
-        "router": create_router(RouterState(options)).openapi(),
+        "replica": document_of(create_app(state())),
+        "router": document_of(create_router(RouterState(options))),
     }
 
 
@@ -131,6 +139,7 @@ def _cases() -> Iterator[Any]:
     """Every operation with what it allows; those with a body also with what they do not."""
     for server, document in DOCUMENTS.items():
         for found in schemathesis.openapi.from_dict(document).get_all_operations():
+            assert isinstance(found, Ok), found
             operation = found.ok()
             name = f"{server} {operation.label}"
             yield pytest.param(server, operation, GenerationMode.POSITIVE, id=f"{name} allowed")

@@ -62,6 +62,14 @@ def serve_options(model: str, flags: dict[str, Any]) -> "ServeOptions":
         for name, value in serve_flags.given(flags).items()
         if name not in engine_arguments
     }
+    structured = engine.structured_outputs_config
+    if structured.enable_in_reasoning:
+        raise ConfigError(
+            "--structured-outputs-config.enable_in_reasoning is not supported by a server: "
+            "constraints begin where reasoning ends; leave it out"
+        )
+    if structured.reasoning_parser:
+        given.setdefault("reasoning_parser", structured.reasoning_parser)
     names = given.pop("served_model_name", None) or [model]
     limits = (given.pop("override_max_tokens", None), engine.max_tokens_cap)
     caps = [limit for limit in limits if limit is not None]
@@ -75,6 +83,7 @@ def serve_options(model: str, flags: dict[str, Any]) -> "ServeOptions":
         tokenizer=engine.tokenizer_folder,
         default_sampling_params=engine.default_sampling_params,
         override_max_tokens=min(caps, default=None),
+        structured_outputs_config=dataclasses.asdict(structured),
         **given,
     )
 

@@ -187,6 +187,11 @@ GROUPS: dict[str, tuple[ServeFlag, ...]] = {
             default=False,
         ),
         _flag("response_role", str, "Role of answers."),
+        _flag(
+            "structured_outputs_config",
+            _JSON,
+            "Every constraint's disable_any_whitespace and disable_additional_properties.",
+        ),
         _flag("override_max_tokens", int, "No answer gets more tokens than this.", min=1),
         _flag("return_tokens_as_token_ids", bool, "Tokens in logprobs are `token_id:N`."),
         _flag("enable_force_include_usage", bool, "Every stream ends with its usage."),

@@ -65,7 +65,6 @@ _IGNORED = {
         --disable-log-stats --kv-cache-metrics --kv-cache-metrics-sample= --cudagraph-metrics
         --enable-mfu-metrics --custom-histogram-buckets={} --enable-logging-iteration-details
         --per-request-spec-decode-metrics= --aggregate-engine-logging""",
-    "grammars are always enforced by llguidance": "--structured-outputs-config={}",
     "--show-old-metrics shows them": "--show-hidden-metrics-for-version=",
     "it is always so here": "--enable-request-id-headers --enable-prompt-tokens-details",
     "it belongs to vLLM's own process": """

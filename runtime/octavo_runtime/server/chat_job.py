@@ -39,6 +39,8 @@ async def chat_job(
     params = params_of(state, request, default_max_tokens=state.default_max_tokens)
     if parser is not None:
         _constrain(params, parser, request)
+        if params.structured_outputs is not None:
+            params.structured_outputs = state.options.constraint(params.structured_outputs)
     job = GenerationJob(
         answer_id=answer_id,
         request_id=request_id,

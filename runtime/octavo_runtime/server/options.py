@@ -4,7 +4,10 @@ import os
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+import msgspec
+
 from octavo_protocol.errors import ConfigError
+from octavo_protocol.structured_outputs import StructuredOutputsParams
 
 MetricsNames = Literal["both", "octavo", "vllm"]
 FingerprintMode = Literal["full", "hash", "custom", "none"]
@@ -28,6 +31,8 @@ class ApiOptions:
         exclude_tools_when_tool_choice_none: with tool_choice none, the prompt has no tools.
         reasoning_parser: what splits reasoning from the answer.
         override_max_tokens: no answer gets more tokens than this.
+        structured_outputs_config: `disable_any_whitespace` and `disable_additional_properties`:
+            true holds for the constraints of every request.
     Answers
         response_role: role of the messages. reasoning_content_field: `reasoning` is repeated under
             its older name `reasoning_content`.
@@ -51,6 +56,7 @@ class ApiOptions:
     exclude_tools_when_tool_choice_none: bool = False
     reasoning_parser: str | None = None
     override_max_tokens: int | None = None
+    structured_outputs_config: dict[str, Any] = field(default_factory=dict)
     response_role: str = "assistant"
     reasoning_content_field: bool = False
     return_tokens_as_token_ids: bool = False
@@ -78,3 +84,9 @@ class ApiOptions:
             raise ConfigError("--enable-log-outputs needs --enable-log-requests")
         if self.fingerprint_mode == "custom" and not self.fingerprint_value:
             raise ConfigError("--fingerprint-mode custom needs --fingerprint-value")
+
+    def constraint(self, of_request: StructuredOutputsParams) -> StructuredOutputsParams:
+        """`of_request`, and what `structured_outputs_config` asks of all."""
+        names = ("disable_any_whitespace", "disable_additional_properties")
+        wanted = {name: True for name in names if self.structured_outputs_config.get(name)}
+        return msgspec.structs.replace(of_request, **wanted)

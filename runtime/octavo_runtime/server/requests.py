@@ -34,6 +34,8 @@ def params_of(
     if cap is not None and (params.max_tokens is None or params.max_tokens > cap):
         params.max_tokens = cap
         params.min_tokens = min(params.min_tokens, cap)
+    if params.structured_outputs is not None:
+        params.structured_outputs = state.options.constraint(params.structured_outputs)
     params.output_kind = RequestOutputKind.DELTA if body.stream else RequestOutputKind.FINAL_ONLY
     return params
 

@@ -103,6 +103,23 @@ def test_vllms_way_of_writing_flags(
     ]
 
 
+def test_structured_outputs_config_reaches_the_server(recorded: Recorded, model: str) -> None:
+    flags = (
+        "--structured-outputs-config.disable_any_whitespace true "
+        "--structured-outputs-config.reasoning_parser qwen3"
+    )
+    assert run("serve", model, *flags.split()) == 0
+    assert recorded.options.structured_outputs_config["disable_any_whitespace"] is True
+    assert recorded.options.reasoning_parser == "qwen3"
+
+
+def test_constraints_inside_reasoning_are_refused(
+    model: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("serve", model, "--structured-outputs-config.enable_in_reasoning", "true") == 2
+    assert "constraints begin where reasoning ends" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("flags", "cap"),
     [

@@ -185,8 +185,8 @@ def test_deltas_add_up_to_the_whole_output(llm: LLMEngine) -> None:
 
 
 def test_neighbours_without_a_grammar_are_what_they_are_alone(llm: LLMEngine) -> None:
-    # Of few tokens, so that the last bits of a sum, which depend on the batch, pick no other one.
-    free = [("Once upon a time", params(seed=s, max_tokens=30, top_k=20)) for s in range(3)]
+    # Draws race: the last bits of a sum, which depend on the batch, change next to none.
+    free = [("Once upon a time", params(seed=s, max_tokens=30)) for s in range(3)]
     alone = [run(llm, job)[0].outputs[0].token_ids for job in free]
     jobs = [*free, *[(prompt, sampling) for prompt, sampling, _ in mixed_jobs(2)]]
     together = run(llm, *jobs)

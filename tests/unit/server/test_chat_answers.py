@@ -330,6 +330,21 @@ async def test_the_servers_cap_and_the_models_default_limit_answers() -> None:
     assert capped["usage"]["completion_tokens"] == 4
 
 
+async def test_the_servers_settings_of_constraints_hold_for_every_request() -> None:
+    config = {"disable_any_whitespace": True, "disable_additional_properties": False}
+    async with running_replica(ApiOptions(structured_outputs_config=config)) as replica:
+        await _whole(replica, max_tokens=4, response_format={"type": "json_object"})
+        await _whole(
+            replica, max_tokens=4, tools=_TOOLS, tool_choice="required", parallel_tool_calls=False
+        )
+        await _whole(replica, max_tokens=4)
+
+    by_format, by_tool, free = (each.sampling.structured_outputs for each in replica.llm.requests)
+    assert by_format is not None and by_tool is not None and free is None
+    assert by_format.disable_any_whitespace and by_tool.disable_any_whitespace
+    assert not by_format.disable_additional_properties
+
+
 async def test_a_trusted_template_is_used_and_a_prompt_can_be_truncated() -> None:
     async with running_replica(ApiOptions(trust_request_chat_template=True)) as replica:
         answer = await _whole(
