@@ -340,8 +340,11 @@ async def test_the_servers_settings_of_constraints_hold_for_every_request() -> N
         await _whole(replica, max_tokens=4)
 
     by_format, by_tool, free = (each.sampling.structured_outputs for each in replica.llm.requests)
-    assert by_format is not None and by_tool is not None and free is None
-    assert by_format.disable_any_whitespace and by_tool.disable_any_whitespace
+    assert by_format is not None
+    assert by_tool is not None
+    assert free is None
+    assert by_format.disable_any_whitespace
+    assert by_tool.disable_any_whitespace
     assert not by_format.disable_additional_properties
 
 
