@@ -128,7 +128,7 @@ class FakeEngineCore:
 def _echo(sequence: Sequence, vocab_size: int) -> SampledToken:
     """The sampled token has log-probability -0.5; each of the top ones half a unit less."""
     prompt, params = sequence.request.prompt_token_ids, sequence.request.sampling
-    token = prompt[sequence.num_output_tokens % len(prompt)]
+    token = prompt[(sequence.num_output_tokens - 1) % len(prompt)]  # one is pending
     if params.logprobs is None:
         return SampledToken(token)
     top = [(token + i) % vocab_size for i in range(params.logprobs)]

@@ -1,14 +1,17 @@
 """The scheduler under random traffic, with an oracle for what the KV cache must hold.
 
 Instead of a model, every slot of the simulated cache stores a digest of the whole prefix up to its
-position. Each step first writes the slots that the plan says, then reads every position that
+position. Steps may overlap: the tokens of one are told to the scheduler after the next was planned.
+Each step first writes the slots that the plan says, then reads every position that
 attention would read and compares it with the sequence's own tokens. A block shared wrongly, written
 twice, freed too early or not computed shows as a wrong digest.
 """
 
 import hashlib
 import random
+from collections import deque
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import hypothesis.strategies as st
@@ -21,6 +24,7 @@ from octavo_runtime.engine.messages import EngineRequest, TokenLogprobs
 from octavo_runtime.engine.sampling_rows import prompt_parts
 from octavo_runtime.engine.scheduler import (
     SampledToken,
+    ScheduledSequence,
     Scheduler,
     SchedulerConfig,
     StepPlan,
@@ -37,6 +41,15 @@ def prefix_digests(token_ids: list[int], salt: str) -> Iterator[bytes]:
         yield state.digest()
 
 
+@dataclass(frozen=True)
+class InFlight:
+    """A step that was executed and of which the scheduler does not know."""
+
+    plan: StepPlan
+    sampled: dict[str, SampledToken]
+    scored: dict[str, list[TokenLogprobs]]
+
+
 class SimulatedEngine:
     """Executes plans against a cache of digests; "samples" by a hash of the prefix."""
 
@@ -51,6 +64,7 @@ class SimulatedEngine:
         caching: bool = True,
         policy: str = "fcfs",
         threshold: int = 0,
+        overlap: bool = False,
     ) -> None:
         config = SchedulerConfig(
             max_num_seqs=max_num_seqs,
@@ -63,6 +77,8 @@ class SimulatedEngine:
         )
         self.scheduler = Scheduler(config, BlockPool(num_blocks, enable_prefix_caching=caching))
         self.slots: dict[int, bytes] = {}
+        self.max_in_flight = 1 if overlap else 0
+        self.in_flight: deque[InFlight] = deque()
         self.finished: dict[str, list[int]] = {}
         self.outputs: dict[str, list[int]] = {}
         self.scored: dict[str, list[int]] = {}
@@ -90,25 +106,34 @@ class SimulatedEngine:
         self.scheduler.add(request)
 
     def step(self) -> StepPlan:
+        """Plans and executes a step, and tells the tokens of the oldest that is due."""
         plan = self.scheduler.schedule()
         assert plan.num_tokens <= self.scheduler.config.max_num_batched_tokens
-        assert plan.scheduled, "there was work, but nothing was scheduled"
+        assert plan.scheduled or self.in_flight, "there was work, but nothing was scheduled"
+        if plan.scheduled:
+            self.in_flight.append(self._execute(plan))
+        while self.in_flight and (len(self.in_flight) > self.max_in_flight or not plan.scheduled):
+            self._update(self.in_flight.popleft())
+        return plan
+
+    def _execute(self, plan: StepPlan) -> "InFlight":
         block_size = self.scheduler.config.block_size
+        tokens = [self._tokens(item) for item in plan.scheduled]
         step = StepInput.build(
             [
                 StepSequence(
-                    i.sequence.token_ids[i.start : i.start + i.num_new_tokens],
+                    known[i.start : i.start + i.num_new_tokens],
                     i.start,
                     i.sequence.block_table,
                     i.sequence.num_shared_tokens,
                 )
-                for i in plan.scheduled
+                for i, known in zip(plan.scheduled, tokens, strict=True)
             ],
             block_size,
         )
         expected = [
-            list(prefix_digests(i.sequence.token_ids, i.sequence.request.cache_salt))
-            for i in plan.scheduled
+            list(prefix_digests(known, i.sequence.request.cache_salt))
+            for i, known in zip(plan.scheduled, tokens, strict=True)
         ]
         for row, item in enumerate(plan.scheduled):
             first = int(step.query_start_loc[row])
@@ -137,16 +162,27 @@ class SimulatedEngine:
             if not item.sequence.reads_prefix_cache:
                 assert item.sequence.num_cached_tokens == 0
                 assert item.sequence.num_shared_tokens == 0
-        for output in self.scheduler.update(plan, sampled, scored):
+        return InFlight(plan, sampled, scored)
+
+    def _tokens(self, item: ScheduledSequence) -> list[int]:
+        """Those that the scheduler knows, and those of steps that it has not heard of."""
+        pending = [
+            step.sampled[item.sequence.request_id].token_id
+            for step in self.in_flight
+            if item.sequence.request_id in step.sampled
+        ]
+        return item.sequence.token_ids + pending
+
+    def _update(self, step: "InFlight") -> None:
+        for output in self.scheduler.update(step.plan, step.sampled, step.scored):
             self.outputs[output.request_id] += output.new_token_ids
             self.scored[output.request_id] += [
                 position.token_ids[0] for position in output.new_prompt_logprobs or []
             ]
             if output.new_token_ids:
-                self._check_scores(output.request_id, plan)
+                self._check_scores(output.request_id, step.plan)
             if output.finish_reason is not None:
                 self.finished[output.request_id] = self.outputs.pop(output.request_id)
-        return plan
 
     def _check_scores(self, request_id: str, plan: StepPlan) -> None:
         """When a sequence is sampled, its whole prompt is scored once, if it was to be at all."""
@@ -170,6 +206,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         caching=st.booleans(),
         policy=st.sampled_from(["fcfs", "priority"]),
         threshold=st.integers(0, 5),
+        overlap=st.booleans(),
     )
     def start(
         self,
@@ -179,6 +216,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         caching: bool,
         policy: str,
         threshold: int,
+        overlap: bool,
     ) -> None:
         self.engine = SimulatedEngine(
             num_blocks=-(-24 // block_size) + spare,
@@ -188,6 +226,7 @@ class SchedulerMachine(RuleBasedStateMachine):
             caching=caching,
             policy=policy,
             threshold=threshold,
+            overlap=overlap,
         )
         self.count = 0
 
@@ -279,6 +318,8 @@ def test_results_do_not_depend_on_caching_chunking_or_memory() -> None:
         {"num_blocks": 10},
         {"policy": "priority"},
         {"max_num_seqs": 1},
+        {"overlap": True},
+        {"overlap": True, "num_blocks": 10, "budget": 6},
     ]
     for options in variants:
         engine = SimulatedEngine(**options)
@@ -287,6 +328,31 @@ def test_results_do_not_depend_on_caching_chunking_or_memory() -> None:
         engine.run()
         results.append(engine.finished)
     assert all(result == results[0] for result in results)
+
+
+def test_overlapping_steps_compute_no_token_beyond_a_limit() -> None:
+    engine = SimulatedEngine(overlap=True)
+    engine.add("a", [1, 2, 3], max_tokens=4, ignore_eos=True)
+    plans = []
+    while engine.scheduler.has_work:
+        plans.append(engine.step())
+
+    assert [plan.num_tokens for plan in plans] == [3, 1, 1, 1, 0]
+    assert len(engine.finished["a"]) == 4
+
+
+def test_the_step_after_an_end_token_is_in_vain_and_harms_nobody() -> None:
+    alone = SimulatedEngine()
+    alone.add("a", [3, 4], max_tokens=30)
+    alone.run()
+    together = SimulatedEngine(overlap=True, num_blocks=24)
+    for i in range(12):
+        together.add(str(i), [3, 4] if i % 2 else [i], max_tokens=30)
+    together.run()
+
+    assert alone.finished["a"][-1] == EOS
+    assert together.finished["1"] == alone.finished["a"]
+    assert together.scheduler.pool.num_free == 24
 
 
 def test_tight_memory_preempts_the_youngest_and_it_comes_back_first() -> None:

@@ -8,6 +8,11 @@ the prefix cache still holds what it computed until someone needs the room.
 Blocks are registered in the prefix cache when they are scheduled, not after the step: every layer
 writes a step's keys and values before any sequence attends to them, so a sequence admitted in the
 same step may already share them (this is how `n > 1` shares its prompt).
+
+A step may be planned while the one before it still runs: each sequence that is sampled gets a
+pending token, whose id `update` fills in later. Pending tokens can be computed, since the device has
+them, but not hashed; a sequence that turns out to have ended was computed once too often, in blocks
+that nobody else is given before that step is over.
 """
 
 from collections.abc import Iterable, Mapping
@@ -35,15 +40,15 @@ class SchedulerConfig:
 
 @dataclass(frozen=True, slots=True)
 class ScheduledSequence:
-    """`num_new_tokens` tokens of `sequence` from position `start`, sampling at its end."""
+    """`num_new_tokens` tokens of `sequence` from position `start`.
+
+    samples: they are the last that it has, so the step samples the next one.
+    """
 
     sequence: Sequence
     start: int
     num_new_tokens: int
-
-    @property
-    def samples(self) -> bool:
-        return self.start + self.num_new_tokens == self.sequence.num_tokens
+    samples: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +133,8 @@ class Scheduler:
     def schedule(self, now: float = 0.0) -> StepPlan:
         """Plans a step and counts its tokens as computed: the step must then be executed.
 
-        now: the time, for `Sequence.scheduled_ts`.
+        Empty where all that run wait for their last token. now: the time, for
+        `Sequence.scheduled_ts`.
         """
         budget = self.config.max_num_batched_tokens
         planned, num_preempted = self._schedule_running(budget)
@@ -139,9 +145,16 @@ class Scheduler:
         if num_preempted == 0:
             self._admit(budget, planned, now)
         items = [
-            ScheduledSequence(sequence, sequence.num_computed_tokens - count, count)
+            ScheduledSequence(
+                sequence,
+                sequence.num_computed_tokens - count,
+                count,
+                samples=sequence.num_computed_tokens == sequence.num_tokens,
+            )
             for sequence, count in planned.items()
         ]
+        for item in items:
+            item.sequence.num_pending_tokens += item.samples
         items.sort(key=lambda item: item.num_new_tokens > 1)
         return StepPlan(tuple(items), num_preempted)
 
@@ -153,13 +166,14 @@ class Scheduler:
     ) -> list[SequenceOutput]:
         """Appends the sampled tokens, ends what is finished, and returns what is new.
 
+        To be called with the plans in their order, each after its step.
         prompt_logprobs: of the prompt tokens that the step scored, by request.
         """
         scored = prompt_logprobs or {}
         outputs: list[SequenceOutput] = []
         for item in plan.scheduled:
             sequence = item.sequence
-            if sequence.status is not SequenceStatus.RUNNING:
+            if sequence.status is SequenceStatus.FINISHED:
                 continue
             new_prompt_logprobs = scored.get(sequence.request_id)
             sequence.num_scored_tokens += len(new_prompt_logprobs or ())
@@ -173,11 +187,11 @@ class Scheduler:
                 continue
             token = sampled[sequence.request_id]
             sequence.token_ids.append(token.token_id)
+            sequence.num_pending_tokens -= 1
+            self._register_full_blocks(sequence)
             finish_reason, stop_reason = sequence.finish_reason(self.config.max_model_len)
             if finish_reason is not None:
-                self.running.remove(sequence)
-                self._free(sequence)
-                sequence.status = SequenceStatus.FINISHED
+                self.abort([sequence.request_id])
             outputs.append(
                 SequenceOutput(
                     request_id=sequence.request_id,
@@ -220,6 +234,8 @@ class Scheduler:
                 break
             if sequence.status is not SequenceStatus.RUNNING:
                 continue  # preempted for an earlier one
+            if sequence.has_all_tokens(self.config.max_model_len):
+                continue
             count = self._chunk(sequence, budget)
             while not self._grow(sequence, sequence.num_computed_tokens + count):
                 victim = max(self.running, key=self.waiting.key)
@@ -239,6 +255,8 @@ class Scheduler:
             if len(self.running) >= self.config.max_num_seqs:
                 return
             sequence = self.waiting.peek()
+            if sequence.num_pending_tokens > 0:
+                return  # preempted in the middle of a step that has yet to tell its token
             hit_blocks: list[int] = []
             if self.pool.enable_prefix_caching and sequence.reads_prefix_cache:
                 hit_blocks = self.pool.match(sequence.extend_hashes(self.config.block_size))
@@ -286,7 +304,8 @@ class Scheduler:
     def _register_full_blocks(self, sequence: Sequence) -> None:
         if not self.pool.enable_prefix_caching:
             return
-        num_full = sequence.num_computed_tokens // self.config.block_size
+        num_known = min(sequence.num_computed_tokens, len(sequence.token_ids))
+        num_full = num_known // self.config.block_size
         first = sequence.num_registered_blocks
         if num_full <= first:
             return

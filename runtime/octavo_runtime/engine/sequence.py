@@ -26,6 +26,8 @@ class Sequence:
     """State of one sequence. Only the scheduler changes it; the model runner reads it.
 
     order: position in arrival order, which preemption keeps.
+    num_pending_tokens: tokens after `token_ids` that a running step samples; they count in
+    `num_tokens`.
     num_shared_tokens: leading tokens whose KV is in blocks that others own; never written.
     num_cached_tokens: prompt tokens supplied by the prefix cache at the first admission.
     num_scored_tokens: prompt tokens whose log-probabilities were given out, or never will be asked
@@ -40,6 +42,7 @@ class Sequence:
         "extra",
         "num_cached_tokens",
         "num_computed_tokens",
+        "num_pending_tokens",
         "num_preemptions",
         "num_prompt_tokens",
         "num_registered_blocks",
@@ -61,6 +64,7 @@ class Sequence:
         self.token_ids = list(request.prompt_token_ids)
         self.num_prompt_tokens = len(self.token_ids)
         self.num_computed_tokens = 0
+        self.num_pending_tokens = 0
         self.num_shared_tokens = 0
         self.num_cached_tokens: int | None = None
         self.num_preemptions = 0
@@ -86,11 +90,12 @@ class Sequence:
 
     @property
     def num_tokens(self) -> int:
-        return len(self.token_ids)
+        return len(self.token_ids) + self.num_pending_tokens
 
     @property
     def num_output_tokens(self) -> int:
-        return len(self.token_ids) - self.num_prompt_tokens
+        """Pending ones counted."""
+        return self.num_tokens - self.num_prompt_tokens
 
     @property
     def output_token_ids(self) -> list[int]:
@@ -103,24 +108,31 @@ class Sequence:
         )
         return self.block_hashes
 
+    def has_all_tokens(self, max_model_len: int) -> bool:
+        """With its pending tokens it ends at a limit, whatever they are."""
+        max_tokens = self.request.sampling.max_tokens
+        is_at_limit = max_tokens is not None and self.num_output_tokens >= max_tokens
+        return self.num_pending_tokens > 0 and (is_at_limit or self.num_tokens >= max_model_len)
+
     def finish_reason(self, max_model_len: int) -> tuple[str | None, int | None]:
-        """(finish_reason, stop_reason) after the newest token; (None, None) while it goes on."""
+        """(finish_reason, stop_reason) after the newest known token; (None, None): it goes on."""
         params = self.request.sampling
         newest = self.token_ids[-1]
-        if self.num_output_tokens >= params.min_tokens:
+        num_output_tokens = len(self.token_ids) - self.num_prompt_tokens
+        if num_output_tokens >= params.min_tokens:
             if newest == self.request.eos_token_id and not params.ignore_eos:
                 return "stop", None
             if newest in (params.stop_token_ids or ()):
                 return "stop", newest
         max_tokens = params.max_tokens
-        if max_tokens is not None and self.num_output_tokens >= max_tokens:
+        if max_tokens is not None and num_output_tokens >= max_tokens:
             return "length", None
-        if self.num_tokens >= max_model_len:
+        if len(self.token_ids) >= max_model_len:
             return "length", None
         detection = params.repetition_detection
         if (
             detection is not None
-            and self.num_output_tokens >= params.min_tokens
+            and num_output_tokens >= params.min_tokens
             and ends_in_repetition(self.token_ids, self.num_prompt_tokens, detection)
         ):
             return "repetition", None
