@@ -6,7 +6,7 @@ Nothing here knows requests, models or schedulers.
 from octavo_kernels.activation import silu_and_mul
 from octavo_kernels.allocator import tune_allocator
 from octavo_kernels.backend import CpuBackend, KernelError, cpu_backend, use_cpu_backend
-from octavo_kernels.kv_cache import kv_cache_shapes, write_kv_cache
+from octavo_kernels.kv_cache import kv_cache_shapes, new_kv_cache, write_kv_cache
 from octavo_kernels.linear import PackedWeight, linear, pack_linear_weight
 from octavo_kernels.metadata import AttentionMetadata
 from octavo_kernels.norm import add_rms_norm, rms_norm
@@ -24,6 +24,7 @@ __all__ = [
     "cpu_backend",
     "kv_cache_shapes",
     "linear",
+    "new_kv_cache",
     "pack_linear_weight",
     "paged_attention",
     "rms_norm",

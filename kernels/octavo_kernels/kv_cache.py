@@ -7,8 +7,10 @@ dimension innermost.
     key_cache   [num_blocks, num_kv_heads, head_dim, block_size]
     value_cache [num_blocks, num_kv_heads, block_size, head_dim]
 
-`key_cache[b]` and `value_cache[b]` are contiguous: a block can be copied, sent or stored as two
-runs of bytes.
+On a GPU the head dimension lies innermost for both, which is what tensor cores and wide loads
+want; the key cache is then a transposed view of its memory, with the shape above all the same.
+
+A block's keys and its values are each one run of bytes: it can be copied, sent or stored as two.
 """
 
 from __future__ import annotations
@@ -34,6 +36,23 @@ def kv_cache_shapes(
         block_size,
         head_dim,
     )
+
+
+def new_kv_cache(
+    num_blocks: int,
+    block_size: int,
+    num_kv_heads: int,
+    head_dim: int,
+    *,
+    dtype: torch.dtype,
+    device: torch.device | str = "cpu",
+) -> tuple[Tensor, Tensor]:
+    """Key cache and value cache of one layer, in the memory order of the device; not zeroed."""
+    keys, values = kv_cache_shapes(num_blocks, block_size, num_kv_heads, head_dim)
+    value_cache = torch.empty(values, dtype=dtype, device=device)
+    if value_cache.device.type == "cpu":
+        return torch.empty(keys, dtype=dtype), value_cache
+    return torch.empty_like(value_cache).transpose(2, 3), value_cache
 
 
 def write_kv_cache(

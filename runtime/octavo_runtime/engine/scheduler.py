@@ -10,9 +10,9 @@ writes a step's keys and values before any sequence attends to them, so a sequen
 same step may already share them (this is how `n > 1` shares its prompt).
 
 A step may be planned while the one before it still runs: each sequence that is sampled gets a
-pending token, whose id `update` fills in later. Pending tokens can be computed, since the device has
-them, but not hashed; a sequence that turns out to have ended was computed once too often, in blocks
-that nobody else is given before that step is over.
+pending token, whose id `update` fills in later. Pending tokens can be computed, since the device
+has them, but not hashed; a sequence that turns out to have ended was computed once too often, in
+blocks that nobody else writes before that step is over.
 """
 
 from collections.abc import Iterable, Mapping
