@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 LogprobsMode = Literal["raw_logprobs", "processed_logprobs", "raw_logits", "processed_logits"]
+DeviceName = Literal["auto", "cpu", "cuda"]
 DTypeName = Literal["auto", "bfloat16", "float16", "float32"]
 
 
@@ -15,8 +16,12 @@ class EngineConfig:
     model: a local model folder (see `models/source.py` for how names become folders).
     hf_overrides: keys that replace those of the folder's config.json.
     cache_model: `HashIdentity.model` for block hashes; None = the folder's resolved name.
-    kv_cache_memory_bytes: size of the KV pool; None = `kv_memory_fraction` of available memory,
-    but never more than `max_num_seqs` sequences of `max_model_len` could use.
+    device: auto = a GPU where torch sees one.
+    kv_cache_memory_bytes: size of the KV pool; None = on a CPU `kv_memory_fraction` of available
+    memory; on a GPU what weights and the largest step leave of `gpu_memory_utilization` of its
+    memory. Never more than `max_num_seqs` sequences of `max_model_len` could use.
+    enforce_eager: no CUDA graphs. cuda_graph_sizes: batch sizes that get one; None = a ladder up to
+    `max_num_seqs`.
     max_model_len: longest prompt plus output in tokens; None = the model's, -1 = what fits.
     num_gpu_blocks_override: number of KV blocks, over everything else.
     long_prefill_token_threshold: longest prefill chunk of one sequence; 0 = the whole budget.
@@ -30,6 +35,7 @@ class EngineConfig:
     model: Path
     hf_overrides: dict[str, Any] = field(default_factory=dict)
     cache_model: str | None = None
+    device: DeviceName = "auto"
     dtype: DTypeName = "auto"
     max_model_len: int | None = None
     max_num_seqs: int = 64
@@ -38,7 +44,10 @@ class EngineConfig:
     block_size: int = 16
     kv_cache_memory_bytes: int | None = None
     kv_memory_fraction: float = 0.3
+    gpu_memory_utilization: float = 0.92
     num_gpu_blocks_override: int | None = None
+    enforce_eager: bool = False
+    cuda_graph_sizes: tuple[int, ...] | None = None
     enable_prefix_caching: bool = True
     scheduling_policy: Literal["fcfs", "priority"] = "fcfs"
     load_format: Literal["auto", "dummy"] = "auto"

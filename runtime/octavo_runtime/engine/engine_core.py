@@ -1,11 +1,21 @@
-"""The engine of one replica: schedule → execute → update, in one thread, synchronously."""
+"""The engine of one replica: schedule → launch → update, in one thread.
+
+Where the device overlaps steps, the next one is planned and launched before the tokens of the last
+are known, so that the device never waits for the host:
+
+    device   | step 1        | step 2        | step 3
+    host     plan 2, launch 2  tokens of 1, plan 3, launch 3  tokens of 2, …
+
+Where sampling needs to know all tokens (a grammar, penalties, …), each step is waited for.
+"""
 
 import logging
 import secrets
 import time
+from collections import deque
 from collections.abc import Iterable
+from dataclasses import dataclass
 
-import numpy as np
 import torch
 
 from octavo_kernels.allocator import trim_allocator, tune_allocator
@@ -19,7 +29,6 @@ from octavo_runtime.engine.messages import (
     EngineStats,
     SequenceOutput,
     StepOutputs,
-    TokenLogprobs,
 )
 from octavo_runtime.engine.profiler import StepProfiler
 from octavo_runtime.engine.sampling_rows import (
@@ -29,7 +38,6 @@ from octavo_runtime.engine.sampling_rows import (
     token_logprobs,
 )
 from octavo_runtime.engine.scheduler import (
-    SampledToken,
     ScheduledSequence,
     Scheduler,
     SchedulerConfig,
@@ -38,15 +46,22 @@ from octavo_runtime.engine.scheduler import (
 from octavo_runtime.engine.sleep import KV_CACHE, WEIGHTS, SleepState
 from octavo_runtime.engine.step_rates import StepRates
 from octavo_runtime.engine.wakeup import Wakeup
-from octavo_runtime.layers.token_mask import apply_token_masks
 from octavo_runtime.model_config import ModelConfig, cache_identity
 from octavo_runtime.structured_outputs.sequence_grammars import SequenceGrammars
-from octavo_runtime.worker.model_runner import ModelRunner
-from octavo_runtime.worker.step_input import StepInput, StepSequence
+from octavo_runtime.worker.device import new_model_runner
+from octavo_runtime.worker.model_runner import ModelRunner, RunningStep, SampleWork
+from octavo_runtime.worker.step_input import StepSequence
 
 logger = logging.getLogger(__name__)
 
-WARM_UP_TOKENS = 32
+
+@dataclass(frozen=True, slots=True)
+class _Launched:
+    """A step that the device computes. started: when the device could begin, perf_counter."""
+
+    plan: StepPlan
+    step: RunningStep
+    started: float
 
 
 class EngineCore:
@@ -66,9 +81,11 @@ class EngineCore:
             )
         model_config = ModelConfig.from_folder(config.model, config.hf_overrides)
         max_model_len = max_model_len_limit(config, model_config)
-        self._runner = ModelRunner(config, model_config, max_model_len)
+        self._runner = new_model_runner(config, model_config, max_model_len)
         started = time.perf_counter()
-        num_blocks = num_kv_blocks(config, self._runner.kv_block_bytes, max_model_len)
+        num_blocks = num_kv_blocks(
+            config, self._runner.kv_block_bytes, max_model_len, self._runner.kv_memory_bytes
+        )
         if config.max_model_len == -1:
             max_model_len = min(max_model_len, num_blocks * config.block_size)
         self._runner.allocate_kv_cache(num_blocks)
@@ -88,7 +105,7 @@ class EngineCore:
             BlockPool(num_blocks, enable_prefix_caching=config.enable_prefix_caching),
         )
         started = time.perf_counter()
-        self._warm_up(min(WARM_UP_TOKENS, max_model_len - 1))
+        self._runner.warm_up(max_model_len)
         stages["warm_up"] = time.perf_counter() - started
         self.info = EngineInfo(
             model=str(config.model),
@@ -103,8 +120,10 @@ class EngineCore:
             max_logprobs=config.max_logprobs,
             stages=stages,
         )
+        self._launched: deque[_Launched] = deque()
         self._rates = StepRates()
         self._num_steps = 0
+        self._last_step_ended = 0.0  # perf_counter
         self._wakeup = Wakeup()
         self._grammars = SequenceGrammars(
             (config.tokenizer or config.model) / "tokenizer.json",
@@ -159,7 +178,7 @@ class EngineCore:
 
     def has_work(self) -> bool:
         """A step would do something now. False while only grammars are being compiled."""
-        can_run = self.scheduler.has_work or self._grammars.has_ready
+        can_run = self.scheduler.has_work or self._launched or self._grammars.has_ready
         return bool(self._notices) or (can_run and not self._sleep.is_asleep)
 
     def wait_for_grammar(self, timeout_s: float) -> None:
@@ -174,7 +193,7 @@ class EngineCore:
             for request in ready:
                 self.scheduler.add(request)
             outputs += failed
-            if self.scheduler.has_work:
+            if self.scheduler.has_work or self._launched:
                 outputs += self._run_step()
         for output in outputs:
             if output.finish_reason is not None:
@@ -186,6 +205,7 @@ class EngineCore:
 
         reset_running_requests: running ones give their blocks up and compute them again.
         """
+        self._notices += self._finish_steps()
         if reset_running_requests:
             self.scheduler.preempt_all()
         return self.scheduler.pool.reset_prefix_cache()
@@ -203,6 +223,7 @@ class EngineCore:
             self._is_draining = True
             return False
         self._is_draining = False
+        self._notices += self._finish_steps()
         if mode == "abort":
             self._notices += [
                 SequenceOutput(request_id, [], finish_reason="abort")
@@ -213,7 +234,7 @@ class EngineCore:
         if level > 0:
             self.scheduler.preempt_all()
             self.scheduler.pool.reset_prefix_cache()
-            self._runner.kv_caches.clear()
+            self._runner.drop_kv_cache()
             if not self._sleep.has_weights:
                 self._runner.drop_model()
             trim_allocator()
@@ -250,8 +271,9 @@ class EngineCore:
 
     def shutdown(self) -> None:
         """Gives up the memory; no step may follow."""
+        self._finish_steps()
         self._grammars.close()
-        self._runner.kv_caches.clear()
+        self._runner.drop_kv_cache()
 
     def _release_held(self) -> None:
         held, self._held = self._held, []
@@ -259,46 +281,60 @@ class EngineCore:
             self.add_request(request)
 
     def _run_step(self) -> list[SequenceOutput]:
-        started = time.perf_counter()
-        plan = self.scheduler.schedule(time.monotonic())
+        """Launches the next step, and what is new of the one that is due."""
         outputs = []
+        if any(sequence.needs_known_tokens for sequence in self.scheduler.running):
+            outputs += self._finish_steps()
+        plan = self.scheduler.schedule(time.monotonic())
         if plan.scheduled:
-            outputs = self.scheduler.update(plan, *self._execute(plan))
-            self.scheduler.abort(self._grammars.advance(outputs))
-        self._num_steps += 1
-        num_decodes = sum(1 for item in plan.scheduled if item.sequence.num_output_tokens > 1)
-        self._rates.add(plan.num_tokens, num_decodes, time.perf_counter() - started)
-        return outputs
+            self._launched.append(self._launch(plan))
+        is_waited_for = not (plan.scheduled and self._runner.overlaps)
+        return outputs + self._finish_steps(keep=0 if is_waited_for else 1)
 
-    def _execute(
-        self, plan: StepPlan
-    ) -> tuple[dict[str, SampledToken], dict[str, list[TokenLogprobs]]]:
-        """By request: the sampled token, and the log-probabilities of prompt tokens."""
-        step = StepInput.build(
-            [_step_sequence(item) for item in plan.scheduled], self._runner.block_size
-        )
+    def _launch(self, plan: StepPlan) -> _Launched:
+        started = time.perf_counter()
         rows = {
             index: sampling_row(item.sequence)
             for index, item in enumerate(plan.scheduled)
             if item.samples
         }
         ids = [item.sequence.request_id for item in plan.scheduled]
-        masks = self._grammars.start_masks({index: ids[index] for index in rows})
-        result = self._runner.execute(step, rows, masks, prompts=prompt_parts(plan))
-        return (
-            {ids[index]: sampled_token(row) for index, row in result.sampled.items()},
-            {ids[index]: token_logprobs(scores) for index, scores in result.prompts.items()},
+        work = SampleWork(
+            rows,
+            self._grammars.start_masks({index: ids[index] for index in rows}),
+            prompt_parts(plan),
         )
+        step = self._runner.launch(
+            [_step_sequence(item) for item in plan.scheduled], work, self.scheduler.take_released()
+        )
+        return _Launched(plan, step, started)
 
-    def _warm_up(self, num_tokens: int) -> None:
-        """Runs a prompt and one decode through block 0, so that no request pays for first calls."""
-        table = range(-(-(num_tokens + 1) // self._runner.block_size))
-        prompt = StepSequence([0] * num_tokens, 0, table)
-        decode = StepSequence([0], num_tokens, table)
-        for sequence in (prompt, decode):
-            self._runner.execute(StepInput.build([sequence], self._runner.block_size), {})
-        logits = torch.zeros(1, self._runner.model_config.vocab_size, dtype=self._runner.dtype)
-        apply_token_masks(logits, {0: np.zeros(1, dtype=np.int32)})
+    def _finish_steps(self, keep: int = 0) -> list[SequenceOutput]:
+        """What is new of all launched steps but the last `keep`, which go on."""
+        outputs = []
+        while len(self._launched) > keep:
+            launched = self._launched.popleft()
+            result = launched.step.result()
+            ids = [item.sequence.request_id for item in launched.plan.scheduled]
+            new = self.scheduler.update(
+                launched.plan,
+                {ids[index]: sampled_token(row) for index, row in result.sampled.items()},
+                {ids[index]: token_logprobs(scores) for index, scores in result.prompts.items()},
+            )
+            self.scheduler.abort(self._grammars.advance(new))
+            outputs += new
+            self._count(launched)
+        return outputs
+
+    def _count(self, launched: _Launched) -> None:
+        ended = time.perf_counter()
+        plan = launched.plan
+        num_decodes = sum(item.start >= item.sequence.num_prompt_tokens for item in plan.scheduled)
+        self._num_steps += 1
+        self._rates.add(
+            plan.num_tokens, num_decodes, ended - max(launched.started, self._last_step_ended)
+        )
+        self._last_step_ended = ended
 
     def _stats(self) -> EngineStats:
         scheduler = self.scheduler
@@ -320,9 +356,12 @@ class EngineCore:
 
 def _step_sequence(item: ScheduledSequence) -> StepSequence:
     sequence = item.sequence
+    token_ids = sequence.token_ids[item.start : item.start + item.num_new_tokens]
     return StepSequence(
-        sequence.token_ids[item.start : item.start + item.num_new_tokens],
+        token_ids,
         item.start,
         sequence.block_table,
         sequence.num_shared_tokens,
+        sequence.request_id,
+        is_last_pending=len(token_ids) < item.num_new_tokens,
     )

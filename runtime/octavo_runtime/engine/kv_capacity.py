@@ -1,6 +1,6 @@
 """How long sequences may be and how many KV blocks there are, from settings, model and memory."""
 
-import os
+from collections.abc import Callable
 
 from octavo_protocol.errors import ConfigError
 from octavo_runtime.config import EngineConfig
@@ -19,15 +19,23 @@ def max_model_len_limit(config: EngineConfig, model_config: ModelConfig) -> int:
     return config.max_model_len
 
 
-def num_kv_blocks(config: EngineConfig, block_bytes: int, max_model_len: int) -> int:
-    """Blocks of the KV pool. Raises `ConfigError` when they cannot hold one full sequence."""
+def num_kv_blocks(
+    config: EngineConfig,
+    block_bytes: int,
+    max_model_len: int,
+    memory_bytes: Callable[[], int],
+) -> int:
+    """Blocks of the KV pool. Raises `ConfigError` when they cannot hold one full sequence.
+
+    memory_bytes: what the device can give, where the settings do not say.
+    """
     blocks_per_sequence = -(-max_model_len // config.block_size)
     if config.num_gpu_blocks_override is not None:
         num_blocks = config.num_gpu_blocks_override
     else:
         memory = config.kv_cache_memory_bytes
         if memory is None:
-            memory = int(_available_memory_bytes() * config.kv_memory_fraction)
+            memory = memory_bytes()
         num_blocks = min(memory // block_bytes, config.max_num_seqs * blocks_per_sequence)
     if num_blocks < (1 if config.max_model_len == -1 else blocks_per_sequence):
         raise ConfigError(
@@ -37,7 +45,3 @@ def num_kv_blocks(config: EngineConfig, block_bytes: int, max_model_len: int) ->
             f"({block_bytes} per block), or set --max-model-len {num_blocks * config.block_size}"
         )
     return num_blocks
-
-
-def _available_memory_bytes() -> int:
-    return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")

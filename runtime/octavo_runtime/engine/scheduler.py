@@ -91,6 +91,7 @@ class Scheduler:
         self.num_queried_tokens = 0
         self.num_hit_tokens = 0
         self._num_added = 0
+        self._released: list[str] = []
 
     # -- requests in and out ------------------------------------------------------------------
 
@@ -111,6 +112,11 @@ class Scheduler:
                 self.running.remove(sequence)
                 self._free(sequence)
             sequence.status = SequenceStatus.FINISHED
+
+    def take_released(self) -> list[str]:
+        """Sequences that have given up their blocks since the last call: ended or preempted."""
+        released, self._released = self._released, []
+        return released
 
     def preempt_all(self) -> None:
         """Takes the blocks of every running sequence; each computes its tokens again later."""
@@ -328,3 +334,4 @@ class Scheduler:
         sequence.num_computed_tokens = 0
         sequence.num_shared_tokens = 0
         sequence.num_registered_blocks = 0
+        self._released.append(sequence.request_id)

@@ -13,7 +13,7 @@ from enum import StrEnum
 from octavo_protocol.hashing import block_hashes
 from octavo_runtime.engine.messages import EngineRequest
 from octavo_runtime.engine.repetition import ends_in_repetition
-from octavo_runtime.layers.sampling.rows import SamplingRow
+from octavo_runtime.layers.sampling.rows import SamplingRow, is_plain
 
 
 class SequenceStatus(StrEnum):
@@ -32,6 +32,7 @@ class Sequence:
     num_cached_tokens: prompt tokens supplied by the prefix cache at the first admission.
     num_scored_tokens: prompt tokens whose log-probabilities were given out, or never will be asked
     for; the first has none.
+    needs_known_tokens: it can be sampled only where all of its tokens are known.
     scheduled_ts: when it was first admitted, by the caller's clock.
     sampling_row: what the sampler keeps of this sequence; made when it is first sampled.
     """
@@ -40,6 +41,7 @@ class Sequence:
         "block_hashes",
         "block_table",
         "extra",
+        "needs_known_tokens",
         "num_cached_tokens",
         "num_computed_tokens",
         "num_pending_tokens",
@@ -61,6 +63,7 @@ class Sequence:
         self.order = order
         self.extra = extra
         self.status = SequenceStatus.WAITING
+        self.needs_known_tokens = request.grammar != "" or not is_plain(request.sampling)
         self.token_ids = list(request.prompt_token_ids)
         self.num_prompt_tokens = len(self.token_ids)
         self.num_computed_tokens = 0

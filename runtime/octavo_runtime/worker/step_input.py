@@ -1,4 +1,4 @@
-"""One step's inputs as flat arrays, built from lists that the scheduler keeps."""
+"""What a step computes of each sequence, and the same as flat arrays for the CPU."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,12 +12,20 @@ class StepSequence:
     """New tokens of one sequence: `token_ids` at positions start, start+1, …
 
     num_shared_tokens: leading positions whose KV exists and is not written again.
+    key: names the sequence from step to step; needed where steps overlap.
+    is_last_pending: one more token follows, which a step that still runs samples for `key`.
     """
 
     token_ids: Sequence[int]
     start: int
     block_table: Sequence[int]
     num_shared_tokens: int = 0
+    key: str = ""
+    is_last_pending: bool = False
+
+    @property
+    def num_new_tokens(self) -> int:
+        return len(self.token_ids) + self.is_last_pending
 
 
 @dataclass(frozen=True, slots=True)

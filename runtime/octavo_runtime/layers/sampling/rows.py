@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 from octavo_protocol.sampling_params import SamplingParams
 from octavo_runtime.layers.sampling.thinking import ThinkingBudget
 
+MAX_PLAIN_LOGPROBS = 32
+
 
 class TokenHistory:
     """The distinct tokens of a sequence, and how often each was generated.
@@ -130,6 +132,25 @@ class SamplingRow:
         if len(generated) < self.params.min_tokens:
             banned += self.end_token_ids
         return banned
+
+
+def is_plain(params: SamplingParams) -> bool:
+    """The row is sampled by temperature, top-k, top-p and min-p alone, with few log-probabilities.
+
+    Then the logits and its output position say all about it: no token that it generated does.
+    """
+    return (
+        params.repetition_penalty == 1.0
+        and params.frequency_penalty == 0.0
+        and params.presence_penalty == 0.0
+        and not params.bad_words
+        and not params.logit_bias
+        and params.allowed_token_ids is None
+        and params.min_tokens == 0
+        and params.thinking_token_budget is None
+        and params.logprob_token_ids is None
+        and (params.logprobs is None or 0 <= params.logprobs <= MAX_PLAIN_LOGPROBS)
+    )
 
 
 def _history(params: SamplingParams, prompt_token_ids: Seq[int]) -> TokenHistory | None:
