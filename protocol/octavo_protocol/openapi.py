@@ -17,6 +17,12 @@ from pydantic.json_schema import models_json_schema
 from starlette.routing import BaseRoute, Route
 
 JSON, TEXT, EVENTS = "application/json", "text/plain", "text/event-stream"
+# Of one event, as OpenAPI 3.2 says it; what `data` holds is JSON, or [DONE] at the end.
+_EVENT_SCHEMA: dict[str, Any] = {
+    "type": "object",
+    "required": ["data"],
+    "properties": {"event": {"type": "string"}, "data": {"type": "string"}},
+}
 _REFERENCE = "#/components/schemas/"
 _ERROR = "Error"
 _ERROR_SCHEMA: dict[str, Any] = {
@@ -139,6 +145,8 @@ class _Schemas:
         return schemas[0] if len(schemas) == 1 else {"anyOf": schemas}
 
     def answer(self, content: Content) -> dict[str, Any]:
+        if content.media_type == EVENTS:
+            return _EVENT_SCHEMA
         if content.kind is None:
             return {"type": "string"} if content.media_type != JSON else {}
         schemas = [self._answers[kind] for kind in _members(content.kind)]
@@ -185,7 +193,10 @@ def _operation(operation: Operation, schemas: _Schemas, path_names: list[str]) -
 def _response(status: int, contents: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
     response: dict[str, Any] = {"description": _MEANINGS[status]}
     if contents:
-        response["content"] = {media: {"schema": schema} for media, schema in contents.items()}
+        response["content"] = {
+            media: {"itemSchema" if media == EVENTS else "schema": schema}
+            for media, schema in contents.items()
+        }
     return response
 
 

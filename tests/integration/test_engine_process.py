@@ -59,7 +59,10 @@ async def test_constraints_hold_and_bad_ones_are_refused_before_anything_is_queu
     llm = await start()
     constraint = StructuredOutputsParams(regex="[ab]{4}c")
     outputs = await asyncio.gather(
-        *(last(llm, str(seed), seed=seed, structured_outputs=constraint) for seed in range(8)),
+        *(
+            last(llm, str(seed), seed=seed, temperature=2.0, structured_outputs=constraint)
+            for seed in range(8)
+        ),
         last(llm, "free", max_tokens=5),
         last(llm, "many", n=3, structured_outputs=constraint),
     )
