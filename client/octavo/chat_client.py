@@ -11,7 +11,13 @@ from typing import Any
 
 import httpx
 
-from octavo_protocol.errors import ClientError, OctavoError, ServerError, UnavailableError
+from octavo_protocol.errors import (
+    ClientError,
+    ConfigError,
+    OctavoError,
+    ServerError,
+    UnavailableError,
+)
 
 Message = Mapping[str, str]
 
@@ -45,6 +51,13 @@ class ChatClient:
         timeout_s: float = 600.0,
         transport: httpx.BaseTransport | None = None,
     ) -> None:
+        """Raises `ConfigError` for what is no address or cannot be a key."""
+        if not base_url.startswith(("http://", "https://")):
+            raise ConfigError(
+                f"{base_url!r} is no address; write for example http://127.0.0.1:8000"
+            )
+        if api_key and not (api_key.isascii() and api_key.isprintable()):
+            raise ConfigError("the API key holds characters that no key can have")
         headers = {"authorization": f"Bearer {api_key}"} if api_key else {}
         self._http = httpx.Client(
             base_url=base_url,

@@ -2,7 +2,6 @@
 
 import copy
 import math
-import os
 from collections.abc import Mapping
 from enum import IntEnum
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 import msgspec
 
 from octavo_protocol.errors import ValidationError
+from octavo_protocol.limits import limit
 from octavo_protocol.old_sampling_params import SamplingParamsMeta
 from octavo_protocol.structured_outputs import (
     MAX_JSON_DEPTH,
@@ -19,7 +19,7 @@ from octavo_protocol.structured_outputs import (
 
 GREEDY_EPSILON = 1e-5
 MIN_TEMPERATURE = 0.01
-MAX_N = int(os.environ.get("VLLM_MAX_N_SEQUENCES") or 16384)
+MAX_N = limit("VLLM_MAX_N_SEQUENCES", 16384)
 MAX_LOGPROB_TOKEN_IDS = 128
 MAX_BIAS = 100.0
 MAX_INT = 2**63 - 1  # what crosses to the engine process is a 64-bit integer

@@ -129,3 +129,29 @@ def test_the_engine_is_measured_here(tmp_path: Path, command: str, keys: set[str
     )
     assert result.returncode == 0, result.stderr
     assert keys <= set(json.loads(out.read_text()))
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        ("throughput --backend vllm --num-prompts 1 --input-len 9000", "more than the context of"),
+        ("latency --input-len 9000", "more than the context of"),
+        ("latency --num-iters 1 --output-json /nowhere/x", "cannot write /nowhere/x: No such file"),
+    ],
+)
+def test_what_cannot_be_measured_is_said_in_one_line(
+    tmp_path: Path, command: str, message: str
+) -> None:
+    model = write_tiny_model(tmp_path / "tiny")
+    flags = "--output-len 3 --load-format dummy --num_gpu_blocks_override 64 --threads 1"
+    result = octavo("bench", *command.split(), *flags.split(), "--model", str(model))
+    assert result.returncode == 2
+    assert message in result.stderr.splitlines()[-1]
+
+
+def test_a_run_without_one_answer_is_an_error(url: str) -> None:
+    flags = "--num-prompts 2 --input-len 4 --output-len 2 --model nobody"
+    result = octavo("bench", "serve", "--base-url", url, "--api-key", KEY, *flags.split())
+    assert result.returncode == 2
+    assert "Failed requests:                         2         " in result.stdout
+    assert result.stderr.splitlines()[-1] == "octavo: no request was answered"

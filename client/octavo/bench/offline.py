@@ -7,6 +7,7 @@ from typing import Any
 
 from octavo.bench.statistics import percentiles
 from octavo.bench.workload import BenchRequest
+from octavo_protocol.errors import ConfigError
 from octavo_protocol.sampling_params import SamplingParams
 from octavo_runtime.engine.engine_core import EngineCore
 from octavo_runtime.engine.messages import EngineRequest
@@ -38,6 +39,17 @@ class OfflineResult:
             "output_tokens_per_second": self.output_tokens_per_s,
             "num_cached_tokens": self.num_cached_tokens,
         }
+
+
+def check_lengths(requests: Sequence[BenchRequest], max_model_len: int) -> None:
+    """Raises `ConfigError` for a request that is longer than the context."""
+    for request in requests:
+        num_input, num_output = len(request.prompt_token_ids), request.output_len
+        if num_input + num_output > max_model_len:
+            raise ConfigError(
+                f"{num_input} tokens in and {num_output} out are more than the context of "
+                f"{max_model_len} tokens; ask for shorter ones"
+            )
 
 
 def run_requests(

@@ -5,6 +5,8 @@ import time
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Annotated
 
+import typer
+
 from octavo.cli.options import option
 
 if TYPE_CHECKING:
@@ -18,7 +20,13 @@ Model = Annotated[
     option("--model", "--model-name", help="Served model name. Default: the first one there."),
 ]
 ApiKey = Annotated[
-    str | None, option("--api-key", help="Key for servers that ask for one.", show_default=False)
+    str | None,
+    typer.Option(
+        "--api-key",
+        envvar=["OCTAVO_API_KEY", "OPENAI_API_KEY"],
+        help="Key for servers that ask for one.",
+        show_default=False,
+    ),
 ]
 Stats = Annotated[
     bool | None,
@@ -46,18 +54,21 @@ def first_model(client: "ChatClient") -> str:
 
 
 def text_of(words: str) -> str:
-    """`-` stands for standard input."""
-    return sys.stdin.read() if words == "-" else words
+    """`-` stands for standard input, without the line break that ends it."""
+    return sys.stdin.read().removesuffix("\n") if words == "-" else words
 
 
 def show(pieces: Iterator[str], answer: "Answer", stats: bool | None) -> None:
     """Prints the pieces as they arrive, and then what is known of the answer."""
     started = time.monotonic()
     first: float | None = None
-    for piece in pieces:
-        first = first or time.monotonic()
-        print(piece, end="", flush=True)
-    print()
+    try:
+        for piece in pieces:
+            first = first or time.monotonic()
+            print(piece, end="", flush=True)
+    finally:
+        if first is not None:  # an error gets a line of its own
+            print()
     if first is not None and (sys.stdout.isatty() if stats is None else stats):
         usage = answer.usage
         elapsed = max(time.monotonic() - first, 1e-6)

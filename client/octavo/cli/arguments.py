@@ -220,7 +220,8 @@ def dashed(name: str) -> str:
 
 def _opposites(flag: Flag) -> list[str]:
     names = [flag.negative] if flag.negative else []
-    return [*names, *("--no-" + name[2:] for name in (flag.name, *flag.aliases))]
+    long = (name for name in (flag.name, *flag.aliases) if name.startswith("--"))
+    return [*names, *("--no-" + name.removeprefix("--") for name in long)]
 
 
 def _twin(name: str) -> str | None:

@@ -4,7 +4,7 @@ import inspect
 import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -12,6 +12,7 @@ from octavo.cli import bench_serve, serve_flags
 from octavo.cli.bench_dataset import PARAMETERS, Workload, parse_range
 from octavo.cli.command import FlexibleCommand, ServeCommand
 from octavo.cli.serve import engine_settings
+from octavo_protocol.errors import ConfigError
 
 if TYPE_CHECKING:
     from octavo.engine.vllm_config import VllmConfig
@@ -29,18 +30,22 @@ Model = Annotated[str, typer.Option("--model", help="Model name, folder or .gguf
 OutputJson = Annotated[
     Path | None, typer.Option("--output-json", help="Also write the result to this file.")
 ]
+Backend = Annotated[
+    Literal["vllm"], typer.Option(help="vLLM's name for the engine in this process.", hidden=True)
+]
 Lengths = Annotated[str, typer.Option(help="Tokens: a number, or a range as 64-256.")]
 
 
-def throughput(*, model: str, output_json: Path | None, **flags: Any) -> None:
+def throughput(*, model: str, backend: str, output_json: Path | None, **flags: Any) -> None:
     """Run all requests at once, in this process, and print tokens per second."""
     from tqdm import tqdm
 
-    from octavo.bench.offline import run_requests
+    from octavo.bench.offline import check_lengths, run_requests
 
     workload = Workload({each.name: flags.pop(each.name) for each in PARAMETERS}, flags["seed"])
     config, core = _engine(model, flags)
     requests = workload.requests(config.tokenizer(), core.info.vocab_size)
+    check_lengths(requests, core.info.max_model_len)
     with tqdm(total=len(requests), desc="Requests", unit="req", file=sys.stderr) as bar:
         result = run_requests(core, requests, progress=bar.update).as_json()
     print(
@@ -63,15 +68,17 @@ def latency(
     **flags: Any,
 ) -> None:
     """Time one batch from start to end, repeatedly, with an empty prefix cache."""
-    from octavo.bench.offline import measure_latency
+    from octavo.bench.offline import check_lengths, measure_latency
     from octavo.bench.workload import RandomWorkload
 
     bounds = parse_range(input_len), parse_range(output_len)
     _, core = _engine(model, flags)
     workload = RandomWorkload(batch_size, *bounds, seed=flags["seed"])
+    requests = workload.requests(core.info.vocab_size)
+    check_lengths(requests, core.info.max_model_len)
     result = measure_latency(
         core,
-        workload.requests(core.info.vocab_size),
+        requests,
         num_warm_up=num_iters_warmup,
         num_iterations=num_iters,
     )
@@ -95,8 +102,13 @@ def _report(result: dict[str, Any], output_json: Path | None) -> None:
 
 
 def _write(result: dict[str, Any], output_json: Path | None) -> None:
-    if output_json is not None:
+    """Raises `ConfigError` for a place that cannot be written."""
+    if output_json is None:
+        return
+    try:
         output_json.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"cannot write {output_json}: {error.strerror}") from error
 
 
 def _parameter(name: str, default: Any, annotation: Any) -> inspect.Parameter:
@@ -114,7 +126,9 @@ _SHARED = (
 _ENGINE = [
     each for each in serve_flags.parameters(_ENGINE_GROUPS) if each.name != "served_model_name"
 ]
-throughput.__signature__ = inspect.Signature([*_SHARED, *PARAMETERS, *_ENGINE])  # type: ignore[attr-defined]
+throughput.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
+    [*_SHARED, _parameter("backend", "vllm", Backend), *PARAMETERS, *_ENGINE]
+)
 latency.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
     [
         *_SHARED,

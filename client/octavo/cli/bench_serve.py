@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from octavo.cli import bench_flags
 from octavo.cli.bench_dataset import PARAMETERS, Workload
 from octavo.cli.bench_flags import SAMPLING
-from octavo_protocol.errors import ConfigError
+from octavo_protocol.errors import ConfigError, UnavailableError
 
 if TYPE_CHECKING:
     from octavo.bench.online import StreamTimes, Target
@@ -61,6 +61,8 @@ def serve(**flags: Any) -> None:
     for error in sorted({times.error for times in results if times.error is not None}):
         print(f"octavo: {error}", file=sys.stderr)
     _save(result, details(results), flags)
+    if not result["completed"]:
+        raise UnavailableError("no request was answered")
 
 
 async def _measure(

@@ -65,6 +65,8 @@ _IGNORED = {
         --disable-log-stats --kv-cache-metrics --kv-cache-metrics-sample= --cudagraph-metrics
         --enable-mfu-metrics --custom-histogram-buckets={} --enable-logging-iteration-details
         --per-request-spec-decode-metrics= --aggregate-engine-logging""",
+    "--log-level says how much is logged": "--uvicorn-log-level=",
+    "no server runs beside a batch": "--enable-metrics",
     "--show-old-metrics shows them": "--show-hidden-metrics-for-version=",
     "it is always so here": "--enable-request-id-headers --enable-prompt-tokens-details",
     "it belongs to vLLM's own process": """
@@ -80,6 +82,7 @@ _REFUSED: tuple[tuple[str, tuple[str, ...], str], ...] = (
     ("--convert=", ("auto", "none"), "models here generate text: leave it out"),
     ("--pooler-config={}", (), "pooling models are not served yet"),
     ("--tokenizer-mode=", ("auto", "hf"), "tokenizers come as tokenizer.json: leave it out"),
+    ("--skip-tokenizer-init", ("false",), "the API reads and writes text: leave it out"),
     ("--trust-remote-code", ("false",), "code from model repositories is never run: leave it out"),
     ("--hf-token=", (), "set HF_TOKEN in the environment instead"),
     ("--hf-config-path= --config-format=", ("auto", "hf"), "config.json lies in MODEL's folder"),

@@ -5,7 +5,6 @@ Fields of vLLM that Octavo cannot honour are accepted only at the value that cha
 old names are translated.
 """
 
-import os
 from collections.abc import Collection, Mapping
 from typing import Annotated, Any, Literal
 
@@ -14,6 +13,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validat
 from pydantic import ValidationError as PydanticValidationError
 
 from octavo_protocol.errors import ValidationError
+from octavo_protocol.limits import limit
 from octavo_protocol.openai.lists import List
 from octavo_protocol.openai.response_format import (
     ResponseFormat,
@@ -62,7 +62,7 @@ _SAMPLING_NAMES = (
     *("temperature", "top_p", "top_k", "min_p"),
     *("presence_penalty", "frequency_penalty", "repetition_penalty"),
 )
-MAX_STOP_STRINGS = int(os.environ.get("VLLM_MAX_STOP_STRINGS") or 4)
+MAX_STOP_STRINGS = limit("VLLM_MAX_STOP_STRINGS", 4)
 _SALT_FORBIDDEN = frozenset("@/\\\0")
 # Room for schemas (64 levels) and structural tags (80) inside a body. What is deeper would exhaust
 # the stack of whoever walks it next.

@@ -1,12 +1,12 @@
 """Bad words as token sequences: each as written and with a space before it."""
 
-import os
 from collections.abc import Sequence
 
 from octavo_protocol.errors import ValidationError
+from octavo_protocol.limits import limit
 from octavo_protocol.tokenizer import Tokenizer
 
-MAX_SEQUENCES = int(os.environ.get("VLLM_MAX_NUM_BAD_WORDS") or 128)
+MAX_SEQUENCES = limit("VLLM_MAX_NUM_BAD_WORDS", 128)
 MAX_TOKENS = 1024
 
 

@@ -5,6 +5,7 @@ another folder, or none: "vllm"); overrides. `max_new_tokens` of the model's own
 which a request may exceed; that of another folder or of an override is a hard limit for all.
 """
 
+import difflib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ _FIELDS = (
     *("temperature", "top_p", "top_k", "min_p"),
     *("repetition_penalty", "presence_penalty", "frequency_penalty", "skip_special_tokens"),
 )
+_OVERRIDES = (*_FIELDS, "max_new_tokens")
 _FILE = "generation_config.json"
 
 
@@ -39,7 +41,8 @@ def generation_defaults(
 ) -> GenerationDefaults:
     """folder: the model's. generation_config: "auto", "vllm" or a folder. override: same keys.
 
-    Raises `ConfigError` for a missing or damaged file or a value out of range.
+    Raises `ConfigError` for a missing or damaged file, a value out of range or an override of what
+    does not exist.
     """
     source: Path | None = folder
     capped = dict(override or {})
@@ -63,8 +66,13 @@ def default_sampling_params(
 ) -> SamplingParams:
     """vLLM's defaults, with the model's own and then `overrides` (same keys) over them.
 
-    folder: None = no model's. Raises `ConfigError` for a damaged file or a value out of range.
+    folder: None = no model's. Raises `ConfigError` as `generation_defaults`.
     """
+    for name in overrides or ():
+        if name not in _OVERRIDES:
+            near = difflib.get_close_matches(name, _OVERRIDES, n=1)
+            hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(_OVERRIDES)}"
+            raise ConfigError(f"override_generation_config cannot set {name!r}; {hint}")
     raw = (_read(folder) if folder is not None else {}) | dict(overrides or {})
     given = {name: raw[name] for name in _FIELDS if raw.get(name) is not None}
     if raw.get("max_new_tokens") is not None:

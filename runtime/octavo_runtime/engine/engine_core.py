@@ -118,6 +118,7 @@ class EngineCore:
             vocab_size=model_config.vocab_size,
             eos_token_ids=list(model_config.eos_token_ids),
             max_logprobs=config.max_logprobs,
+            enable_prefix_caching=config.enable_prefix_caching,
             stages=stages,
         )
         self._launched: deque[_Launched] = deque()

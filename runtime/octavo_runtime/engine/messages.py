@@ -141,6 +141,7 @@ class EngineInfo(msgspec.Struct, tag="info"):
     eos_token_ids: list[int]
     stages: dict[str, float]
     max_logprobs: int = 20
+    enable_prefix_caching: bool = True
 
 
 class StartFailed(msgspec.Struct, tag="start_failed"):

@@ -1,9 +1,9 @@
 """From a text-completion request to the job that the engine runs."""
 
-import os
 from collections.abc import Sequence
 
 from octavo_protocol.errors import ValidationError
+from octavo_protocol.limits import limit
 from octavo_protocol.openai import CompletionRequest
 from octavo_protocol.sampling_params import MAX_N
 from octavo_runtime.server.beam import beam_params
@@ -12,7 +12,7 @@ from octavo_runtime.server.requests import check_vocabulary, maybe_in_thread, pa
 from octavo_runtime.server.state import ServerState
 
 DEFAULT_MAX_TOKENS = 16
-MAX_PROMPTS = int(os.environ.get("VLLM_MAX_COMPLETION_PROMPTS") or 1024)
+MAX_PROMPTS = limit("VLLM_MAX_COMPLETION_PROMPTS", 1024)
 
 
 async def completion_job(

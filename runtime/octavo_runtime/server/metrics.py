@@ -5,6 +5,7 @@ from prometheus_client import CollectorRegistry, Counter, generate_latest
 from octavo_protocol.outputs import RequestOutput
 from octavo_protocol.sampling_params import SamplingParams
 from octavo_runtime.engine.async_llm import AsyncLLM
+from octavo_runtime.engine.messages import StepOutputs
 from octavo_runtime.server.octavo_metrics import MetricNames, OctavoNames
 from octavo_runtime.server.options import ApiOptions
 from octavo_runtime.server.token_times import TokenTimes
@@ -36,7 +37,7 @@ class ServerMetrics:
             registry=self._registry,
         )
         self._times = TokenTimes(self._first_token, self._gap)
-        llm.on_step(self._times.took)
+        llm.on_step(self._stepped)
 
     def started(self, request_id: str, params: SamplingParams) -> None:
         """A request is handed to the engine; `ended` must follow."""
@@ -79,6 +80,12 @@ class ServerMetrics:
                     with_old=self._options.show_old_metrics,
                 )
             )
+
+    def _stepped(self, step: StepOutputs) -> None:
+        num_tokens = sum(len(output.new_token_ids) for output in step.outputs)
+        for names in self._names:
+            names.generated(num_tokens)
+        self._times.took(step)
 
     def _first_token(self, seconds: float) -> None:
         for names in self._names:

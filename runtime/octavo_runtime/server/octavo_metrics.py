@@ -23,6 +23,8 @@ _PREFIX = "octavo_runtime_"
 class MetricNames(Protocol):
     """What a set of names is told."""
 
+    def generated(self, num_tokens: int) -> None: ...
+
     def first_token(self, seconds: float) -> None: ...
 
     def gap(self, seconds: float) -> None: ...
@@ -53,9 +55,7 @@ class OctavoNames:
             "cached_prompt_tokens",
             "Prompt tokens of finished requests that the prefix cache supplied.",
         )
-        self._generation_tokens = counter(
-            "generation_tokens", "Output tokens of finished requests."
-        )
+        self._generation_tokens = counter("generation_tokens", "Output tokens, as they come.")
         self._ttft = histogram(
             "time_to_first_token_seconds", "From arrival to the first token.", _TTFT_BUCKETS
         )
@@ -63,6 +63,9 @@ class OctavoNames:
             "inter_token_latency_seconds", "Gap between two tokens of a sequence.", _ITL_BUCKETS
         )
         self._e2e = histogram("request_seconds", "From arrival to the last token.", _E2E_BUCKETS)
+
+    def generated(self, num_tokens: int) -> None:
+        self._generation_tokens.inc(num_tokens)
 
     def first_token(self, seconds: float) -> None:
         self._ttft.observe(seconds)
@@ -78,7 +81,6 @@ class OctavoNames:
         self._cached_tokens.inc(output.num_cached_tokens or 0)
         stats = output.metrics
         if stats is not None:
-            self._generation_tokens.inc(stats.num_generation_tokens)
             spread = stats.last_token_ts - stats.first_token_ts
             self._e2e.observe(stats.first_token_latency + spread)
 

@@ -88,6 +88,9 @@ class VllmNames:
         self._n = histogram("request_params_n", "Parameter n.", _N_BUCKETS)
         self._max_tokens = histogram("request_params_max_tokens", "Parameter max_tokens.", lengths)
 
+    def generated(self, num_tokens: int) -> None:
+        self._generation_tokens.inc(num_tokens)
+
     def first_token(self, seconds: float) -> None:
         self._ttft.observe(seconds)
 
@@ -110,7 +113,6 @@ class VllmNames:
         if stats is None:
             return
         num_output = stats.num_generation_tokens
-        self._generation_tokens.inc(num_output)
         self._output_length.observe(num_output)
         self._longest.observe(num_output / params.n)
         decode = stats.last_token_ts - stats.first_token_ts
@@ -169,6 +171,7 @@ class _EngineCollector(Collector):
             "block_size": str(self._info.block_size),
             "num_gpu_blocks": str(self._info.num_blocks),
             "cache_dtype": self._info.dtype,
+            "enable_prefix_caching": str(self._info.enable_prefix_caching),
         }
         gauge = GaugeMetricFamily(
             _PREFIX + "cache_config_info", "The KV cache.", labels=[*_LABELS, *settings]

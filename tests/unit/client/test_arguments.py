@@ -135,6 +135,12 @@ def test_what_cannot_be_read_says_what_to_write(given: str, message: str) -> Non
     assert message in raised.value.message
 
 
+def test_a_short_switch_has_no_opposite() -> None:
+    grammar = Grammar([Flag("--help", "switch", ("-h",))])
+    assert grammar.find("--no-help") is not None
+    assert grammar.find("--no-") is None
+
+
 def test_flags_of_vllm_alone_are_kept_apart() -> None:
     given = ["m", "--swap-space", "4", "--no-enforce-eager", "-cc.level", "3", "--greet"]
     result = GRAMMAR.plain(given)

@@ -11,7 +11,7 @@ import pytest
 
 from octavo.chat_client import Answer, ChatClient, Usage
 from octavo.local.greet import QUESTION, ask_first_question, ready_lines
-from octavo_protocol.errors import ClientError, ServerError, UnavailableError
+from octavo_protocol.errors import ClientError, ConfigError, ServerError, UnavailableError
 
 Handler = Callable[[httpx.Request], httpx.Response]
 
@@ -84,6 +84,19 @@ def test_nobody_there_says_how_to_start() -> None:
 
     with pytest.raises(UnavailableError, match=r"nothing answers at http://server.*octavo up"):
         client(refuse).models()
+
+
+@pytest.mark.parametrize("url", ["", "localhost:8000", "ftp://host"])
+def test_what_is_no_address_is_refused_with_an_example(url: str) -> None:
+    with pytest.raises(ConfigError, match="no address; write for example http://"):
+        ChatClient(url)
+
+
+@pytest.mark.parametrize("key", ["ke\ny", "schl\u00fcssel"])
+def test_a_key_that_cannot_be_sent_is_refused_and_not_shown(key: str) -> None:
+    with pytest.raises(ConfigError) as raised:
+        ChatClient("http://x", api_key=key)
+    assert key not in str(raised.value)
 
 
 def test_models_are_listed() -> None:

@@ -15,6 +15,7 @@ from octavo.cli.vllm_flags import VLLM_FLAGS, notice
 from octavo.engine.arg_utils import EngineArgs
 from octavo_protocol.errors import ConfigError, ValidationError
 from octavo_protocol.http_options import HttpOptions
+from octavo_protocol.limits import limit
 from octavo_runtime.server.options import ApiOptions
 
 __all__ = ["model", "recorded"]
@@ -70,6 +71,7 @@ def test_an_ignored_flag_says_why() -> None:
         ("--tensor-parallel-size", ["2"], "run more with `octavo up`"),
         ("--speculative-config", ['{"method": "ngram"}'], "speculative decoding is not there yet"),
         ("--quantization", ["awq"], "quantized weights are not served yet"),
+        ("--skip-tokenizer-init", ["true"], "the API reads and writes text"),
     ],
 )
 def test_a_refused_flag_says_what_to_do(name: str, values: list[str], message: str) -> None:
@@ -231,6 +233,15 @@ def test_variables_that_do_nothing_are_told() -> None:
 def test_a_cache_size_that_is_none_is_refused() -> None:
     with pytest.raises(ConfigError, match="VLLM_CPU_KVCACHE_SPACE must be a number of GiB"):
         defaults_from_vllm({"VLLM_CPU_KVCACHE_SPACE": "lots"})
+
+
+@pytest.mark.parametrize("value", ["many", "0", "-1", "1.5"])
+def test_a_limit_that_is_none_is_refused(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
+    monkeypatch.setenv("VLLM_MAX_STOP_STRINGS", value)
+    with pytest.raises(ConfigError, match="VLLM_MAX_STOP_STRINGS must be a positive whole number"):
+        limit("VLLM_MAX_STOP_STRINGS", 4)
+    monkeypatch.setenv("VLLM_MAX_STOP_STRINGS", " 8 ")
+    assert limit("VLLM_MAX_STOP_STRINGS", 4) == 8
 
 
 def test_the_documents_list_the_variables_that_count() -> None:

@@ -20,6 +20,7 @@ class Server:
         self.keys: list[str | None] = []
         self.urls: list[str] = []
         self.failures = 0
+        self.breaks = False
 
     def __call__(self, request: httpx.Request) -> httpx.Response:
         self.keys.append(request.headers.get("authorization"))
@@ -33,7 +34,10 @@ class Server:
         is_chat = request.url.path.endswith("chat/completions")
         choices = [{"delta": {"content": t}} if is_chat else {"text": t} for t in ("Hel", "lo")]
         usage = {"prompt_tokens": 9, "completion_tokens": 2}
-        events = [*({"choices": [each]} for each in choices), {"choices": [], "usage": usage}]
+        events: list[Any] = [{"choices": [each]} for each in choices]
+        if self.breaks:
+            events.append({"error": {"message": "the engine is gone"}})
+        events.append({"choices": [], "usage": usage})
         return httpx.Response(200, text="".join(f"data: {json.dumps(e)}\n\n" for e in events))
 
     def connect(self, url: str, api_key: str | None) -> ChatClient:
@@ -108,7 +112,7 @@ def test_complete_continues_one_text_and_leaves_defaults_to_the_server(
 def test_a_dash_reads_standard_input(
     server: Server, monkeypatch: pytest.MonkeyPatch, command: str
 ) -> None:
-    monkeypatch.setattr("sys.stdin", io.StringIO("from a pipe"))
+    monkeypatch.setattr("sys.stdin", io.StringIO("from a pipe\n"))
     assert run(command, "-") == 0
     body = server.sent[0][1]
     assert body.get("prompt", body.get("messages", [{}])[-1].get("content")) == "from a pipe"
@@ -131,6 +135,25 @@ def test_an_error_ends_no_conversation_and_is_forgotten(
     assert run("chat") == 0
     assert [each["content"] for each in server.sent[1][1]["messages"]] == ["two"]
     assert capsys.readouterr().err == "octavo: the server answered 400: too long\n"
+
+
+@pytest.mark.parametrize("command", ["chat", "complete"])
+@pytest.mark.parametrize("variable", ["OCTAVO_API_KEY", "OPENAI_API_KEY", "VLLM_API_KEY"])
+def test_the_key_may_come_from_the_environment(
+    server: Server, monkeypatch: pytest.MonkeyPatch, command: str, variable: str
+) -> None:
+    monkeypatch.setenv(variable, "k")
+    assert run(command, "-q", "Hi", "--model", "m") == 0
+    assert server.keys == ["Bearer k"]
+
+
+def test_an_answer_that_breaks_off_ends_its_line_before_the_error(
+    server: Server, capsys: pytest.CaptureFixture[str]
+) -> None:
+    server.breaks = True
+    assert run("complete", "-q", "Hi", "--model", "m") == 2
+    shown = capsys.readouterr()
+    assert (shown.out, shown.err) == ("Hello\n", "octavo: the engine is gone\n")
 
 
 def test_complete_continues_line_by_line_without_memory(

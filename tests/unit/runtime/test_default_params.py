@@ -75,6 +75,16 @@ def test_overrides_win_and_their_max_new_tokens_is_a_limit(tmp_path: Path) -> No
     )
 
 
+@pytest.mark.parametrize(
+    ("name", "hint"), [("temperatur", "did you mean temperature"), ("zzz", "there are temperature")]
+)
+def test_an_override_of_what_does_not_exist_is_refused(
+    tmp_path: Path, name: str, hint: str
+) -> None:
+    with pytest.raises(ConfigError, match=f"cannot set '{name}'; {hint}"):
+        generation_defaults(tmp_path, override={name: 1})
+
+
 def test_offline_defaults_are_the_same_values(tmp_path: Path) -> None:
     model = folder_with(tmp_path / "model", temperature=0.6)
 

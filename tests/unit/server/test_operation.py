@@ -206,10 +206,30 @@ async def test_vllms_metrics_have_its_names_labels_and_counts(replica: Replica) 
         assert samples.vllm(name) == value, name
     assert samples.vllm("request_success_total", finished_reason="length") == 2
     cache = {"block_size": "16", "num_gpu_blocks": "100", "cache_dtype": "float32"}
+    cache["enable_prefix_caching"] = "True"
     assert samples.vllm("cache_config_info", **cache) == 1
     assert samples.vllm("request_prompt_tokens_bucket", le="50.0") == 1
     assert samples.vllm("request_prompt_tokens_bucket", le="100.0") is None
     assert samples.vllm("gpu_cache_usage_perc") is None
+
+
+async def test_output_tokens_count_as_they_come(
+    replica: Replica, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    replica.llm.gate.clear()
+    steps = iter((True, True))
+    monkeypatch.setattr(replica.llm.gate, "is_set", lambda: next(steps, False))
+    running = asyncio.create_task(replica.http.post("/v1/completions", json=_TEXT))
+    async with asyncio.timeout(5):
+        while (samples := await _Samples.of(replica)).vllm("generation_tokens_total") != 2:
+            await asyncio.sleep(0.01)
+    assert samples.octavo("generation_tokens_total") == 2
+
+    running.cancel()
+    await replica.idle()
+    samples = await _Samples.of(replica)
+    assert samples.vllm("generation_tokens_total") == 2
+    assert samples.vllm("request_generation_tokens_count") == 0
 
 
 async def test_an_aborted_request_counts_as_vllm_counts_it(replica: Replica) -> None:
