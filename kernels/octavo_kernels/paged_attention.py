@@ -10,6 +10,7 @@ from octavo_kernels.metadata import AttentionMetadata
 from octavo_kernels.reference import paged_attention as reference
 
 _DTYPES = (torch.float32, torch.bfloat16)
+_GPU_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
 def paged_attention(
@@ -20,6 +21,9 @@ def paged_attention(
     *,
     scale: float,
     out: Tensor | None = None,
+    sliding_window: int = 0,
+    soft_cap: float = 0.0,
+    alibi_slopes: Tensor | None = None,
 ) -> Tensor:
     """Causal attention of a ragged batch over its cache, decode and prefill mixed; softmax in fp32.
 
@@ -28,17 +32,30 @@ def paged_attention(
     the others hold.
     Source: vLLM paper, §4.1 (paging); FlashAttention, §3.1 (running softmax).
 
-    query:        [T, num_heads, head_dim], fp32 or bf16; may be a slice of a fused qkv
+    query:        [T, num_heads, head_dim], fp32 or bf16 (on a GPU fp16 too); may be a slice of a
+                  fused qkv
     key_cache:    [num_blocks, num_kv_heads, head_dim, block_size], same dtype (`kv_cache_shapes`)
     value_cache:  [num_blocks, num_kv_heads, block_size, head_dim], same dtype
     metadata:     of this step; num_heads is a multiple of num_kv_heads
-    scale:        of the scores, before the softmax
+    scale:        of the scores, before the softmax; positive
+    sliding_window: a token sees this many positions, itself among them; 0: all
+    soft_cap:     c > 0 turns a score s into c * tanh(s / c); 0: does not
+    alibi_slopes: [num_heads] fp32; adds slope * (key position - query position) to each score
     returns       [T, num_heads, head_dim]: `out` if given, else a new tensor
     """
-    if query.device.type != "cpu" or cpu_backend() is CpuBackend.REFERENCE:
+    if query.device.type == "cuda" and _fits_gpu(query, key_cache, value_cache):
+        from octavo_kernels.gpu import paged_attention as gpu
+
+        return gpu.paged_attention(
+            query, key_cache, value_cache, metadata, scale=scale, out=out,
+            sliding_window=sliding_window, soft_cap=soft_cap, alibi_slopes=alibi_slopes,
+        )  # fmt: skip
+    is_plain = sliding_window == 0 and soft_cap == 0 and alibi_slopes is None
+    if query.device.type != "cpu" or cpu_backend() is CpuBackend.REFERENCE or not is_plain:
         return reference.paged_attention(
-            query, key_cache, value_cache, metadata, scale=scale, out=out
-        )
+            query, key_cache, value_cache, metadata, scale=scale, out=out,
+            sliding_window=sliding_window, soft_cap=soft_cap, alibi_slopes=alibi_slopes,
+        )  # fmt: skip
     if out is None:
         out = torch.empty(query.shape, dtype=query.dtype)
     if query.shape[0] == 0:
@@ -65,4 +82,12 @@ def _fits_numba(query: Tensor, key_cache: Tensor, value_cache: Tensor, out: Tens
         and out.stride()[1:] == (head_dim, 1)
         and key_cache.is_contiguous()
         and value_cache.is_contiguous()
+    )
+
+
+def _fits_gpu(query: Tensor, key_cache: Tensor, value_cache: Tensor) -> bool:
+    return (
+        query.dtype in _GPU_DTYPES
+        and query.dtype == key_cache.dtype == value_cache.dtype
+        and query.shape[2] <= 256
     )

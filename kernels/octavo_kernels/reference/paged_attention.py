@@ -14,6 +14,9 @@ def paged_attention(
     *,
     scale: float,
     out: Tensor | None = None,
+    sliding_window: int = 0,
+    soft_cap: float = 0.0,
+    alibi_slopes: Tensor | None = None,
 ) -> Tensor:
     out = torch.empty_like(query) if out is None else out
     num_kv_heads, head_dim, block_size = key_cache.shape[1:]
@@ -39,8 +42,15 @@ def paged_attention(
         )
         keys, values = keys.repeat_interleave(group, dim=0), values.repeat_interleave(group, dim=0)
         scores = torch.einsum("qhd,hkd->hqk", query[start:end].float(), keys) * scale
-        key_positions = torch.arange(context, device=query.device)
-        visible = key_positions <= metadata.positions[start:end, None]
+        if soft_cap > 0:
+            scores = soft_cap * torch.tanh(scores / soft_cap)
+        # [q, k], zero for the token itself and negative for what came before
+        distance = torch.arange(context, device=query.device) - metadata.positions[start:end, None]
+        if alibi_slopes is not None:
+            scores = scores + alibi_slopes[:, None, None] * distance
+        visible = distance <= 0
+        if sliding_window > 0:
+            visible &= distance > -sliding_window
         weights = scores.masked_fill(~visible, float("-inf")).softmax(dim=-1)
         out[start:end] = torch.einsum("hqk,hkd->qhd", weights, values).to(out.dtype)
     return out

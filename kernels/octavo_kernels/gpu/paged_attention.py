@@ -1,0 +1,64 @@
+"""Attention of a ragged step: one launch for its decodes, one for its prefill chunks."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from octavo_kernels.gpu.decode_attention import decode_attention
+from octavo_kernels.gpu.prefill_attention import prefill_attention
+from octavo_kernels.metadata import AttentionMetadata
+
+
+def paged_attention(
+    query: Tensor,
+    key_cache: Tensor,
+    value_cache: Tensor,
+    metadata: AttentionMetadata,
+    *,
+    scale: float,
+    out: Tensor | None = None,
+    sliding_window: int = 0,
+    soft_cap: float = 0.0,
+    alibi_slopes: Tensor | None = None,
+) -> Tensor:
+    """See `octavo_kernels.paged_attention`.
+
+    A step of decodes reads no host array, so it can be captured in a CUDA graph and replayed with
+    other context_lens and block_tables; sequences of context_len 0 then read nothing.
+    """
+    if query.stride(2) != 1:
+        query = query.contiguous()
+    if out is None:
+        out = torch.empty(query.shape, dtype=query.dtype, device=query.device)
+    num_decodes, num_sequences = metadata.num_decodes, metadata.num_sequences
+    if num_decodes > 0:
+        decode_attention(
+            query[:num_decodes],
+            key_cache,
+            value_cache,
+            metadata.context_lens,
+            metadata.block_tables,
+            out[:num_decodes],
+            scale=scale,
+            sliding_window=sliding_window,
+            soft_cap=soft_cap,
+            alibi_slopes=alibi_slopes,
+        )
+    if num_decodes < num_sequences:
+        prefill_attention(
+            query,
+            key_cache,
+            value_cache,
+            metadata.query_start_loc,
+            metadata.context_lens,
+            metadata.block_tables,
+            out,
+            first_sequence=num_decodes,
+            num_tokens=metadata.num_tokens - num_decodes,
+            scale=scale,
+            sliding_window=sliding_window,
+            soft_cap=soft_cap,
+            alibi_slopes=alibi_slopes,
+        )
+    return out
