@@ -22,6 +22,7 @@ MIN_TEMPERATURE = 0.01
 MAX_N = limit("VLLM_MAX_N_SEQUENCES", 16384)
 MAX_LOGPROB_TOKEN_IDS = 128
 MAX_BIAS = 100.0
+MAX_EXTRA_VALUES = 10_000  # they are copied into every sample
 MAX_INT = 2**63 - 1  # what crosses to the engine process is a 64-bit integer
 
 
@@ -312,8 +313,14 @@ def _check_extra_args(extra_args: dict[str, Any]) -> None:
             f"extra_args is nested deeper than {MAX_JSON_DEPTH} levels", parameter="extra_args"
         )
     left: list[Any] = [extra_args]
+    num_values = 0
     while left:
         value = left.pop()
+        num_values += 1
+        if num_values + len(left) > MAX_EXTRA_VALUES:
+            raise ValidationError(
+                f"extra_args has more than {MAX_EXTRA_VALUES} values", parameter="extra_args"
+            )
         if isinstance(value, dict):
             left.extend(value.values())
         elif isinstance(value, list | tuple):

@@ -92,7 +92,10 @@ class TokenizerBundle(msgspec.Struct):
 
 
 class Tokenizer:
-    """Text to token ids and back. Thread-safe; encoding releases the GIL."""
+    """Text to token ids and back. Thread-safe; encoding and decoding release the GIL.
+
+    max_token_chars: length of the longest token.
+    """
 
     def __init__(self, bundle: TokenizerBundle) -> None:
         self.bundle = bundle
@@ -102,6 +105,7 @@ class Tokenizer:
         eos = bundle.special_tokens.get("eos_token")
         self.eos_token_id: int | None = self.backend.token_to_id(eos) if eos else None
         self.vocab_size: int = self.backend.get_vocab_size(with_added_tokens=True)
+        self.max_token_chars: int = max(map(len, self.backend.get_vocab()), default=1)
         self.special_token_ids: frozenset[int] = frozenset(
             token_id
             for token_id, token in self.backend.get_added_tokens_decoder().items()
@@ -114,12 +118,19 @@ class Tokenizer:
 
     def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
         try:
-            return self.backend.encode(text, add_special_tokens=add_special_tokens).ids
+            # Of the backend's calls only those for batches let other threads run.
+            [encoding] = self.backend.encode_batch_fast(
+                [text], add_special_tokens=add_special_tokens
+            )
         except TypeError:  # lone surrogates ("\ud800" in JSON) are not text
             raise ValidationError("the prompt has characters that are not valid Unicode") from None
+        return encoding.ids
 
     def decode(self, token_ids: Sequence[int], *, skip_special_tokens: bool = True) -> str:
-        return self.backend.decode(list(token_ids), skip_special_tokens=skip_special_tokens)
+        [text] = self.backend.decode_batch(
+            [list(token_ids)], skip_special_tokens=skip_special_tokens
+        )
+        return text
 
     def token_text(self, token_id: int) -> str:
         """One token as text; bytes that are no character alone become U+FFFD."""

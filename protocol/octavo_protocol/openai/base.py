@@ -107,7 +107,7 @@ def screened(
         elif name in refused:
             neutral, advice = refused[name]
             if value not in neutral:
-                raise ValueError(f"{name} is not supported: {advice}")
+                raise ValidationError(f"{name} is not supported: {advice}", parameter=name)
         elif name not in harmless:
             raise unknown_field(name, fields)
     return kept
@@ -185,20 +185,30 @@ class GenerationRequest(BaseModel):
     @model_validator(mode="after")
     def _check_stream_options(self) -> "GenerationRequest":
         if self.stream_options is not None and not self.stream:
-            raise ValueError("stream_options is only allowed with stream=true")
+            raise ValidationError(
+                "stream_options is only allowed with stream=true", parameter="stream_options"
+            )
         if isinstance(self.stop, list) and len(self.stop) > MAX_STOP_STRINGS:
-            raise ValueError(f"stop takes at most {MAX_STOP_STRINGS} strings, got {len(self.stop)}")
+            raise ValidationError(
+                f"stop takes at most {MAX_STOP_STRINGS} strings, got {len(self.stop)}",
+                parameter="stop",
+            )
         if self.logprob_token_ids is not None and self.num_logprobs() is None:
-            raise ValueError("logprob_token_ids needs logprobs")
+            raise ValidationError("logprob_token_ids needs logprobs", parameter="logprob_token_ids")
         if self.stream and self.prompt_logprobs not in (None, 0):
-            raise ValueError("prompt_logprobs is not allowed with stream=true")
+            raise ValidationError(
+                "prompt_logprobs is not allowed with stream=true", parameter="prompt_logprobs"
+            )
         if self.stream and self.use_beam_search:
-            raise ValueError("use_beam_search is not allowed with stream=true")
+            raise ValidationError(
+                "use_beam_search is not allowed with stream=true", parameter="use_beam_search"
+            )
         if self.cache_salt is not None and (
             len(self.cache_salt) > 128 or _SALT_FORBIDDEN & set(self.cache_salt)
         ):
-            raise ValueError(
-                "cache_salt takes at most 128 characters, none of them '@', '/', '\\' or NUL"
+            raise ValidationError(
+                "cache_salt takes at most 128 characters, none of them '@', '/', '\\' or NUL",
+                parameter="cache_salt",
             )
         return self
 
@@ -273,7 +283,8 @@ class GenerationRequest(BaseModel):
 
 
 def validation_error(error: PydanticValidationError) -> ValidationError:
-    """The first complaint of pydantic as our error, led by the path of the field.
+    """The first complaint of pydantic as our error, led by the path of the field. A complaint of
+    ours about the fields of one object names its field itself.
 
     Where a field may be one of several types, there is a complaint of each: the one that got
     furthest into the value is about the type that was meant.
@@ -283,13 +294,16 @@ def validation_error(error: PydanticValidationError) -> ValidationError:
     first = max((each for each in errors if each["loc"][:1] == field), key=lambda e: len(e["loc"]))
     path = ".".join(str(part) for part in first["loc"] if _is_of_path(part))
     message = first["msg"].removeprefix("Value error, ")
+    cause = first.get("ctx", {}).get("error")
+    own = cause.parameter if isinstance(cause, ValidationError) else None
+    parameter = ".".join(filter(None, (path, own)))
     if not path:
-        return ValidationError(message)
+        return ValidationError(message, parameter=parameter or None)
     shown = repr(first.get("input"))
     if len(shown) > 80:
         shown = shown[:77] + "..."
     suffix = "" if first["type"] == "missing" else f" (got {shown})"
-    return ValidationError(f"{path}: {message}{suffix}", parameter=path)
+    return ValidationError(f"{path}: {message}{suffix}", parameter=parameter)
 
 
 def _is_of_path(part: int | str) -> bool:

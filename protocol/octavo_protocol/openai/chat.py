@@ -37,29 +37,38 @@ class ChatCompletionRequest(GenerationRequest):
     def _check_chat(self) -> "ChatCompletionRequest":
         if self.top_logprobs is not None:
             if not self.logprobs:
-                raise ValueError("top_logprobs needs logprobs=true")
+                raise ValidationError("top_logprobs needs logprobs=true", parameter="top_logprobs")
             if self.top_logprobs < -1:
-                raise ValueError(
+                raise ValidationError(
                     "top_logprobs must be at least 0, or -1 for the whole vocabulary, got "
-                    f"{self.top_logprobs}"
+                    f"{self.top_logprobs}",
+                    parameter="top_logprobs",
                 )
         if self.continue_final_message and self.add_generation_prompt:
-            raise ValueError("continue_final_message=true needs add_generation_prompt=false")
+            raise ValidationError(
+                "continue_final_message=true needs add_generation_prompt=false",
+                parameter="continue_final_message",
+            )
         self._check_tools()
         return self
 
     def _check_tools(self) -> None:
         if self.tools is not None and not self.tools:
-            raise ValueError("tools must not be empty; leave it out")
+            raise ValidationError("tools must not be empty; leave it out", parameter="tools")
         names = [tool.function.name for tool in self.tools or []]
         if len(set(names)) != len(names):
-            raise ValueError("tools: every function needs a name of its own")
+            raise ValidationError(
+                "tools: every function needs a name of its own", parameter="tools"
+            )
         if isinstance(self.tool_choice, NamedToolChoice):
             wanted = self.tool_choice.function.name
             if wanted not in names:
-                raise ValueError(f"tool_choice names {wanted!r}, which is not among the tools")
+                raise ValidationError(
+                    f"tool_choice names {wanted!r}, which is not among the tools",
+                    parameter="tool_choice",
+                )
         elif self.tool_choice == "required" and not names:
-            raise ValueError("tool_choice required needs tools")
+            raise ValidationError("tool_choice required needs tools", parameter="tool_choice")
 
     @property
     def effective_tool_choice(self) -> ToolChoice:

@@ -18,13 +18,15 @@ class CompletionRequest(GenerationRequest):
     @model_validator(mode="after")
     def _check_completion(self) -> "CompletionRequest":
         if self.logprobs is not None and self.logprobs < -1:
-            raise ValueError(
-                f"logprobs must be at least -1 (the whole vocabulary), got {self.logprobs}"
+            raise ValidationError(
+                f"logprobs must be at least -1 (the whole vocabulary), got {self.logprobs}",
+                parameter="logprobs",
             )
         if self.suffix:
-            raise ValueError(
+            raise ValidationError(
                 "suffix is not supported: this model has no fill-in-the-middle format. Put the "
-                "text before the gap into prompt and leave suffix out"
+                "text before the gap into prompt and leave suffix out",
+                parameter="suffix",
             )
         return self
 

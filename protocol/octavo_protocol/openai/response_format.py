@@ -111,11 +111,15 @@ def translate_guided(data: dict[str, Any]) -> dict[str, Any]:
 def structured_outputs(
     response_format: ResponseFormat | None, given: StructuredOutputs | None
 ) -> StructuredOutputsParams | None:
-    """The one constraint of a request; a response_format other than text wins."""
+    """The one constraint of a request. Raises `ValidationError` for two."""
     try:
         params = response_format.as_params() if response_format is not None else None
     except ValidationError as error:
         raise ValidationError(error.message, parameter="response_format") from error
-    if params is None and given is not None:
-        params = given.as_params()
-    return params
+    if given is None:
+        return params
+    if params is not None:
+        raise ValidationError(
+            "response_format and structured_outputs: give only one", parameter="structured_outputs"
+        )
+    return given.as_params()

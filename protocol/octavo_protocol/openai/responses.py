@@ -135,11 +135,13 @@ class ResponsesRequest(BaseModel):
     def _check(self) -> "ResponsesRequest":
         for name in self.include or []:
             if name not in _INCLUDABLE:
-                raise ValueError(f"include: there is no {name[:80]!r}")
+                raise ValidationError(f"include: there is no {name[:80]!r}", parameter="include")
         if self.text is not None and self.text.format is not None and self.structured_outputs:
-            raise ValueError("text.format and structured_outputs: give only one")
+            raise ValidationError(
+                "text.format and structured_outputs: give only one", parameter="structured_outputs"
+            )
         if not self.input:
-            raise ValueError("input must not be empty")
+            raise ValidationError("input must not be empty", parameter="input")
         return self
 
     @property

@@ -6,15 +6,17 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, model_validator
 
+from octavo_protocol.errors import ValidationError
+
 _MAX_SHOWN_CHARS = 80
 
 
-def unknown_field(name: str, known: Iterable[str]) -> ValueError:
+def unknown_field(name: str, known: Iterable[str]) -> ValidationError:
     """The complaint about a field that does not exist, with the nearest one that does."""
     shown = name if len(name) <= _MAX_SHOWN_CHARS else name[:_MAX_SHOWN_CHARS] + "..."
     near = difflib.get_close_matches(shown, list(known), n=1)
     hint = f"; did you mean {near[0]}?" if near else ""
-    return ValueError(f"unknown field {shown!r}{hint}")
+    return ValidationError(f"unknown field {shown!r}{hint}", parameter=shown)
 
 
 class Strict(BaseModel):

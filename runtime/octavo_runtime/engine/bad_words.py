@@ -22,9 +22,16 @@ def bad_words_token_ids(words: Sequence[str], tokenizer: Tokenizer | None) -> li
             "bad_words needs a tokenizer, and the engine runs without one: use logit_bias",
             parameter="bad_words",
         )
+    bare_words = {word.lstrip() or word: None for word in words}
+    num_chars = sum(map(len, bare_words))
+    if len(bare_words) > MAX_SEQUENCES or num_chars > MAX_TOKENS * tokenizer.max_token_chars:
+        raise ValidationError(
+            f"bad_words has {len(bare_words)} words of {num_chars} characters in all; at most "
+            f"{MAX_SEQUENCES} of {MAX_TOKENS} tokens in all are taken: ban fewer words",
+            parameter="bad_words",
+        )
     sequences: dict[tuple[int, ...], None] = {}
-    for word in words:
-        bare = word.lstrip() or word
+    for bare in bare_words:
         for text in (bare, " " + bare):
             token_ids = tokenizer.encode(text, add_special_tokens=False)
             if token_ids:

@@ -117,10 +117,15 @@ class InputProcessor:
         self._check_tokens("prompt", (min(prompt_token_ids), max(prompt_token_ids)))
 
     def _check_token_ids(self, params: SamplingParams) -> None:
-        self._check_tokens("stop_token_ids", params.stop_token_ids or ())
-        self._check_tokens("logit_bias", params.logit_bias or ())
-        self._check_tokens("allowed_token_ids", params.allowed_token_ids or ())
-        self._check_tokens("logprob_token_ids", params.logprob_token_ids or ())
+        for name in ("stop_token_ids", "logit_bias", "allowed_token_ids", "logprob_token_ids"):
+            token_ids = getattr(params, name) or ()
+            if len(token_ids) > self.info.vocab_size:
+                raise ValidationError(
+                    f"{name} has {len(token_ids)} token ids, more than the vocabulary "
+                    f"({self.info.vocab_size})",
+                    parameter=name,
+                )
+            self._check_tokens(name, token_ids)
         if params.prompt_logprob_token_ids is not None:
             raise ValidationError(
                 "prompt_logprob_token_ids is not supported by Octavo: use prompt_logprobs",

@@ -11,7 +11,13 @@ from octavo_protocol.structured_outputs import StructuredOutputsParams
 from octavo_protocol.tokenizer import Tokenizer
 from octavo_runtime.server.beam import beam_params
 from octavo_runtime.server.generation import GenerationJob
-from octavo_runtime.server.requests import check_template, maybe_in_thread, params_of
+from octavo_runtime.server.requests import (
+    check_characters,
+    check_copies,
+    check_template,
+    maybe_in_thread,
+    params_of,
+)
 from octavo_runtime.server.state import ServerState
 from octavo_runtime.server.tool_parsers import ToolParser, tool_parser
 
@@ -31,6 +37,7 @@ async def chat_job(
 
     def render() -> tuple[str, list[int]]:
         text = tokenizer.chat_prompt(request)
+        check_characters(state, request, [text])
         special = bool(request.add_special_tokens)
         return text, tokenizer.encode(text, add_special_tokens=special)
 
@@ -41,10 +48,12 @@ async def chat_job(
         _constrain(params, parser, request)
         if params.structured_outputs is not None:
             params.structured_outputs = state.options.constraint(params.structured_outputs)
+    token_ids = request.truncated(token_ids, info.max_model_len)
+    check_copies(params, [token_ids])
     job = GenerationJob(
         answer_id=answer_id,
         request_id=request_id,
-        prompts=[request.truncated(token_ids, info.max_model_len)],
+        prompts=[token_ids],
         prompt_texts=[prompt_text],
         params=params,
         priority=request.priority,

@@ -6,9 +6,16 @@ from octavo_protocol.errors import ValidationError
 from octavo_protocol.limits import limit
 from octavo_protocol.openai import CompletionRequest
 from octavo_protocol.sampling_params import MAX_N
+from octavo_protocol.tokenizer import Tokenizer
 from octavo_runtime.server.beam import beam_params
 from octavo_runtime.server.generation import GenerationJob
-from octavo_runtime.server.requests import check_vocabulary, maybe_in_thread, params_of
+from octavo_runtime.server.requests import (
+    check_characters,
+    check_copies,
+    check_vocabulary,
+    maybe_in_thread,
+    params_of,
+)
 from octavo_runtime.server.state import ServerState
 
 DEFAULT_MAX_TOKENS = 16
@@ -28,22 +35,25 @@ async def completion_job(
     _check_counts(request, len(prompts))
     tokenizer = state.llm.tokenizer
 
-    def encode() -> list[list[int]]:
+    def encode() -> tuple[list[list[int]], list[str | None]]:
         special = request.add_special_tokens
-        return [tokenizer.prompt_token_ids(p, add_special_tokens=special) for p in prompts]
+        token_ids = [tokenizer.prompt_token_ids(p, add_special_tokens=special) for p in prompts]
+        check_vocabulary(info.vocab_size, token_ids)
+        return token_ids, _texts(tokenizer, request, prompts)
 
-    num_chars = sum(len(prompt) for prompt in prompts if isinstance(prompt, str))
-    token_ids = await maybe_in_thread(num_chars, encode)
-    check_vocabulary(info.vocab_size, token_ids)
+    check_characters(state, request, [each for each in prompts if isinstance(each, str)])
+    token_ids, prompt_texts = await maybe_in_thread(sum(map(len, prompts)), encode)
     params = params_of(state, request, default_max_tokens=DEFAULT_MAX_TOKENS)
     if request.echo and params.logprobs is not None and params.prompt_logprobs is None:
         params.prompt_logprobs = params.logprobs
         params.skip_reading_prefix_cache = True
+    token_ids = [request.truncated(ids, info.max_model_len) for ids in token_ids]
+    check_copies(params, token_ids)
     return GenerationJob(
         answer_id=answer_id,
         request_id=request_id,
-        prompts=[request.truncated(ids, info.max_model_len) for ids in token_ids],
-        prompt_texts=_texts(state, request, prompts),
+        prompts=token_ids,
+        prompt_texts=prompt_texts,
         params=params,
         priority=request.priority,
         cache_salt=request.cache_salt or "",
@@ -64,10 +74,9 @@ def _check_counts(request: CompletionRequest, num_prompts: int) -> None:
 
 
 def _texts(
-    state: ServerState, request: CompletionRequest, prompts: Sequence[str | list[int]]
+    tokenizer: Tokenizer, request: CompletionRequest, prompts: Sequence[str | list[int]]
 ) -> list[str | None]:
     """The prompts as `echo` repeats them."""
     if not request.echo:
         return [prompt if isinstance(prompt, str) else None for prompt in prompts]
-    decode = state.llm.tokenizer.decode
-    return [prompt if isinstance(prompt, str) else decode(prompt) for prompt in prompts]
+    return [prompt if isinstance(prompt, str) else tokenizer.decode(prompt) for prompt in prompts]

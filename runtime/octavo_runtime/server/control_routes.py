@@ -16,6 +16,7 @@ from octavo_protocol.errors import ValidationError
 from octavo_protocol.http_app import json_response
 from octavo_protocol.openapi import TEXT, ApiRoute, Content, Operation
 from octavo_runtime.engine.sleep import MODES, SCHEDULING, TAGS
+from octavo_runtime.server.options import ApiOptions
 from octavo_runtime.server.state import ServerState
 
 _BOOLEANS = {"true": True, "1": True, "false": False, "0": False}
@@ -145,10 +146,13 @@ class ControlRoutes:
         return json_response(Status("written"))
 
     async def server_info(self, request: Request) -> Response:
-        """Keys are not among it: they are no part of what a replica's API offers."""
+        """Keys and addresses are not among it: they are no part of what the API offers."""
         shown = _choice(request, "config_format", ("text", "json"), "text")
         info: dict[str, Any] = {
-            "api": dataclasses.asdict(self.state.options),
+            "api": {
+                each.name: getattr(self.state.options, each.name)
+                for each in dataclasses.fields(ApiOptions)
+            },
             "engine": self.state.llm.info,
             "served_names": self.state.served_names,
             "stage": self.state.stage,

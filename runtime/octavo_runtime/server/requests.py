@@ -1,7 +1,7 @@
 """What every generating route does with a request before it becomes a job."""
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeVar
 
 from octavo_protocol.errors import ValidationError
@@ -11,6 +11,8 @@ from octavo_runtime.server.state import ServerState
 
 # Longer texts are tokenized in a thread: on the event loop they would delay other streams.
 INLINE_CHARS = 20_000
+# Every sample is a request of its own to the engine, with token ids of its own.
+MAX_COPIED = 2**23
 _T = TypeVar("_T")
 
 
@@ -49,6 +51,38 @@ def check_template(state: ServerState, body: ChatCompletionRequest | TokenizeReq
             "this server takes no chat templates from requests; leave chat_template out, or start "
             "the server with --trust-request-chat-template",
             parameter="chat_template",
+        )
+
+
+def check_characters(
+    state: ServerState, body: ChatCompletionRequest | CompletionRequest, prompts: Iterable[str]
+) -> None:
+    """Raises `ValidationError` for prompts that are too long even if every token were the longest:
+    megabytes of text are refused before they are tokenized.
+    """
+    limit = state.check_accepts().max_model_len
+    max_chars = limit * state.llm.tokenizer.max_token_chars
+    num_chars = max(map(len, prompts), default=0)
+    if num_chars > max_chars and body.truncate_prompt_tokens is None:
+        raise ValidationError(
+            f"the prompt has {num_chars} characters; this model's context of {limit} tokens holds "
+            f"at most {max_chars}: shorten the prompt, or set truncate_prompt_tokens",
+            parameter="prompt",
+            code="context_length_exceeded",
+        )
+
+
+def check_copies(params: SamplingParams, prompts: Sequence[Sequence[int]]) -> None:
+    """Raises `ValidationError` for lists that are too long to be copied into every sample."""
+    lists = (params.stop_token_ids, params.allowed_token_ids, params.logit_bias)
+    num_entries = sum(len(each or ()) for each in lists)
+    total = params.n * sum(len(prompt) + num_entries for prompt in prompts)
+    if total > MAX_COPIED:
+        raise ValidationError(
+            "the token ids of the prompts and of stop_token_ids, allowed_token_ids and logit_bias, "
+            f"taken once for every sample, are {total}; at most {MAX_COPIED} are taken: ask for "
+            "fewer samples or in several requests",
+            parameter="n",
         )
 
 

@@ -80,15 +80,18 @@ class SmallRoutes:
         state.check_model(body.model)
         check_template(state, body)
         tokenizer = state.llm.tokenizer
-        if body.prompt is not None:
-            text = body.prompt
-            special = body.add_special_tokens is not False
-            tokens = await maybe_in_thread(
-                len(text), lambda: tokenizer.encode(text, add_special_tokens=special)
-            )
-        else:
-            tokens = await maybe_in_thread(INLINE_CHARS, lambda: tokenizer.chat_token_ids(body))
-        strings = [tokenizer.token_text(t) for t in tokens] if body.return_token_strs else None
+
+        def tokenize() -> tuple[list[int], list[str] | None]:
+            if body.prompt is not None:
+                special = body.add_special_tokens is not False
+                tokens = tokenizer.encode(body.prompt, add_special_tokens=special)
+            else:
+                tokens = tokenizer.chat_token_ids(body)
+            strings = [tokenizer.token_text(t) for t in tokens] if body.return_token_strs else None
+            return tokens, strings
+
+        num_chars = INLINE_CHARS if body.prompt is None else len(body.prompt)
+        tokens, strings = await maybe_in_thread(num_chars, tokenize)
         return json_response(TokenizeResponse(len(tokens), info.max_model_len, tokens, strings))
 
     async def detokenize(self, request: Request) -> Response:
@@ -96,7 +99,10 @@ class SmallRoutes:
         body = parse_body(await self._body(request), DetokenizeRequest)
         self.state.check_model(body.model)
         check_vocabulary(info.vocab_size, [body.tokens], parameter="tokens")
-        text = self.state.llm.tokenizer.decode(body.tokens, skip_special_tokens=False)
+        tokenizer = self.state.llm.tokenizer
+        text = await maybe_in_thread(
+            len(body.tokens), lambda: tokenizer.decode(body.tokens, skip_special_tokens=False)
+        )
         return json_response(DetokenizeResponse(text))
 
     async def health(self, request: Request) -> Response:

@@ -211,7 +211,7 @@ def test_rules_of_one_route(kind: type[Any], fields: dict[str, Any], message: st
             {"tools": [{"type": "function", "function": {"name": "a"}, "paremeters": {}}]},
             "tools.0: unknown field 'paremeters' (got {'type': 'function', 'function': {'name': "
             "'a'}, 'paremeters': {}})",
-            "tools.0",
+            "tools.0.paremeters",
         ),
         (
             CompletionRequest,
@@ -322,10 +322,6 @@ def test_ids_whose_logprobs_are_asked_for() -> None:
             {"json_object": True},
         ),
         (
-            {"response_format": {"type": "json_object"}, "structured_outputs": {"regex": "a"}},
-            {"json_object": True},
-        ),
-        (
             {"response_format": {"type": "text"}, "structured_outputs": {"regex": "a"}},
             {"regex": "a"},
         ),
@@ -345,6 +341,17 @@ def test_shape_of_the_answer(kind: type[Any], fields: Any, expected: Any) -> Non
     wanted = None if expected is None else StructuredOutputsParams(**expected)
 
     assert params_of(kind, **fields).structured_outputs == wanted
+
+
+def test_two_shapes_of_one_answer_are_refused() -> None:
+    with pytest.raises(ValidationError, match="give only one") as caught:
+        params_of(
+            CompletionRequest,
+            response_format={"type": "json_object"},
+            structured_outputs={"regex": "a"},
+        )
+
+    assert caught.value.parameter == "structured_outputs"
 
 
 def test_structural_tag_travels_as_json() -> None:

@@ -94,6 +94,7 @@ STOP = "stop must be a non-empty string or a list of non-empty strings"
         ("thinking_token_budget", True, "thinking_token_budget must be an integer, got bool"),
         ("thinking_token_budget", -1.0, "thinking_token_budget must be an integer, got float"),
         ("extra_args", {"a": [2**63]}, "extra_args: an integer does not fit 64 bits"),
+        ("extra_args", {"a": [0] * 10_000}, "extra_args has more than 10000 values"),
         ("extra_args", [], "extra_args must be a dict, got list"),
         (
             "structured_outputs",

@@ -1,6 +1,10 @@
 """The tokenizer that router and replicas share, and chat templates as transformers renders them."""
 
 import json
+import sys
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -473,6 +477,33 @@ def test_token_ids_are_used_as_they_are() -> None:
 def test_lone_surrogate_is_no_text(text: str) -> None:
     with pytest.raises(ValidationError, match="not valid Unicode"):
         tiny_tokenizer().encode(text)
+
+
+def _turns_beside(work: Callable[[], object]) -> int:
+    """How often another thread has its turn while `work` runs."""
+    turns = 0
+    switch_interval = sys.getswitchinterval()
+    sys.setswitchinterval(10.0)  # nobody has one unless the GIL is given up
+    try:
+        with ThreadPoolExecutor(1) as threads:
+            running = threads.submit(work)
+            while not running.done():
+                turns += 1
+                time.sleep(0)
+    finally:
+        sys.setswitchinterval(switch_interval)
+    return turns
+
+
+def test_other_threads_run_while_a_text_is_tokenized() -> None:
+    """A call that kept the GIL would stop every stream of the server."""
+    tokenizer = tiny_tokenizer()
+    text = "ab cd" * 20_000
+    token_ids = tokenizer.encode(text)
+
+    assert tokenizer.decode(token_ids) == text
+    assert _turns_beside(lambda: tokenizer.encode(text)) > 50
+    assert _turns_beside(lambda: tokenizer.decode(token_ids)) > 50
 
 
 def test_special_tokens_are_known() -> None:

@@ -7,6 +7,8 @@ import httpx
 import pytest
 from tests.unit.server.conftest import MAX_BODY_BYTES, Replica
 
+from octavo_protocol.tokenizer import Tokenizer
+
 _CHAT = {"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 2}
 _TEXT = {"prompt": "Hi", "max_tokens": 2}
 _TOOL = {"type": "function", "function": {"name": "look", "parameters": {"type": "object"}}}
@@ -102,20 +104,35 @@ async def test_integers_of_any_size_never_break_the_server(
         ({"prompt": [2**70]}, "between 0 and 256", "prompt"),
         ({"prompt": ["a"] * 1025}, "at most 1024 prompts", "prompt"),
         ({"prompt": "a" * 64}, "has 64 tokens; this model's context is 64", "prompt"),
-        ({"prompt": "a", "promt": 1}, "unknown field 'promt'; did you mean prompt?", None),
+        ({"prompt": "a", "promt": 1}, "unknown field 'promt'; did you mean prompt?", "promt"),
         ({"prompt": "a", "logprobs": 99}, "at most 20 are given", "logprobs"),
         ({"prompt": "a", "logprobs": -1}, "asks for 257 log-prob", "logprobs"),
-        ({"prompt": "a", "logprobs": -2}, "at least -1", None),
+        ({"prompt": "a", "logprobs": -2}, "at least -1", "logprobs"),
         ({"prompt": "a", "prompt_logprobs": 99}, "at most 20 are given", "prompt_logprobs"),
         ({"prompt": "a", "max_tokens": 0}, "at least 1", "max_tokens"),
-        ({"prompt": "a", "suffix": "b"}, "suffix is not supported", None),
+        ({"prompt": "a", "suffix": "b"}, "suffix is not supported", "suffix"),
         ({"prompt": "a", "truncate_prompt_tokens": 0}, "cannot be empty", "prompt"),
-        ({"prompt": "a", "use_beam_search": True, "stream": True}, "not allowed with stream", None),
-        ({"prompt": "a", "prompt_logprobs": 1, "stream": True}, "not allowed with stream", None),
-        ({"prompt": "a", "chat_template": "x"}, "unknown field 'chat_template'", None),
-        ({"prompt": "a", "stream_options": {}}, "only allowed with stream=true", None),
-        ({"prompt": "a", "stop": ["a"] * 5}, "at most 4 strings", None),
-        ({"prompt": "a", "best_of": 3}, "best_of is not supported", None),
+        (
+            {"prompt": "a", "use_beam_search": True, "stream": True},
+            "not allowed",
+            "use_beam_search",
+        ),
+        ({"prompt": "a", "prompt_logprobs": 1, "stream": True}, "not allowed", "prompt_logprobs"),
+        ({"prompt": "a", "chat_template": "x"}, "unknown field 'chat_template'", "chat_template"),
+        ({"prompt": "a", "stream_options": {}}, "only allowed with stream", "stream_options"),
+        ({"prompt": "a", "stop": ["a"] * 5}, "at most 4 strings", "stop"),
+        (
+            {"prompt": "a", "stream": True, "stream_options": {"usage": True}},
+            "stream_options: unknown field 'usage'",
+            "stream_options.usage",
+        ),
+        (
+            {"prompt": "a", "n": 16384, "allowed_token_ids": [7] * 257, "temperature": 1}
+            | {"stop_token_ids": [7] * 257},
+            "taken once for every sample, are 8437760; at most 8388608 are taken",
+            "n",
+        ),
+        ({"prompt": "a", "best_of": 3}, "best_of is not supported", "best_of"),
     ],
 )
 async def test_a_completion_that_makes_no_sense(
@@ -139,17 +156,17 @@ async def test_a_completion_that_makes_no_sense(
         ({"messages": [{"role": "", "content": "Hi"}]}, "messages.0.role", "messages.0.role"),
         ({"messages": "Hi"}, "valid list", "messages"),
         ({"messages": [{"role": "user", "content": 7}]}, "messages.0.content", None),
-        (_CHAT | {"top_logprobs": 2}, "needs logprobs=true", None),
+        (_CHAT | {"top_logprobs": 2}, "needs logprobs=true", "top_logprobs"),
         (_CHAT | {"logprobs": True, "top_logprobs": 21}, "at most 20 are given", "logprobs"),
         (_CHAT | {"max_completion_tokens": 0}, "at least 1", "max_completion_tokens"),
         (_CHAT | {"tools": [{"type": "function"}]}, "Field required", "tools.0.function"),
-        (_CHAT | {"tools": []}, "tools must not be empty", None),
+        (_CHAT | {"tools": []}, "tools must not be empty", "tools"),
         (_CHAT | {"tools": [_TOOL]}, "--enable-auto-tool-choice", "tool_choice"),
-        (_CHAT | {"tool_choice": "required"}, "needs tools", None),
+        (_CHAT | {"tool_choice": "required"}, "needs tools", "tool_choice"),
         (
             _CHAT | {"tools": [_TOOL], "tool_choice": _named("other")},
             "not among the tools",
-            None,
+            "tool_choice",
         ),
         (
             _CHAT
@@ -157,6 +174,12 @@ async def test_a_completion_that_makes_no_sense(
             | {"response_format": {"type": "json_object"}},
             "leave out response_format",
             "tool_choice",
+        ),
+        (
+            _CHAT
+            | {"structured_outputs": {"regex": "a"}, "response_format": {"type": "json_object"}},
+            "give only one",
+            "structured_outputs",
         ),
         (_CHAT | {"chat_template": "x"}, "--trust-request-chat-template", "chat_template"),
         (
@@ -256,3 +279,33 @@ async def test_an_unexpected_error_tells_nothing_of_the_inside(
     assert answer.status_code == 500
     assert answer.json()["error"]["message"] == "internal error"
     assert "secret" not in answer.text
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/v1/completions", {"prompt": "a" * 400}),
+        ("/v1/completions", {"prompt": ["a", "a" * 400]}),
+        ("/v1/chat/completions", {"messages": [{"role": "user", "content": "a" * 400}]}),
+    ],
+)
+async def test_a_prompt_that_no_tokens_could_make_fit_is_not_tokenized(
+    direct: httpx.AsyncClient, path: str, body: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def encode(*_: object, **__: object) -> list[int]:
+        raise AssertionError("it was tokenized")
+
+    monkeypatch.setattr(Tokenizer, "encode", encode)
+    answer = await direct.post(path, json=body)
+
+    error = answer.json()["error"]
+    assert (answer.status_code, error["code"]) == (400, "context_length_exceeded")
+    assert "context of 64 tokens holds at most 320" in error["message"]
+
+
+async def test_a_prompt_of_any_length_can_be_truncated(direct: httpx.AsyncClient) -> None:
+    answer = await direct.post(
+        "/v1/completions", json=_TEXT | {"prompt": "a" * 400 + "b", "truncate_prompt_tokens": 2}
+    )
+
+    assert answer.json()["choices"][0]["text"] == "ab"
