@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from octavo_kernels.activation import silu_and_mul
 from octavo_kernels.backend import CpuBackend, cpu_backend
 from octavo_kernels.reference import linear as reference
 
@@ -20,16 +21,23 @@ class PackedWeight:
     out_features: int
     dtype: torch.dtype
     is_prepacked: bool
+    # Counters of the GPU kernels, zero between launches; None where these do not read the weight.
+    arrivals: Tensor | None = None
 
 
 def pack_linear_weight(weight: Tensor) -> PackedWeight:
     """Prepare `weight` ([out_features, in_features], fp32 or bf16) for many products.
 
-    The result is a copy of the same size where oneDNN is available, else `weight` itself. Drop the
+    On a CPU with oneDNN the result is a copy of the same size, else `weight` itself. Drop the
     original to keep memory flat; an embedding table that is tied to the output layer has to stay
-    beside the copy.
+    beside the copy. Products with one packed weight on a GPU must not overlap: keep to a stream.
     """
     out_features, in_features = weight.shape
+    if weight.is_cuda:
+        from octavo_kernels.gpu import linear as gpu
+
+        arrivals = gpu.new_arrivals(weight) if gpu.can_read(weight) else None
+        return PackedWeight(weight, in_features, out_features, weight.dtype, False, arrivals)
     is_prepacked = False
     if weight.device.type == "cpu" and cpu_backend() is not CpuBackend.REFERENCE:
         from octavo_kernels.cpu import linear as cpu
@@ -49,4 +57,56 @@ def linear(x: Tensor, packed: PackedWeight, bias: Tensor | None = None) -> Tenso
         from octavo_kernels.cpu import linear as cpu
 
         return cpu.linear(x, packed.data, bias)
-    return reference.linear(x, packed.data, bias)
+    output = _few_rows(x, packed, bias=bias)
+    return reference.linear(x, packed.data, bias) if output is None else output
+
+
+def linear_silu_and_mul(x: Tensor, packed: PackedWeight) -> Tensor:
+    """silu_and_mul(linear(x, packed)): the weight holds the rows of the gates, then of the others.
+
+    x: [..., in_features]; returns [..., out_features / 2], new.
+    """
+    output = _few_rows(x, packed, is_gated=True)
+    return silu_and_mul(linear(x, packed)) if output is None else output
+
+
+def linear_add(x: Tensor, packed: PackedWeight, residual: Tensor) -> Tensor:
+    """linear(x, packed) + residual, the product rounded to the dtype before the sum.
+
+    x: [..., in_features]; residual: [..., out_features]; returns [..., out_features], new.
+    """
+    output = _few_rows(x, packed, residual=residual)
+    return linear(x, packed) + residual if output is None else output
+
+
+def _few_rows(
+    x: Tensor,
+    packed: PackedWeight,
+    *,
+    bias: Tensor | None = None,
+    residual: Tensor | None = None,
+    is_gated: bool = False,
+) -> Tensor | None:
+    """By a GPU kernel of our own; None where there is none for the case, or a slower one."""
+    if packed.arrivals is None or x.dtype != packed.dtype or x.data_ptr() % 16:
+        return None
+    from octavo_kernels.gpu import linear as gpu
+    from octavo_kernels.gpu.linear_plans import Shape, choose_plan
+
+    num_columns = packed.out_features // 2 if is_gated else packed.out_features
+    num_rows = x.numel() // packed.in_features
+    plan = choose_plan(num_rows, Shape(num_columns, packed.in_features, is_gated))
+    if plan is None:
+        return None
+    if residual is not None:
+        residual = residual.contiguous()
+    output = gpu.linear(
+        x.reshape(num_rows, packed.in_features).contiguous(),
+        packed.data,
+        packed.arrivals,
+        plan,
+        bias=bias,
+        residual=residual,
+        is_gated=is_gated,
+    )
+    return output.view(*x.shape[:-1], num_columns)

@@ -1,0 +1,1 @@
+"""Triton kernels for NVIDIA GPUs; the dispatchers beside this package choose them."""

@@ -1,0 +1,44 @@
+"""What follows the product of a linear layer, in the registers that hold it."""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+
+@triton.jit
+def finish(
+    product,  # [BLOCK_M, BLOCK_N] fp32
+    up,  # alike; read where GATED
+    output_ptr,
+    bias_ptr,
+    residual_ptr,
+    first_n,
+    num_rows,
+    num_columns,
+    BLOCK_M: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    GATED: tl.constexpr,
+    HAS_BIAS: tl.constexpr,
+    HAS_RESIDUAL: tl.constexpr,
+):
+    """Store product + bias, silu(product) * up or product + residual.
+
+    Rounds to the dtype of the output wherever the operations one by one would.
+    """
+    m = tl.arange(0, BLOCK_M)[:, None]
+    n = first_n + tl.arange(0, BLOCK_N)[None, :]
+    inside = (m < num_rows) & (n < num_columns)
+    offsets = m.to(tl.int64) * num_columns + n
+    dtype = output_ptr.dtype.element_ty
+    if HAS_BIAS:
+        product += tl.load(bias_ptr + n, mask=n < num_columns, other=0.0).to(tl.float32)
+    result = product.to(dtype)
+    if GATED:
+        gate = result.to(tl.float32)
+        gate = (gate / (1.0 + tl.exp(-gate))).to(dtype).to(tl.float32)
+        result = (gate * up.to(dtype).to(tl.float32)).to(dtype)
+    if HAS_RESIDUAL:
+        residual = tl.load(residual_ptr + offsets, mask=inside, other=0.0)
+        result = (result.to(tl.float32) + residual.to(tl.float32)).to(dtype)
+    tl.store(output_ptr + offsets, result, mask=inside)
