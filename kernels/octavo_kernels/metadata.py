@@ -36,7 +36,8 @@ class AttentionMetadata:
     positions:       [T] int64, place of each new token in its sequence
     num_decodes:     the first num_decodes sequences have one new token; the rest have any number
     work_items:      [num_items, 3] int32: sequence, first new token, number; costly ones first
-    The *_host fields repeat the first three on the host.
+    The *_host fields repeat the first three on the host; on a GPU nobody reads block tables there,
+    nor work items.
     """
 
     query_start_loc: Tensor
@@ -85,6 +86,36 @@ class AttentionMetadata:
             query_start_loc_host=starts,
             context_lens_host=contexts,
             block_tables_host=tables,
+        )
+
+    @classmethod
+    def on_gpu(
+        cls,
+        query_start_loc: Tensor,
+        context_lens: Tensor,
+        block_tables: Tensor,
+        slot_mapping: Tensor,
+        positions: Tensor,
+        *,
+        query_lens_host: IntArray,
+        context_lens_host: IntArray,
+        num_decodes: int,
+    ) -> AttentionMetadata:
+        """Of tensors that are on the device already, unchecked. In a graph, what the *_host fields
+        say is true of the capture only.
+        """
+        starts = np.concatenate([[0], np.cumsum(query_lens_host)]).astype(np.int32)
+        return cls(
+            query_start_loc=query_start_loc,
+            context_lens=context_lens,
+            block_tables=block_tables,
+            slot_mapping=slot_mapping,
+            positions=positions,
+            num_decodes=num_decodes,
+            work_items=query_start_loc[:0],
+            query_start_loc_host=starts,
+            context_lens_host=context_lens_host,
+            block_tables_host=np.empty((len(query_lens_host), 0), dtype=np.int32),
         )
 
     @property

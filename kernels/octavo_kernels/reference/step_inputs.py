@@ -17,7 +17,7 @@ def prepare_step_inputs(
     block_size: int,
 ) -> None:
     for s in range(num_sequences):
-        row, start = int(changes.rows[s]), int(changes.starts[s])
+        row = int(changes.rows[s])
         first, end = changes.query_start_loc[s : s + 2].tolist()
         if row < 0:
             out.token_ids[first:end] = 0
@@ -25,7 +25,7 @@ def prepare_step_inputs(
             out.slot_mapping[first:end] = -1
             out.context_lens[s] = 0
             continue
-        table = rows.block_tables[row]
+        start, table = int(changes.starts[s]), rows.block_tables[row]
         begin, stop = changes.block_starts[s : s + 2].tolist()
         column = int(changes.first_columns[s])
         table[column : column + stop - begin] = changes.blocks[begin:stop]

@@ -1,12 +1,14 @@
 """Causal self-attention over the paged KV cache, with rotary positions."""
 
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor
 
 from octavo_kernels.metadata import AttentionMetadata
 from octavo_kernels.paged_attention import paged_attention
 from octavo_kernels.rotary import rotary_and_cache
+from octavo_runtime.layers.norm import RMSNorm
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,14 +35,33 @@ class ForwardBatch:
 
 
 class PagedAttention:
-    """Attention of one layer: rotates, writes the new keys and values, attends to all of them."""
+    """Attention of one layer: rotates, writes the new keys and values, attends to all of them.
 
-    def __init__(self, layer: int, num_heads: int, num_kv_heads: int, head_dim: int) -> None:
+    query_norm, key_norm: over each head's elements, before the rotation.
+    """
+
+    def __init__(
+        self,
+        layer: int,
+        num_heads: int,
+        num_kv_heads: int,
+        head_dim: int,
+        *,
+        query_norm: RMSNorm | None = None,
+        key_norm: RMSNorm | None = None,
+    ) -> None:
         self.layer = layer
         self.num_heads = num_heads
         self.num_kv_heads = num_kv_heads
         self.head_dim = head_dim
         self.scale = head_dim**-0.5
+        self._norms: dict[str, Any] = {}
+        if query_norm is not None and key_norm is not None:
+            self._norms = {
+                "query_norm": query_norm.weight,
+                "key_norm": key_norm.weight,
+                "eps": query_norm.eps,
+            }
 
     def __call__(self, qkv: Tensor, batch: ForwardBatch) -> Tensor:
         """qkv: [num_tokens, (num_heads + 2 * num_kv_heads) * head_dim]; keys follow queries.
@@ -62,6 +83,7 @@ class PagedAttention:
             cache.key,
             cache.value,
             batch.attention.slot_mapping,
+            **self._norms,
         )
         out = paged_attention(query, cache.key, cache.value, batch.attention, scale=self.scale)
         return out.view(num_tokens, self.num_heads * self.head_dim)

@@ -4,6 +4,8 @@ Module and tensor names are Hugging Face's, so that weights map by name.
 Source: Touvron et al. 2023, "LLaMA", §2.2.
 """
 
+from typing import ClassVar
+
 import torch
 from torch import Tensor, nn
 
@@ -16,6 +18,8 @@ from octavo_runtime.model_config import ModelConfig
 
 
 class LlamaAttention(nn.Module):
+    """Grouped-query attention. A subclass may give `attention` norms of queries and keys."""
+
     def __init__(self, config: ModelConfig, layer: int, dtype: torch.dtype) -> None:
         super().__init__()
         q_size = config.num_heads * config.head_dim
@@ -56,11 +60,17 @@ class LlamaMLP(nn.Module):
 
 
 class LlamaDecoderLayer(nn.Module):
-    def __init__(self, config: ModelConfig, layer: int, dtype: torch.dtype) -> None:
+    def __init__(
+        self,
+        config: ModelConfig,
+        layer: int,
+        dtype: torch.dtype,
+        attention: type[LlamaAttention],
+    ) -> None:
         super().__init__()
         size, eps = config.hidden_size, config.rms_norm_eps
         self.input_layernorm = RMSNorm("input_layernorm", size, eps, dtype)
-        self.self_attn = LlamaAttention(config, layer, dtype)
+        self.self_attn = attention(config, layer, dtype)
         self.post_attention_layernorm = RMSNorm("post_attention_layernorm", size, eps, dtype)
         self.mlp = LlamaMLP(config, dtype)
 
@@ -75,11 +85,13 @@ class LlamaDecoderLayer(nn.Module):
 
 
 class LlamaModel(nn.Module):
-    def __init__(self, config: ModelConfig, dtype: torch.dtype) -> None:
+    def __init__(
+        self, config: ModelConfig, dtype: torch.dtype, attention: type[LlamaAttention]
+    ) -> None:
         super().__init__()
         self.embed_tokens = Embedding("embed_tokens", config.vocab_size, config.hidden_size, dtype)
         self.layers = nn.ModuleList(
-            LlamaDecoderLayer(config, layer, dtype) for layer in range(config.num_layers)
+            LlamaDecoderLayer(config, layer, dtype, attention) for layer in range(config.num_layers)
         )
         self.norm = RMSNorm("norm", config.hidden_size, config.rms_norm_eps, dtype)
 
@@ -91,7 +103,12 @@ class LlamaModel(nn.Module):
 
 
 class LlamaForCausalLM(nn.Module):
-    """forward: ForwardBatch → hidden states [num_tokens, hidden_size]."""
+    """forward: ForwardBatch → hidden states [num_tokens, hidden_size].
+
+    attention_class: what models of this shape differ in.
+    """
+
+    attention_class: ClassVar[type[LlamaAttention]] = LlamaAttention
 
     def __init__(self, config: ModelConfig, dtype: torch.dtype) -> None:
         super().__init__()
@@ -99,7 +116,7 @@ class LlamaForCausalLM(nn.Module):
             raise ConfigError(
                 f"sliding_window={config.sliding_window} is not supported by this attention yet"
             )
-        self.model = LlamaModel(config, dtype)
+        self.model = LlamaModel(config, dtype, self.attention_class)
         self.lm_head = OutputHead(
             config.vocab_size,
             config.hidden_size,

@@ -40,8 +40,10 @@ def load_weights(model: nn.Module, folder: Path, *, progress: Progress | None = 
 
 def load_dummy_weights(model: nn.Module, seed: int) -> None:
     """Random weights of a trained model's scale, to measure a shape without its checkpoint."""
-    generator = torch.Generator().manual_seed(seed)
+    generator: torch.Generator | None = None
     for _, target in _targets(model):
+        if generator is None:
+            generator = torch.Generator(target.device).manual_seed(seed)
         if target.dim() == 1:
             target.fill_(1.0)
         else:

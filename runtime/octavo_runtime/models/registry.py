@@ -9,10 +9,12 @@ import torch
 from octavo_protocol.errors import ConfigError
 from octavo_runtime.model_config import ModelConfig
 from octavo_runtime.models.llama import LlamaForCausalLM
+from octavo_runtime.models.qwen3 import Qwen3ForCausalLM
 
 _ARCHITECTURES: dict[str, Callable[..., Any] | str] = {
     "LlamaForCausalLM": LlamaForCausalLM,
     "MistralForCausalLM": LlamaForCausalLM,
+    "Qwen3ForCausalLM": Qwen3ForCausalLM,
 }
 
 

@@ -1,0 +1,307 @@
+"""Steps on one NVIDIA GPU. The host prepares and launches; it waits for tokens alone.
+
+A step is: one copy of what is new, one launch that makes its inputs, the forward pass (a replayed
+graph where every sequence has one token), logits, sampling, one copy of the tokens back.
+"""
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from octavo_kernels.metadata import AttentionMetadata
+from octavo_kernels.step_inputs import SequenceRows, StepBuffers, prepare_step_inputs
+from octavo_protocol.errors import ConfigError
+from octavo_protocol.sampling_params import SamplingParams
+from octavo_runtime.config import EngineConfig
+from octavo_runtime.layers.attention import ForwardBatch
+from octavo_runtime.layers.sampling.logprobs import TokenScores
+from octavo_runtime.layers.sampling.rows import SamplingRow
+from octavo_runtime.layers.token_mask import apply_token_masks
+from octavo_runtime.model_config import ModelConfig
+from octavo_runtime.worker.gpu.decode_graphs import DecodeGraphs, graph_sizes
+from octavo_runtime.worker.gpu.device_sampler import DeviceSampler, DeviceSamples
+from octavo_runtime.worker.gpu.row_table import RowTable
+from octavo_runtime.worker.gpu.staging import StepStaging
+from octavo_runtime.worker.model_runner import ModelRunner, SampleWork, StepResult
+from octavo_runtime.worker.step_input import StepSequence
+
+_MASK64 = (1 << 64) - 1
+_MAX_NEW_BLOCKS = 1 << 16
+_IntArray = NDArray[np.int32]
+
+
+@dataclass(frozen=True, slots=True)
+class RunningGpuStep:
+    """indices: the sequences that `samples` are of."""
+
+    indices: list[int]
+    samples: DeviceSamples | None
+    prompts: dict[int, list[TokenScores]] = field(default_factory=dict)
+
+    def result(self) -> StepResult:
+        if self.samples is None:
+            return StepResult(prompts=self.prompts)
+        sampled = dict(zip(self.indices, self.samples.wait(), strict=True))
+        return StepResult(sampled, self.prompts)
+
+
+class GpuModelRunner(ModelRunner):
+    """device: tests run all but the graphs on the CPU."""
+
+    def __init__(
+        self,
+        config: EngineConfig,
+        model_config: ModelConfig,
+        max_model_len: int,
+        device: str = "cuda",
+    ) -> None:
+        super().__init__(config, model_config, max_model_len, device)
+        has_own_rules = bool(config.logits_processors) or config.logprobs_mode != "raw_logprobs"
+        self.overlaps = not has_own_rules
+        self._device_sampler = DeviceSampler(self.sampler, is_all_on_host=has_own_rules)
+        num_rows = config.max_num_seqs
+        max_tokens = max(config.max_num_batched_tokens, num_rows)
+        width = -(-max_model_len // self.block_size)
+        self._max_model_len = max_model_len
+        self._table = RowTable(num_rows)
+        self._rows = SequenceRows(
+            self._new(num_rows, width, dtype=torch.int32), self._new(num_rows, dtype=torch.int64)
+        )
+        self._buffers = StepBuffers(
+            token_ids=self._new(max_tokens, dtype=torch.int64),
+            positions=self._new(max_tokens, dtype=torch.int64),
+            slot_mapping=self._new(max_tokens, dtype=torch.int64),
+            context_lens=self._new(num_rows, dtype=torch.int32),
+            block_tables=self._new(num_rows, width, dtype=torch.int32),
+        )
+        self._staging = StepStaging(
+            self.device,
+            max_sequences=num_rows,
+            max_tokens=max_tokens,
+            max_blocks=min(num_rows * width, _MAX_NEW_BLOCKS),
+        )
+        sizes = config.cuda_graph_sizes or graph_sizes(num_rows)
+        self._graphs = DecodeGraphs([size for size in sizes if size <= num_rows])
+
+    # -- the step -----------------------------------------------------------------------------
+
+    @torch.inference_mode()
+    def launch(
+        self,
+        sequences: Sequence[StepSequence],
+        work: SampleWork,
+        released: Sequence[str] = (),
+    ) -> RunningGpuStep:
+        self._table.release(released)
+        query_lens = np.array([each.num_new_tokens for each in sequences], dtype=np.int32)
+        is_decode = int(query_lens[-1]) == 1  # those with one token come first
+        size = self._graphs.size_for(len(sequences)) if is_decode else None
+        self._send(sequences, query_lens, work.rows, size or len(sequences))
+        if size is not None:
+            hidden = self._graphs.replay(size)
+        else:
+            contexts = query_lens + np.array([each.start for each in sequences], dtype=np.int32)
+            hidden = self._forward(query_lens, contexts)
+        starts = np.concatenate([[0], np.cumsum(query_lens)])
+        prompts = {
+            index: self._score(hidden[starts[index] : starts[index + 1]], part)
+            for index, part in work.prompts.items()
+        }
+        indices = list(work.rows)
+        if not indices:
+            return RunningGpuStep([], None, prompts)
+        return RunningGpuStep(indices, self._sample(hidden, work, is_decode), prompts)
+
+    def _send(
+        self,
+        sequences: Sequence[StepSequence],
+        query_lens: _IntArray,
+        samples: Mapping[int, SamplingRow],
+        num_padded: int,
+    ) -> None:
+        """Copies what the device does not know; the step is padded to `num_padded` sequences."""
+        padding = num_padded - len(sequences)
+        rows = [self._table.row(each.key) for each in sequences]
+        columns: list[int] = []
+        blocks: list[int] = []
+        block_counts: list[int] = []
+        for row, each in zip(rows, sequences, strict=True):
+            column, new = self._table.new_blocks(row, each.block_table)
+            if len(blocks) + len(new) > self._staging.max_blocks:
+                table = self._rows.block_tables[row, column : column + len(new)]
+                table.copy_(torch.tensor(new, dtype=torch.int32))
+                new = ()
+            columns.append(column)
+            blocks += new
+            block_counts.append(len(new))
+        tokens: list[int] = []
+        for each in sequences:
+            tokens += each.token_ids
+        lens = np.concatenate([query_lens, np.ones(padding, dtype=np.int32)])
+        known = [len(each.token_ids) for each in sequences]
+        ends = np.cumsum(query_lens) - 1
+        params = [row.params for row in samples.values()]
+        positions = [
+            sequences[i].start + int(query_lens[i]) - len(row.prompt_token_ids)
+            for i, row in samples.items()
+        ]
+        seeds = np.array([row.seed & _MASK64 for row in samples.values()], dtype=np.uint64)
+        self._staging.write(
+            {
+                "rows": rows + [-1] * padding,
+                "starts": [each.start for each in sequences],
+                "query_start_loc": _starts(lens),
+                "num_shared": [each.num_shared_tokens for each in sequences],
+                "token_starts": _starts(known),
+                "tokens": tokens,
+                "block_starts": _starts(block_counts),
+                "first_columns": columns,
+                "blocks": blocks,
+                "index": ends[np.array(list(samples), dtype=np.int64)],
+                "row": [rows[i] for i in samples],
+                "temperature": [0.0 if p.is_greedy else p.temperature for p in params],
+                "top_k": [max(p.top_k, 0) for p in params],
+                "top_p": [p.top_p for p in params],
+                "min_p": [p.min_p for p in params],
+                "seed": seeds.view(np.int64),
+                "position": positions,
+            }
+        )
+
+    def _forward(self, query_lens: _IntArray, context_lens: _IntArray) -> Tensor:
+        """Hidden states [num_tokens, hidden_size] of what was sent."""
+        count, num_tokens = len(query_lens), int(query_lens.sum())
+        changes, buffers = self._staging.changes, self._buffers
+        prepare_step_inputs(
+            changes, self._rows, buffers, num_sequences=count, block_size=self.block_size
+        )
+        attention = AttentionMetadata.on_gpu(
+            changes.query_start_loc[: count + 1],
+            buffers.context_lens[:count],
+            buffers.block_tables[:count],
+            buffers.slot_mapping[:num_tokens],
+            buffers.positions[:num_tokens],
+            query_lens_host=query_lens,
+            context_lens_host=context_lens,
+            num_decodes=int((query_lens == 1).sum()),
+        )
+        hidden: Tensor = self.model(
+            ForwardBatch(
+                token_ids=buffers.token_ids[:num_tokens],
+                positions=buffers.positions[:num_tokens],
+                attention=attention,
+                kv_caches=self.kv_caches,
+                cos_sin=self.cos_sin,
+            )
+        )
+        return hidden
+
+    def _sample(self, hidden: Tensor, work: SampleWork, is_decode: bool) -> DeviceSamples:
+        rows, inputs = list(work.rows.values()), self._staging.samples
+        count = len(rows)
+        is_whole = is_decode and list(work.rows) == list(range(count))
+        last = hidden[:count] if is_whole else hidden[inputs.index[:count]]
+        logits = self.model.compute_logits(last)
+        if work.masks is not None:
+            places = {index: place for place, index in enumerate(work.rows)}
+            apply_token_masks(logits, {places[i]: mask for i, mask in work.masks().items()})
+        token_ids, samples = self._device_sampler.sample(logits, rows, inputs)
+        self._rows.last_tokens[inputs.row[:count]] = token_ids
+        return samples
+
+    # -- memory and start ---------------------------------------------------------------------
+
+    @torch.inference_mode()
+    def kv_memory_bytes(self) -> int:
+        """What `gpu_memory_utilization` leaves beside the weights and the largest step."""
+        started = time.perf_counter()
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        self._run_largest_step()
+        step_bytes = torch.cuda.max_memory_allocated() - before
+        torch.cuda.empty_cache()
+        free, total = torch.cuda.mem_get_info()
+        used = total - free
+        wanted = int(total * self._config.gpu_memory_utilization)
+        self.stages["profile"] = time.perf_counter() - started
+        if wanted - used - step_bytes <= 0:
+            raise ConfigError(
+                f"no memory is left for the KV cache: {_gib(total)} x gpu_memory_utilization "
+                f"{self._config.gpu_memory_utilization} = {_gib(wanted)}, less {_gib(used)} in use "
+                f"(of these {_gib(before)} weights), less {_gib(step_bytes)} for a step of "
+                f"{self._config.max_num_batched_tokens} tokens. Raise --gpu-memory-utilization, or "
+                "lower --max-num-batched-tokens"
+            )
+        return wanted - used - step_bytes
+
+    def warm_up(self, max_model_len: int) -> None:
+        """Captures the graphs; kernels were compiled by the largest step or are now."""
+        is_gpu = self.device.type == "cuda"
+        if is_gpu and not self._config.enforce_eager:
+            with torch.inference_mode():
+                self._graphs.capture(self._run_padding)
+        num_tokens = min(self._config.max_num_batched_tokens, max_model_len - 1)
+        table = range(-(-(num_tokens + 1) // self.block_size))
+        for tokens, start in ((num_tokens, 0), (1, num_tokens)):
+            self.launch([StepSequence([0] * tokens, start, table, key="warm-up")], SampleWork())
+        self._table.release(["warm-up"])
+        if is_gpu:
+            torch.cuda.synchronize()
+
+    def drop_model(self) -> None:
+        self._graphs.drop()
+        super().drop_model()
+
+    def drop_kv_cache(self) -> None:
+        self._graphs.drop()
+        super().drop_kv_cache()
+        torch.cuda.empty_cache()
+
+    def _run_padding(self, size: int) -> Tensor:
+        """A decode step of `size` sequences, none of which is there."""
+        self._staging.write({"rows": [-1] * size, "query_start_loc": range(size + 1)})
+        ones = np.ones(size, dtype=np.int32)
+        return self._forward(ones, ones)
+
+    def _run_largest_step(self) -> None:
+        """A step of as many tokens as there may be, and logits and samples of all sequences."""
+        num_rows, total = self._config.max_num_seqs, self._config.max_num_batched_tokens
+        length = min(total, self._max_model_len)
+        count = max(1, min(total // length, num_rows))
+        lens = np.full(count, length, dtype=np.int32)
+        zeros = [0] * count
+        self._staging.write(
+            {
+                "rows": range(count),
+                "starts": zeros,
+                "query_start_loc": _starts(lens),
+                "num_shared": zeros,
+                "token_starts": [0, *zeros],  # nothing is sent: every token is number 0,
+                "block_starts": [0, *zeros],  # and so is every block
+                "first_columns": zeros,
+            }
+        )
+        self.allocate_kv_cache(1)
+        hidden = self._forward(lens, lens)
+        logits = self.model.compute_logits(hidden[torch.arange(num_rows) % len(hidden)])
+        rows = [SamplingRow(SamplingParams(top_p=0.9))] * num_rows
+        self._device_sampler.sample(logits, rows, self._staging.samples)
+        torch.cuda.synchronize()
+        super().drop_kv_cache()
+
+    def _new(self, *shape: int, dtype: torch.dtype) -> Tensor:
+        return torch.zeros(shape, dtype=dtype, device=self.device)
+
+
+def _starts(lens: Sequence[int] | _IntArray) -> NDArray[np.int64]:
+    """Where each of them begins, and where the last one ends."""
+    return np.concatenate([[0], np.cumsum(lens)])
+
+
+def _gib(num_bytes: int) -> str:
+    return f"{num_bytes / 2**30:.2f} GiB"

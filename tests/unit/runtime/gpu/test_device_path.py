@@ -1,0 +1,137 @@
+"""The runner of a GPU, run on the CPU with the references of its kernels: its outputs are those of
+the CPU's runner, one step behind the device or not. Graphs and events are all that is missing here.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.unit.runtime.test_engine_sampling import PROMPT, TOKENIZER, engine, folder, generate
+
+from octavo_kernels import use_cpu_backend
+from octavo_protocol.sampling_params import SamplingParams
+from octavo_protocol.structured_outputs import StructuredOutputsParams
+from octavo_runtime.config import EngineConfig
+from octavo_runtime.engine import engine_core
+from octavo_runtime.engine.llm_engine import LLMEngine
+from octavo_runtime.engine.messages import EngineRequest
+from octavo_runtime.model_config import ModelConfig
+from octavo_runtime.worker.gpu.runner import GpuModelRunner
+
+__all__ = ["folder"]
+GREEDY: dict[str, Any] = {"temperature": 0.0, "max_tokens": 12, "ignore_eos": True}
+
+
+@pytest.fixture
+def device_engine(monkeypatch: pytest.MonkeyPatch, folder: Path) -> Iterator[Any]:
+    """A function that makes engines with the device's runner."""
+
+    def new_runner(
+        config: EngineConfig, model_config: ModelConfig, max_model_len: int
+    ) -> GpuModelRunner:
+        return GpuModelRunner(config, model_config, max_model_len, device="cpu")
+
+    def new(**options: Any) -> LLMEngine:
+        monkeypatch.setattr(engine_core, "new_model_runner", new_runner)
+        made = engine(folder, **options)
+        monkeypatch.undo()
+        return made
+
+    with use_cpu_backend("reference"):
+        yield new
+
+
+def requests() -> list[dict[str, Any]]:
+    """Plain and not, of all lengths; some end by themselves."""
+    return [
+        GREEDY | {"prompt": PROMPT},
+        GREEDY | {"prompt": PROMPT[:30], "max_tokens": 1},
+        GREEDY | {"prompt": PROMPT[3:], "logprobs": 3},
+        GREEDY | {"prompt": PROMPT[:1], "stop": [TOKENIZER.decode([PROMPT[5]])]},
+        GREEDY | {"prompt": PROMPT + PROMPT, "ignore_eos": False, "max_tokens": 30},
+    ]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"max_num_seqs": 2, "max_num_batched_tokens": 16},
+        {"num_gpu_blocks_override": 9},
+        {"enable_prefix_caching": False, "block_size": 8, "num_gpu_blocks_override": 40},
+    ],
+    ids=["all-at-once", "two-at-a-time", "preempted", "uncached"],
+)
+def test_outputs_are_those_of_the_cpu(
+    folder: Path, device_engine: Any, options: dict[str, Any]
+) -> None:
+    expected = generate(engine(folder, **options), *requests())
+    llm = device_engine(**options)
+
+    for _ in range(2):  # the second time from the prefix cache
+        actual = generate(llm, *requests())
+        for mine, theirs in zip(actual, expected, strict=True):
+            assert mine.outputs[0].token_ids == theirs.outputs[0].token_ids
+            assert mine.outputs[0].finish_reason == theirs.outputs[0].finish_reason
+            assert mine.outputs[0].text == theirs.outputs[0].text
+    assert llm.core.scheduler.pool.num_free == llm.core.scheduler.pool.num_blocks
+
+
+def test_log_probabilities_are_those_of_the_cpu(folder: Path, device_engine: Any) -> None:
+    wanted = GREEDY | {"logprobs": 3, "prompt_logprobs": 2}
+    [expected] = generate(engine(folder), dict(wanted))
+    [actual] = generate(device_engine(), dict(wanted))
+
+    for mine, theirs in (
+        (actual.outputs[0].logprobs, expected.outputs[0].logprobs),
+        (actual.prompt_logprobs, expected.prompt_logprobs),
+    ):
+        assert mine is not None
+        assert theirs is not None
+        for left, right in zip(mine, theirs, strict=True):
+            assert (left is None) == (right is None)
+            for token_id, found in (left or {}).items():
+                assert found.rank == right[token_id].rank
+                assert found.logprob == pytest.approx(right[token_id].logprob, abs=1e-4)
+
+
+def test_seeded_draws_do_not_depend_on_neighbours_or_steps(device_engine: Any) -> None:
+    drawn = {"temperature": 1.0, "seed": 7, "max_tokens": 20, "ignore_eos": True, "top_p": 0.9}
+    [alone] = generate(device_engine(), dict(drawn))
+    together = generate(
+        device_engine(max_num_batched_tokens=16, max_num_seqs=8),
+        dict(drawn),
+        *requests(),
+        drawn | {"seed": 8},
+    )
+
+    assert together[0].outputs[0].token_ids == alone.outputs[0].token_ids
+    assert together[-1].outputs[0].token_ids != alone.outputs[0].token_ids
+
+
+def test_rows_that_need_the_host_run_beside_plain_ones(folder: Path, device_engine: Any) -> None:
+    rules: list[dict[str, Any]] = [
+        GREEDY | {"repetition_penalty": 1.5},
+        GREEDY | {"logit_bias": {9: 50.0}, "max_tokens": 3},
+        GREEDY | {"ignore_eos": False, "min_tokens": 5},
+        GREEDY | {"structured_outputs": StructuredOutputsParams(regex="[ab]{3}c")},
+    ]
+    both = [*rules, *requests()]
+    expected = generate(engine(folder), *[dict(each) for each in both])
+    actual = generate(device_engine(), *[dict(each) for each in both])
+
+    for mine, theirs in zip(actual, expected, strict=True):
+        assert mine.outputs[0].token_ids == theirs.outputs[0].token_ids
+
+
+def test_the_host_is_one_step_behind(device_engine: Any) -> None:
+    llm = device_engine()
+    for name in ("a", "b"):
+        llm.core.add_request(EngineRequest(name, PROMPT[:9], SamplingParams(max_tokens=3), 0.0))
+
+    new_tokens = []
+    while llm.core.has_work():
+        new_tokens.append([len(each.new_token_ids) for each in llm.core.step().outputs])
+
+    assert new_tokens == [[], [1, 1], [1, 1], [1, 1]]
