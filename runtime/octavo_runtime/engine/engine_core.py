@@ -255,6 +255,8 @@ class EngineCore:
         if KV_CACHE in waking:
             self._runner.allocate_kv_cache(self.info.num_blocks)
         self._sleep.parts -= waking
+        if waking & {KV_CACHE, WEIGHTS} and not self._sleep.is_asleep:
+            self._runner.warm_up(self.info.max_model_len)
         self._is_draining = False
         self._release_held()
         return not self._sleep.is_asleep
