@@ -111,11 +111,12 @@ def json_response(body: Any, status: int = 200, headers: dict[str, str] | None =
 
 
 def _middleware(state: AppState, options: HttpOptions) -> list[Middleware]:
-    """From the outside in: request id, accounting, the operator's own, CORS, API keys."""
+    """From the outside in: request id, accounting, CORS, error answers (which web pages can read
+    only inside CORS), the operator's own, API keys.
+    """
     stack = [
         Middleware(RequestIdMiddleware),
         Middleware(_Accounting, state=state, options=options),
-        *map(_imported, options.middleware),
     ]
     if options.allowed_origins:
         stack.append(
@@ -128,6 +129,7 @@ def _middleware(state: AppState, options: HttpOptions) -> list[Middleware]:
                 expose_headers=("x-request-id",),
             )
         )
+    stack += [Middleware(_ErrorAnswers), *map(_imported, options.middleware)]
     if options.api_key:
         stack.append(Middleware(ApiKeyMiddleware, keys=options.api_key))
     return stack
@@ -147,7 +149,7 @@ def _imported(path: str) -> Middleware:
 
 
 class _Accounting:
-    """Counts open requests and answers; every exception of a route becomes its answer here."""
+    """Counts open requests and answers, and logs them."""
 
     def __init__(self, app: App, state: AppState, options: HttpOptions) -> None:
         self.app = app
@@ -172,16 +174,6 @@ class _Accounting:
         self.state.num_open += 1
         try:
             await self.app(scope, receive, counted)
-        except ClientGoneError:
-            logger.info("the client left")
-        except Exception as error:
-            if status:
-                raise
-            code, body, headers = error_answer(error)
-            if code == 500:
-                logger.error("request failed", exc_info=error)
-            shaped = wire_format(scope["path"]).body(code, body)
-            await json_response(shaped, code, headers)(scope, receive, counted)
         finally:
             self.state.num_open -= 1
             if self._is_logging and scope["path"] not in self._unlogged:
@@ -189,6 +181,34 @@ class _Accounting:
                 access_logger.info(
                     "%s %s %d %.3f s", scope["method"], scope["path"], status, seconds
                 )
+
+
+class _ErrorAnswers:
+    """Every exception of what is inside becomes its answer, in the shape of the route's API."""
+
+    def __init__(self, app: App) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        has_begun = False
+
+        async def watched(message: Message) -> None:
+            nonlocal has_begun
+            has_begun = True
+            await send(message)
+
+        try:
+            await self.app(scope, receive, watched)
+        except ClientGoneError:
+            logger.info("the client left")
+        except Exception as error:
+            if has_begun or scope["type"] != "http":
+                raise
+            code, body, headers = error_answer(error)
+            if code == 500:
+                logger.error("request failed", exc_info=error)
+            shaped = wire_format(scope["path"]).body(code, body)
+            await json_response(shaped, code, headers)(scope, receive, send)
 
 
 async def _on_http_error(request: Request, error: Exception) -> Response:

@@ -1,6 +1,7 @@
 """`StructuredOutputsParams`: what shape an output must have. Names and rules are vLLM's."""
 
 import json as _json
+from collections.abc import Iterator
 from typing import Any
 
 import msgspec
@@ -90,8 +91,14 @@ def _check_json(name: str, value: Any, max_depth: int) -> None:
 
 def is_deeper(value: Any, limit: int) -> bool:
     """Whether lists and objects stand in each other more than `limit` levels below `value`."""
+    return any(depth > limit for depth, _ in enumerate(nesting(value)))
+
+
+def nesting(value: Any) -> Iterator[list[Any]]:
+    """`value`, then the lists and objects in it, then those in them, level by level."""
     level = [value]
-    for _ in range(limit + 1):
+    while level:
+        yield level
         level = [
             child
             for item in level
@@ -99,9 +106,6 @@ def is_deeper(value: Any, limit: int) -> bool:
             for child in (item.values() if isinstance(item, dict) else item)
             if isinstance(child, dict | list)
         ]
-        if not level:
-            return False
-    return True
 
 
 def _error(message: str) -> ValidationError:

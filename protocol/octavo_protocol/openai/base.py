@@ -27,7 +27,7 @@ from octavo_protocol.sampling_params import (
     RepetitionDetectionParams,
     SamplingParams,
 )
-from octavo_protocol.structured_outputs import is_deeper
+from octavo_protocol.structured_outputs import nesting
 
 # Fields of OpenAI's and vLLM's surface that have no effect on the answer: accepted and dropped.
 _HARMLESS = frozenset(
@@ -67,14 +67,21 @@ _SALT_FORBIDDEN = frozenset("@/\\\0")
 # Room for schemas (64 levels) and structural tags (80) inside a body. What is deeper would exhaust
 # the stack of whoever walks it next.
 _MAX_DEPTH = 128
+# Each costs some microseconds to check, in which no other request is served.
+_MAX_NESTED = 2**16
 
 
-def check_depth(data: dict[str, Any]) -> None:
-    """Raises ValueError for a body nested too deeply. Prompts are left out: they are long lists of
-    numbers, and their type knows how deep they are.
+def check_shape(data: dict[str, Any]) -> None:
+    """Raises ValueError for a body nested too deeply, or of too many objects and lists. Prompts are
+    left out: they are long lists of numbers, and their type knows how deep they are.
     """
-    if is_deeper({name: data[name] for name in data if name != "prompt"}, _MAX_DEPTH):
-        raise ValueError(f"the body is nested deeper than {_MAX_DEPTH} levels")
+    num_nested = 0
+    for depth, level in enumerate(nesting({name: data[name] for name in data if name != "prompt"})):
+        num_nested += len(level)
+        if depth > _MAX_DEPTH:
+            raise ValueError(f"the body is nested deeper than {_MAX_DEPTH} levels")
+        if num_nested > _MAX_NESTED:
+            raise ValueError(f"the body has more than {_MAX_NESTED} objects and lists")
 
 
 def _check_numbers(bias: dict[str, Any]) -> dict[str, float]:
@@ -97,7 +104,7 @@ def screened(
     """
     if not isinstance(data, dict):
         raise ValueError("the body must be a JSON object")
-    check_depth(data)
+    check_shape(data)
     fields = kind.model_fields
     kept: dict[str, Any] = {}
     for name, value in data.items():

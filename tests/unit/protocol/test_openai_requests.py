@@ -709,5 +709,24 @@ def test_deep_body_is_refused(field: str, pair: Any) -> None:
     assert caught.value.message == "the body is nested deeper than 128 levels"
 
 
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"messages": [{"role": "user", "content": "a"}] * 2**16},
+        {"messages": [{"role": "user", "content": [{"type": "text", "text": "a"}] * 2**16}]},
+    ],
+)
+def test_body_of_too_many_objects_is_refused(fields: Any) -> None:
+    error = refusal(ChatCompletionRequest, **fields)
+
+    assert error.message == "the body has more than 65536 objects and lists"
+
+
+def test_token_ids_are_not_among_what_is_counted() -> None:
+    prompts = [[5]] * 2**17
+
+    assert parsed(CompletionRequest, prompt=prompts).prompt == prompts
+
+
 def test_long_name_is_cut_in_the_message() -> None:
     assert len(refusal(CompletionRequest, **{"x" * 10**6: 1}).message) < 200

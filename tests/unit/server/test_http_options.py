@@ -142,6 +142,26 @@ async def test_cross_origin_requests_are_refused_unless_their_origin_is_given() 
     assert simple.headers["access-control-allow-origin"] == "https://a.example"
 
 
+async def test_a_web_page_can_read_why_it_was_refused() -> None:
+    page = {"origin": "https://a.example"}
+    key = {"authorization": "Bearer key"}
+    options = HttpOptions(
+        allowed_origins=("https://a.example",), api_key=("key",), disable_uvicorn_access_log=True
+    )
+    async with running_replica(http_options=options) as replica:
+        answers = [
+            await replica.http.get("/v1/models", headers=page),
+            await replica.http.get("/nothing", headers=page | key),
+            await replica.http.post("/v1/completions", content=b"{", headers=page | key),
+        ]
+
+    assert [answer.status_code for answer in answers] == [401, 404, 400]
+    for answer in answers:
+        assert answer.headers["access-control-allow-origin"] == "https://a.example"
+        assert answer.headers["x-request-id"]
+        assert answer.json()["error"]["message"]
+
+
 async def test_tls_serves_https_and_only_https(certificate: tuple[Path, Path]) -> None:
     cert, key = certificate
     options = HttpOptions(
