@@ -143,9 +143,6 @@ class AsyncLLM:
             reasoning_end_token_ids=reasoning_end_token_ids,
             is_reasoning=is_reasoning,
         )
-        if request_id in self._collectors:
-            raise GenerationError(f"request id {request_id} is in use")
-        collector = self._collectors[request_id] = OutputCollector(sampling_params.output_kind)
         self._outputs.add(
             request_id,
             children,
@@ -153,6 +150,7 @@ class AsyncLLM:
             prompt=prompt_text,
             visible_special_ids=visible_special_ids,
         )
+        collector = self._collectors[request_id] = OutputCollector(sampling_params.output_kind)
         for child in children:
             child.sampling.structured_outputs = None  # the grammar says it
             self._parents[child.request_id] = request_id
@@ -170,10 +168,17 @@ class AsyncLLM:
             self.abort(request_id)
 
     def abort(self, request_id: str) -> None:
-        """Frees what the request holds in the engine. Unknown and finished ids are ignored."""
-        running = self._outputs.abort(request_id)
-        if running:
-            self._process.send(AbortRequests(running))
+        """Ends the request, whose reader gets a last output, and frees what it holds in the engine.
+
+        Unknown and finished ids are ignored.
+        """
+        ended = self._outputs.abort(request_id)
+        if ended.aborts:
+            self._process.send(AbortRequests(ended.aborts))
+        collector = self._collectors.get(request_id)
+        if collector is not None:
+            for output in ended.outputs:
+                collector.put(output)
 
     async def reset_prefix_cache(self, reset_running_requests: bool = False) -> bool:
         """Forgets all cached blocks. False while requests run; True preempts them first."""
@@ -306,7 +311,7 @@ class AsyncLLM:
     def _fail(self, output: SequenceOutput) -> None:
         """Ends the request of a sequence that the engine could not go on with."""
         request_id = self._parents.get(output.request_id, "")
-        collector = self._collectors.get(request_id)
+        collector = self._collectors.pop(request_id, None)
         if collector is None:
             return
         self.abort(request_id)

@@ -103,7 +103,7 @@ class LLMEngine:
     def abort_request(self, request_ids: Iterable[str]) -> None:
         """Ends requests and frees their blocks. Unknown ids are ignored."""
         for request_id in request_ids:
-            self.core.abort(self._outputs.abort(request_id))
+            self.core.abort(self._outputs.abort(request_id).aborts)
 
     def has_unfinished_requests(self) -> bool:
         """There is something for `step` to return, now or later."""

@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+from octavo_protocol.errors import ValidationError
 from octavo_protocol.outputs import (
     CompletionOutput,
     PromptLogprobs,
@@ -70,7 +71,7 @@ class _RequestState:
 
 @dataclass(frozen=True, slots=True)
 class ProcessedStep:
-    """outputs: what callers get now. aborts: sequence ids that a stop string ended."""
+    """outputs: what callers get now. aborts: sequence ids that the engine is to end."""
 
     outputs: list[RequestOutput]
     aborts: list[str]
@@ -107,7 +108,14 @@ class OutputProcessor:
         """Registers a request; `children` are its n sequences as the engine gets them.
 
         visible_special_ids: special tokens that stay in the text even with skip_special_tokens.
+        Raises `ValidationError` while the request's id, or that of one of its sequences, is taken.
         """
+        taken = any(child.request_id in self._sequences for child in children)
+        if taken or request_id in self._requests:
+            raise ValidationError(
+                f"request id {request_id!r} is in use: give every request an id of its own",
+                parameter="request_id",
+            )
         state = _RequestState(
             request_id, prompt, children[0].prompt_token_ids, params, started=time.monotonic()
         )
@@ -137,12 +145,19 @@ class OutputProcessor:
             self._sequences[child.request_id] = sequence
         self._requests[request_id] = state
 
-    def abort(self, request_id: str) -> list[str]:
-        """Forgets a request; returns the ids of its sequences that the engine still has."""
+    def abort(self, request_id: str) -> ProcessedStep:
+        """Forgets a request. Its last output says "abort" where a sequence had not ended."""
         state = self._requests.pop(request_id, None)
         if state is None:
-            return []
-        return [child for child in state.sequences if self._sequences.pop(child, None)]
+            return ProcessedStep([], [])
+        running = [child for child in state.sequences if self._sequences.pop(child, None)]
+        for child in running:
+            sequence = state.sequences[child]
+            sequence.finish_reason = "abort"
+            if sequence.detokenizer is not None:
+                sequence.text += sequence.detokenizer.flush()
+        last = self._output(state)
+        return ProcessedStep([] if last is None else [last], running)
 
     def process(self, outputs: Iterable[SequenceOutput]) -> ProcessedStep:
         """Outputs of sequences that are no longer known are dropped."""

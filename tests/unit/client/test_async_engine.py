@@ -107,6 +107,29 @@ async def test_leaving_or_aborting_a_request_ends_it(engine: AsyncLLMEngine) -> 
     assert await engine.reset_prefix_cache(reset_running_requests=True)
 
 
+async def test_reader_of_an_aborted_request_gets_its_end(engine: AsyncLLMEngine) -> None:
+    outputs = []
+
+    async for output in engine.generate("dog", LONG, "aborted while read"):
+        outputs.append(output)
+        await engine.abort("aborted while read")
+
+    assert [output.finished for output in outputs] == [False, True]
+    assert outputs[-1].outputs[0].finish_reason == "abort"
+
+
+async def test_id_that_is_in_use_is_refused_and_its_request_goes_on(engine: AsyncLLMEngine) -> None:
+    stream = engine.generate("dog", LONG, "twice")
+    await anext(stream)
+
+    with pytest.raises(ValidationError, match="request id 'twice' is in use"):
+        await collect(engine, "dog", GREEDY, "twice")
+
+    assert (await anext(stream)).request_id == "twice"
+    await stream.aclose()  # type: ignore[attr-defined]
+    assert (await collect(engine, "dog", GREEDY, "twice"))[-1].finished
+
+
 @pytest.mark.parametrize(
     ("prompt", "params", "more", "error", "message"),
     [

@@ -10,10 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.fakes.tiny_model import VOCAB_SIZE, tiny_tokenizer
 
+from octavo_protocol.errors import ValidationError
 from octavo_protocol.outputs import RequestOutput
 from octavo_protocol.sampling_params import RequestOutputKind, SamplingParams
 from octavo_runtime.engine.messages import EngineRequest, SequenceOutput, TokenLogprobs
-from octavo_runtime.engine.output_processor import OutputProcessor
+from octavo_runtime.engine.output_processor import OutputProcessor, ProcessedStep
 
 TOKENIZER = tiny_tokenizer()
 PROMPT = TOKENIZER.encode("the dog")
@@ -155,7 +156,7 @@ def test_stop_string_of_one_sample_aborts_only_that_sample() -> None:
 
     assert step.aborts == [ids[0]]
     assert step.outputs == []
-    assert processor.abort("r") == [ids[1]]
+    assert processor.abort("r").aborts == [ids[1]]
 
 
 def test_stop_string_in_the_last_tokens_aborts_nothing() -> None:
@@ -269,12 +270,35 @@ def test_late_outputs_of_an_aborted_request_are_dropped() -> None:
     processor, ids = added(OutputProcessor(TOKENIZER), n=2)
     processor.process([SequenceOutput(ids[0], [70], finish_reason="stop")])
 
-    assert processor.abort("r") == [ids[1]]
+    assert processor.abort("r").aborts == [ids[1]]
 
     assert "r" not in processor
     assert processor.process([SequenceOutput(ids[1], [70])]).outputs == []
-    assert processor.abort("r") == []
-    assert processor.abort("never there") == []
+    assert processor.abort("r") == processor.abort("never there") == ProcessedStep([], [])
+
+
+@pytest.mark.parametrize(("kind", "text"), [(DELTA, ""), (CUMULATIVE, "dog"), (FINAL_ONLY, "dog")])
+def test_last_output_of_an_aborted_request_says_so(kind: RequestOutputKind, text: str) -> None:
+    processor = processor_with(output_kind=kind)
+    processor.process([SequenceOutput("r", TOKENIZER.encode("dog"))])
+
+    [last] = processor.abort("r").outputs
+
+    assert last.finished
+    assert (last.outputs[0].text, last.outputs[0].finish_reason) == (text, "abort")
+
+
+@pytest.mark.parametrize(("first", "second"), [("r", "r"), ("r", "r_1"), ("r_0", "r")])
+def test_id_that_is_in_use_is_refused_and_the_request_that_has_it_goes_on(
+    first: str, second: str
+) -> None:
+    processor, ids = added(OutputProcessor(TOKENIZER), first, n=1 if "_" in first else 2)
+
+    with pytest.raises(ValidationError, match=f"request id '{second}' is in use"):
+        added(processor, second, n=1 if "_" in second else 2)
+
+    assert processor.abort(first).aborts == ids
+    added(processor, second)
 
 
 def test_requests_do_not_mix() -> None:
