@@ -46,6 +46,7 @@ _GENERATION: dict[str, type[_Body]] = {
     "/v1/messages": MessagesRequest,
     "/v1/messages/count_tokens": CountTokensRequest,
 }
+_FORWARDED = ("x-vllm-priority",)  # beside the key and the request's id
 
 
 class _Relayed:
@@ -142,8 +143,14 @@ class Routes:
             body=raw,
             model=model or None,
             key=key,
-            authorization=self._authorization(request),
+            headers=self._headers(request),
         )
+
+    def _headers(self, request: Request) -> dict[str, str]:
+        headers = {name: request.headers[name] for name in _FORWARDED if name in request.headers}
+        if (authorization := self._authorization(request)) is not None:
+            headers["authorization"] = authorization
+        return headers
 
     def _authorization(self, request: Request) -> str | None:
         """What the replica is to see: None where the router has a key of its own for replicas."""

@@ -10,7 +10,7 @@ import asyncio
 import logging
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import aiohttp
@@ -40,7 +40,7 @@ _RELAYED_HEADERS = ("cache-control", "content-encoding", "retry-after")
 class ProxyRequest:
     """A client's request as it goes to a replica: the bytes that came.
 
-    key: what the choice of a replica goes by. authorization: the client's, for the replica.
+    key: what the choice of a replica goes by. headers: the client's that replicas read.
     """
 
     request_id: str
@@ -48,7 +48,7 @@ class ProxyRequest:
     body: bytes
     model: str | None
     key: PromptKey
-    authorization: str | None = None
+    headers: Mapping[str, str] = field(default_factory=dict)
     arrived: float = field(default_factory=time.perf_counter)
 
 
@@ -118,9 +118,11 @@ class Proxy:
         incarnation = decision.replica.incarnation
         num_uncached = max(0, decision.num_prompt_tokens - decision.num_cached_tokens)
         ticket = self._loads.sent(incarnation, num_uncached)
-        headers = {"content-type": "application/json", "x-request-id": request.request_id}
-        if request.authorization is not None:
-            headers["authorization"] = request.authorization
+        headers = {
+            **request.headers,
+            "content-type": "application/json",
+            "x-request-id": request.request_id,
+        }
         try:
             try:
                 async with self._session.post(

@@ -115,6 +115,8 @@ def _cause(message: str) -> str:
     lines = message.partition("<state>")[0].partition("<non-verbose/>")[0].strip().splitlines()
     if lines[:1] and lines[0].startswith("NoExtension"):
         return "no output can satisfy it"
+    if lines[:1] and lines[0].startswith("oneOf"):
+        return "oneOf with alternatives that may hold at once is not supported: write anyOf"
     return "\n".join(
         line if len(line) <= _MAX_LINE else f"{line[:_MAX_LINE]}..." for line in lines[:10]
     )

@@ -39,6 +39,18 @@ async def test_replica_gets_the_clients_key(cluster: RouterCluster) -> None:
     assert [seen.headers["authorization"] for seen in replica.seen.requests] == ["Bearer k"] * 2
 
 
+async def test_replica_gets_the_priority_header_and_no_other(cluster: RouterCluster) -> None:
+    replica = await cluster.replica("a")
+    router = await cluster.router(1)
+    headers = {"x-vllm-priority": "7", "x-secret": "s", "cookie": "c=1"}
+    async with router.client.post("/v1/completions", json=_BODY, headers=headers) as response:
+        assert response.status == 200
+
+    [seen] = replica.seen.requests
+    assert seen.headers["x-vllm-priority"] == "7"
+    assert not {"x-secret", "cookie", "authorization"} & seen.headers.keys()
+
+
 async def test_replica_gets_the_routers_own_key_where_it_has_one(cluster: RouterCluster) -> None:
     replica = await cluster.replica("a")
     router = await cluster.router(1, api_key=("client",), replica_api_key="inner")

@@ -307,6 +307,7 @@ def grammars() -> RequestGrammars:
         ({"json": {"type": "object"}, "whitespace_pattern": "("}, "unclosed group"),
         ({"json": '{"const": NaN}'}, "expected value"),
         ({"json": {"$ref": "#"}}, "no output can satisfy it"),
+        ({"json": {"oneOf": [{"type": "string"}, {"minLength": 3}]}}, "write anyOf"),
         ({"regex": "(a"}, "unclosed group"),
         ({"regex": r"(a)\1"}, "backreferences"),
         ({"choice": ["\ud800"]}, "hex escape"),
