@@ -3,6 +3,7 @@
 import asyncio
 import json
 import logging
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,7 +12,9 @@ from tests.fakes.fake_llm import FakeLLM
 from tests.unit.server.conftest import Replica, make_state, running_replica
 
 from octavo_protocol.errors import ConfigError
+from octavo_runtime.config import EngineConfig
 from octavo_runtime.server.options import ApiOptions, FingerprintMode
+from octavo_runtime.server.serve import ServeOptions
 
 _TEXT = {"prompt": "ab", "max_tokens": 4}
 _CHAT = {"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 4}
@@ -130,6 +133,23 @@ async def test_the_cache_is_reset_and_the_settings_are_shown() -> None:
     assert text.headers["content-type"].startswith("text/plain")
     assert shown.json()["api"]["dev_mode"] is True
     assert shown.json()["engine"]["max_model_len"] == 64
+
+
+async def test_the_settings_that_are_shown_hold_no_keys(tmp_path: Path) -> None:
+    options = ServeOptions(
+        model=tmp_path,
+        served_names=("first",),
+        engine=EngineConfig(model=tmp_path),
+        api_key=("sesame",),
+        redis_url="redis://:sesame@redis:6379",
+        dev_mode=True,
+    )
+    async with running_replica(options) as replica:
+        text = await replica.http.get("/server_info")
+        shown = await replica.http.get("/server_info", params={"config_format": "json"})
+
+    assert "sesame" not in text.text + shown.text
+    assert "dev_mode" in text.text
 
 
 async def test_load_counts_what_generates_where_it_is_tracked(replica: Replica) -> None:
