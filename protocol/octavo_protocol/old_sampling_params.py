@@ -7,6 +7,8 @@ from typing import Any
 import msgspec
 
 from octavo_protocol.errors import ValidationError
+from octavo_protocol.guided_names import GUIDED, WITHOUT_MEANING, translate_guided
+from octavo_protocol.structured_outputs import StructuredOutputsParams
 
 # Former keyword -> (values that mean nothing, what to write for the others).
 _FORMER: dict[str, tuple[tuple[Any, ...], str]] = {
@@ -40,8 +42,8 @@ class SamplingParamsMeta(msgspec.StructMeta):
 
 def _translated(kwargs: dict[str, Any], known: list[str]) -> dict[str, Any]:
     """Raises `ValidationError` for a former keyword that asks for something, TypeError for none."""
-    current = dict(kwargs)
-    for name in kwargs:
+    current = _without_guided_names(kwargs)
+    for name in list(current):
         if name in known:
             continue
         value = current.pop(name)
@@ -63,5 +65,21 @@ def _translated(kwargs: dict[str, Any], known: list[str]) -> dict[str, Any]:
     return current
 
 
-def _warn(message: str) -> None:
-    warnings.warn(message, DeprecationWarning, stacklevel=4)
+def _without_guided_names(kwargs: dict[str, Any]) -> dict[str, Any]:
+    """guided_json and the like, which were fields of HTTP requests, as `structured_outputs`."""
+    old = [name for name in kwargs if name in GUIDED or name in WITHOUT_MEANING]
+    if not old:
+        return dict(kwargs)
+    try:
+        current = translate_guided(kwargs)
+    except ValueError as error:
+        raise ValidationError(str(error), parameter="structured_outputs") from error
+    constraint = current.get("structured_outputs")
+    if isinstance(constraint, dict):
+        current["structured_outputs"] = StructuredOutputsParams(**constraint)
+    _warn(f"{old[0]} is now structured_outputs=StructuredOutputsParams(...)", stacklevel=5)
+    return current
+
+
+def _warn(message: str, *, stacklevel: int = 4) -> None:
+    warnings.warn(message, DeprecationWarning, stacklevel=stacklevel)

@@ -1,6 +1,7 @@
 """`SamplingParams`: how one request is sampled. Names, defaults and ranges are vLLM's."""
 
 import copy
+import logging
 import math
 from collections.abc import Mapping
 from enum import IntEnum
@@ -24,6 +25,16 @@ MAX_LOGPROB_TOKEN_IDS = 128
 MAX_BIAS = 100.0
 MAX_EXTRA_VALUES = 10_000  # they are copied into every sample
 MAX_INT = 2**63 - 1  # what crosses to the engine process is a 64-bit integer
+
+
+_NEVER_NONE = ("stop", "stop_token_ids", "bad_words")
+_LISTS = (*_NEVER_NONE, "allowed_token_ids", "logprob_token_ids")
+_FLAGS = (
+    *("ignore_eos", "flat_logprobs", "detokenize", "skip_special_tokens"),
+    *("spaces_between_special_tokens", "include_stop_str_in_output", "skip_clone"),
+)
+
+logger = logging.getLogger(__name__)
 
 
 class RequestOutputKind(IntEnum):
@@ -112,14 +123,14 @@ class SamplingParams(msgspec.Struct, omit_defaults=True, metaclass=SamplingParam
     trace_decode_token_ids: list[int] | None = None
 
     def __post_init__(self) -> None:
-        if self.stop is None:
-            self.stop = []
-        elif isinstance(self.stop, str):
+        if isinstance(self.stop, str):
             self.stop = [self.stop]
-        if self.stop_token_ids is None:
-            self.stop_token_ids = []
-        if self.bad_words is None:
-            self.bad_words = []
+        for name in _LISTS:
+            value = getattr(self, name)
+            if value is None and name in _NEVER_NONE:
+                setattr(self, name, [])
+            elif isinstance(value, tuple | set | frozenset | range):
+                setattr(self, name, list(value))
         if self.seed == -1:
             self.seed = None
         if self.logprobs is True:
@@ -136,6 +147,11 @@ class SamplingParams(msgspec.Struct, omit_defaults=True, metaclass=SamplingParam
         if self.temperature < GREEDY_EPSILON:
             self.top_p, self.top_k, self.min_p = 1.0, 0, 0.0
         elif self.temperature < MIN_TEMPERATURE:
+            logger.warning(
+                "temperature %g is raised to %g: smaller ones overflow",
+                self.temperature,
+                MIN_TEMPERATURE,
+            )
             self.temperature = MIN_TEMPERATURE
 
     @property
@@ -197,6 +213,7 @@ class SamplingParams(msgspec.Struct, omit_defaults=True, metaclass=SamplingParam
                 _check_int(name, getattr(self, name), -1)
         self._validate_token_choices()
         self._validate_rare()
+        self._validate_modes()
         if not isinstance(self.stop, list) or not all(
             isinstance(text, str) and text for text in self.stop
         ):
@@ -256,6 +273,26 @@ class SamplingParams(msgspec.Struct, omit_defaults=True, metaclass=SamplingParam
             raise ValidationError(
                 "bad_words must be a list of non-empty strings", parameter="bad_words"
             )
+
+    def _validate_modes(self) -> None:
+        for name in _FLAGS:
+            if not isinstance(getattr(self, name), bool):
+                raise ValidationError(
+                    f"{name} must be True or False, got {getattr(self, name)!r}", parameter=name
+                )
+        if not isinstance(self.skip_reading_prefix_cache, bool | None):
+            raise ValidationError(
+                "skip_reading_prefix_cache must be True, False or None, got "
+                f"{self.skip_reading_prefix_cache!r}",
+                parameter="skip_reading_prefix_cache",
+            )
+        try:
+            self.output_kind = RequestOutputKind(self.output_kind)
+        except ValueError:
+            raise ValidationError(
+                f"output_kind must be a RequestOutputKind, got {self.output_kind!r}",
+                parameter="output_kind",
+            ) from None
 
     def _validate_rare(self) -> None:
         if self.prompt_logprob_start is not None:

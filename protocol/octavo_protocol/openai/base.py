@@ -13,13 +13,13 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validat
 from pydantic import ValidationError as PydanticValidationError
 
 from octavo_protocol.errors import ValidationError
+from octavo_protocol.guided_names import translate_guided
 from octavo_protocol.limits import limit
 from octavo_protocol.openai.lists import List
 from octavo_protocol.openai.response_format import (
     ResponseFormat,
     StructuredOutputs,
     structured_outputs,
-    translate_guided,
 )
 from octavo_protocol.openai.strict import Strict, unknown_field
 from octavo_protocol.sampling_params import (

@@ -81,33 +81,6 @@ class StructuredOutputs(Strict):
         return StructuredOutputsParams(**self.model_dump(by_alias=True))
 
 
-# The names that vLLM had before `structured_outputs`, and today's.
-GUIDED = {
-    "guided_json": "json",
-    "guided_regex": "regex",
-    "guided_choice": "choice",
-    "guided_grammar": "grammar",
-    "guided_json_object": "json_object",
-    "guided_whitespace_pattern": "whitespace_pattern",
-    "structural_tag": "structural_tag",
-}
-
-
-def translate_guided(data: dict[str, Any]) -> dict[str, Any]:
-    """`data` with the old guided_* names as `structured_outputs`. Raises ValueError for both."""
-    old = {name: data[name] for name in GUIDED if data.get(name) is not None}
-    rest = {
-        name: value
-        for name, value in data.items()
-        if name not in GUIDED and name != "guided_decoding_backend"
-    }
-    if not old:
-        return rest
-    if rest.get("structured_outputs") is not None:
-        raise ValueError(f"{next(iter(old))} is the old form of structured_outputs: give only one")
-    return rest | {"structured_outputs": {GUIDED[name]: value for name, value in old.items()}}
-
-
 def structured_outputs(
     response_format: ResponseFormat | None, given: StructuredOutputs | None
 ) -> StructuredOutputsParams | None:

@@ -160,6 +160,8 @@ def test_former_sampling_keywords_are_translated_where_they_ask_for_nothing_else
     former: list[tuple[dict[str, Any], SamplingParams]] = [
         ({"guided_decoding": choice}, SamplingParams(structured_outputs=choice)),
         ({"guided_decoding": None}, SamplingParams()),
+        ({"guided_choice": ["a"]}, SamplingParams(structured_outputs=choice)),
+        ({"guided_json": None, "guided_decoding_backend": "xgrammar"}, SamplingParams()),
         ({"best_of": 2, "n": 2}, SamplingParams(n=2)),
         ({"use_beam_search": False}, SamplingParams()),
         ({"logits_processors": []}, SamplingParams()),
@@ -176,6 +178,11 @@ def test_former_sampling_keywords_are_translated_where_they_ask_for_nothing_else
         ({"use_beam_search": True}, "no use_beam_search any more: call LLM.beam_search"),
         ({"logits_processors": [print]}, "no logits_processors any more: give the engine classes"),
         ({"truncate_prompt_tokens": 5}, "no truncate_prompt_tokens any more: write generate"),
+        (
+            {"guided_regex": "a", "structured_outputs": StructuredOutputsParams(regex="b")},
+            "guided_regex is the old form of structured_outputs: give only one",
+        ),
+        ({"guided_choice": []}, "structured_outputs: choice must be a non-empty list"),
     ],
 )
 def test_former_sampling_keyword_with_a_meaning_says_what_to_write(

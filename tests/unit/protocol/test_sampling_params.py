@@ -93,6 +93,28 @@ STOP = "stop must be a non-empty string or a list of non-empty strings"
         ("thinking_token_budget", -2, "thinking_token_budget must be at least 0, got -2"),
         ("thinking_token_budget", True, "thinking_token_budget must be an integer, got bool"),
         ("thinking_token_budget", -1.0, "thinking_token_budget must be an integer, got float"),
+        ("ignore_eos", "yes", "ignore_eos must be True or False, got 'yes'"),
+        ("flat_logprobs", 1, "flat_logprobs must be True or False, got 1"),
+        ("detokenize", None, "detokenize must be True or False, got None"),
+        ("skip_special_tokens", 0, "skip_special_tokens must be True or False, got 0"),
+        (
+            "spaces_between_special_tokens",
+            "",
+            "spaces_between_special_tokens must be True or False, got ''",
+        ),
+        (
+            "include_stop_str_in_output",
+            [],
+            "include_stop_str_in_output must be True or False, got []",
+        ),
+        ("skip_clone", 1, "skip_clone must be True or False, got 1"),
+        (
+            "skip_reading_prefix_cache",
+            "no",
+            "skip_reading_prefix_cache must be True, False or None, got 'no'",
+        ),
+        ("output_kind", 3, "output_kind must be a RequestOutputKind, got 3"),
+        ("output_kind", "delta", "output_kind must be a RequestOutputKind, got 'delta'"),
         ("extra_args", {"a": [2**63]}, "extra_args: an integer does not fit 64 bits"),
         ("extra_args", {"a": [0] * 10_000}, "extra_args has more than 10000 values"),
         ("extra_args", [], "extra_args must be a dict, got list"),
@@ -200,11 +222,12 @@ def test_temperature_zero_is_greedy_and_resets_the_filters() -> None:
     assert (params.top_p, params.top_k, params.min_p) == (1.0, 0, 0.0)
 
 
-def test_tiny_temperature_is_raised_to_a_safe_one() -> None:
+def test_tiny_temperature_is_raised_to_a_safe_one(caplog: pytest.LogCaptureFixture) -> None:
     params = SamplingParams(temperature=0.001)
 
     assert not params.is_greedy
     assert params.temperature == 0.01
+    assert caplog.messages == ["temperature 0.001 is raised to 0.01: smaller ones overflow"]
 
 
 def test_short_forms_become_the_long_ones() -> None:
@@ -213,8 +236,29 @@ def test_short_forms_become_the_long_ones() -> None:
     assert params.stop == params.stop_strings == ["END"]
     assert params.seed is None
     assert params.logprobs == 1
+    assert SamplingParams(output_kind=1).output_kind is RequestOutputKind.DELTA  # type: ignore[arg-type]
     assert SamplingParams().stop == []
     assert SamplingParams().stop_token_ids == []
+
+
+def test_other_collections_become_lists() -> None:
+    given: dict[str, Any] = {
+        "stop": ("a", "b"),
+        "stop_token_ids": {7},
+        "allowed_token_ids": range(3),
+        "logprob_token_ids": frozenset({5}),
+        "bad_words": ("c",),
+    }
+
+    params = SamplingParams(**given)
+
+    assert {name: getattr(params, name) for name in given} == {
+        "stop": ["a", "b"],
+        "stop_token_ids": [7],
+        "allowed_token_ids": [0, 1, 2],
+        "logprob_token_ids": [5],
+        "bad_words": ["c"],
+    }
 
 
 def test_defaults_are_vllm_s() -> None:
