@@ -8,10 +8,38 @@ from pathlib import Path
 from types import FrameType
 
 import uvicorn
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from octavo_protocol.asgi import App
 from octavo_protocol.errors import ConfigError
 from octavo_protocol.http_options import HttpOptions
+
+_MAX_HEADER_BYTES = 256 * 1024
+
+
+class _BoundedHeaders(HttpToolsProtocol):
+    """HTTP/1.1 that ends a connection whose request line and headers go on and on: nobody has been
+    asked for a key yet, and all of it would be kept.
+    """
+
+    _is_in_headers = True
+    _num_header_bytes = 0
+
+    def on_message_begin(self) -> None:
+        self._is_in_headers = True
+        self._num_header_bytes = 0
+        super().on_message_begin()
+
+    def on_headers_complete(self) -> None:
+        self._is_in_headers = False
+        super().on_headers_complete()
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        if self._is_in_headers:
+            self._num_header_bytes += len(data)
+            if self._num_header_bytes > _MAX_HEADER_BYTES and not self.transport.is_closing():
+                self.send_400_response("The request's headers are too large.")
 
 
 class DrainingServer(uvicorn.Server):
@@ -26,7 +54,7 @@ class DrainingServer(uvicorn.Server):
         config = uvicorn.Config(
             app,
             loop="none",
-            http="httptools",
+            http=_BoundedHeaders,
             lifespan="off",
             access_log=False,
             log_config=None,

@@ -162,6 +162,25 @@ async def test_a_web_page_can_read_why_it_was_refused() -> None:
         assert answer.json()["error"]["message"]
 
 
+@pytest.mark.parametrize(
+    "endless", [b"GET /" + b"a" * 2**20, b"GET / HTTP/1.1\r\n" + b"x-a: b\r\n" * 2**17]
+)
+async def test_headers_without_an_end_are_not_kept(endless: bytes) -> None:
+    async with running_replica() as replica:
+        host, port = replica.url.removeprefix("http://").split(":")
+        reader, writer = await asyncio.open_connection(host, int(port))
+        writer.write(endless)
+        try:
+            answer = await reader.read()
+        except ConnectionResetError:  # it was closed on what was still being sent
+            answer = b"HTTP/1.1 400"
+        writer.close()
+        large = await replica.http.get("/version", headers={"x-large": "a" * 100_000})
+
+    assert answer.startswith(b"HTTP/1.1 400")
+    assert large.status_code == 200
+
+
 async def test_tls_serves_https_and_only_https(certificate: tuple[Path, Path]) -> None:
     cert, key = certificate
     options = HttpOptions(
