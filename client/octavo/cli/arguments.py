@@ -80,6 +80,11 @@ class Grammar:
         before.read(settings)
         return before.plain(given)
 
+    @property
+    def names(self) -> list[str]:
+        """Every spelling of every flag."""
+        return list(self._by_name)
+
     def find(self, name: str) -> tuple[Flag, bool] | None:
         """The flag that is spelled `name`, and whether this spelling turns it on."""
         return self._by_name.get(dashed(name)) or self._by_name.get(name)

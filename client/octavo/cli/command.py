@@ -34,7 +34,7 @@ class FlexibleCommand(TyperCommand):
             if word.startswith("--help="):
                 self._show_some(ctx, word.partition("=")[2])
         arguments, path = take_config(args)
-        grammar = self._grammar()
+        grammar = self.grammar()
         settings, keys = _settings(path, grammar) if path is not None else ([], {})
         plain = grammar.plain(arguments, settings)
         for name, values in plain.foreign:
@@ -91,7 +91,8 @@ class FlexibleCommand(TyperCommand):
         print(formatter.getvalue().strip("\n"))
         raise typer.Exit
 
-    def _grammar(self) -> Grammar:
+    def grammar(self) -> Grammar:
+        """The flags that this command knows, in every spelling."""
         flags = [_flag(each) for each in self.params if isinstance(each, TyperOption)]
         flags.append(Flag("--help", "switch", ("-h",)))
         if self.knows_vllm_flags:
