@@ -21,7 +21,7 @@ from octavo_protocol.asgi import App, Receive, Scope, Send
 from octavo_protocol.errors import ConfigError
 from octavo_protocol.http_app import QUIET
 from octavo_protocol.http_options import HttpOptions
-from octavo_protocol.serving import DrainingServer, open_socket
+from octavo_protocol.serving import DrainingServer, bind, open_socket
 from octavo_runtime.server.app import create_app
 from octavo_runtime.server.options import ApiOptions
 
@@ -348,3 +348,12 @@ async def test_json_routes_take_no_other_media_type(path: str, media_type: str) 
     assert refused.status_code == 400
     assert "Content-Type: application/json" in refused.json()["error"]["message"]
     assert taken.status_code == 200
+
+
+def test_an_address_that_cannot_be_had_says_which_flag_to_change() -> None:
+    with bind("127.0.0.1", 0) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(ConfigError, match="choose another with --port"):
+            bind("127.0.0.1", port)
+    with pytest.raises(ConfigError, match="choose another with --host"):
+        bind("192.0.2.1", 0)  # of no machine (RFC 5737)
