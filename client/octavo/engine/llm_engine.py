@@ -73,8 +73,6 @@ class LLMEngine:
         self, request_id: str, prompt: RenderedPrompt, params: SamplingParams, *, priority: int = 0
     ) -> None:
         """Queues a prompt of token ids."""
-        if not isinstance(request_id, str):
-            raise TypeError(f"request_id must be a string, not {type(request_id).__name__}")
         self.engine.add_request(
             request_id,
             prompt.token_ids,

@@ -21,6 +21,7 @@ from octavo_runtime.engine.messages import (
     Control,
     ControlResult,
     EngineInfo,
+    EngineRequest,
     EngineStats,
     Report,
     SequenceOutput,
@@ -151,11 +152,11 @@ class AsyncLLM:
             visible_special_ids=visible_special_ids,
         )
         collector = self._collectors[request_id] = OutputCollector(sampling_params.output_kind)
-        for child in children:
-            child.sampling.structured_outputs = None  # the grammar says it
-            self._parents[child.request_id] = request_id
-            self._process.send(AddRequest(child))
         try:
+            for child in children:
+                child.sampling.structured_outputs = None  # the grammar says it
+                self._parents[child.request_id] = request_id
+                self._send_request(child)
             while True:
                 output = await collector.get()
                 yield output
@@ -166,6 +167,14 @@ class AsyncLLM:
             for child in children:
                 self._parents.pop(child.request_id, None)
             self.abort(request_id)
+
+    def _send_request(self, request: EngineRequest) -> None:
+        try:
+            self._process.send(AddRequest(request))
+        except (TypeError, ValueError) as error:  # an object of another kind; text without bytes
+            raise ValidationError(
+                f"the request cannot cross to the engine process: {error}"
+            ) from error
 
     def abort(self, request_id: str) -> None:
         """Ends the request, whose reader gets a last output, and frees what it holds in the engine.

@@ -43,12 +43,18 @@ class InputProcessor:
         reasoning_end_token_ids: Sequence[int] = (),
         is_reasoning: bool = False,
     ) -> list[EngineRequest]:
-        """One `EngineRequest` per sample of `params.n`. Raises `ValidationError`.
+        """One `EngineRequest` per sample of `params.n`. Raises `ValidationError` or TypeError.
 
         max_tokens is cut to what the context leaves. Sample i is seeded with seed + i; only the
         first one scores the prompt, which is the same for all.
         grammar, reasoning_end_token_ids, is_reasoning: see `EngineRequest`.
         """
+        if not isinstance(request_id, str):
+            raise TypeError(f"request_id must be a string, not {type(request_id).__name__}")
+        if isinstance(priority, bool) or not isinstance(priority, int) or abs(priority) > MAX_INT:
+            raise ValidationError(
+                f"priority must be an integer of 64 bits, got {priority!r}", parameter="priority"
+            )
         self._check_prompt(prompt_token_ids)
         self._check_token_ids(params)
         self._check_logprobs(params)

@@ -193,6 +193,19 @@ def test_one_sample_keeps_the_request_s_id() -> None:
     assert request.arrival_time > 0
 
 
+@pytest.mark.parametrize("priority", ["high", None, 1.5, True, 2**63])
+def test_priority_is_an_integer(priority: Any) -> None:
+    with pytest.raises(ValidationError, match="priority must be an integer of 64 bits, got"):
+        processor().process("r", [1, 2], SamplingParams(), priority=priority)
+
+
+def test_request_id_is_a_string() -> None:
+    number: Any = 3
+
+    with pytest.raises(TypeError, match="request_id must be a string, not int"):
+        processor().process(number, [1, 2], SamplingParams())
+
+
 def test_samples_are_requests_of_their_own() -> None:
     requests = processor().process("r", [1, 2], SamplingParams(n=3, seed=5))
 
