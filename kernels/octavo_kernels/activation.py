@@ -16,6 +16,10 @@ def silu_and_mul(gate_up: Tensor) -> Tensor:
 
     gate_up: [..., 2 * intermediate], the gates first; returns [..., intermediate], new.
     """
+    if gate_up.is_cuda:
+        from octavo_kernels.gpu import activation as gpu
+
+        return gpu.silu_and_mul(gate_up)
     if (
         cpu_backend() is CpuBackend.NUMBA
         and gate_up.device.type == "cpu"

@@ -16,6 +16,10 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
 
     x: [..., hidden], weight: [hidden], same dtype; returns a new tensor like x.
     """
+    if x.is_cuda:
+        from octavo_kernels.gpu import norm as gpu
+
+        return gpu.rms_norm(x, weight, eps)
     if cpu_backend() is CpuBackend.NUMBA and _fits_numba(x, weight):
         from octavo_kernels.cpu import norm
 
@@ -28,6 +32,10 @@ def add_rms_norm(x: Tensor, residual: Tensor, weight: Tensor, eps: float) -> tup
 
     x, residual: [..., hidden], weight: [hidden], same dtype.
     """
+    if x.is_cuda:
+        from octavo_kernels.gpu import norm as gpu
+
+        return gpu.add_rms_norm(x, residual, weight, eps)
     if cpu_backend() is CpuBackend.NUMBA and _fits_numba(x, weight) and residual.dtype == x.dtype:
         from octavo_kernels.cpu import norm
 

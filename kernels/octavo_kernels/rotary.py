@@ -7,6 +7,7 @@ from torch import Tensor
 
 from octavo_kernels.backend import CpuBackend, cpu_backend
 from octavo_kernels.kv_cache import fits_numba
+from octavo_kernels.norm import rms_norm
 from octavo_kernels.reference import rotary as reference
 
 
@@ -19,6 +20,10 @@ def rotary_and_cache(
     key_cache: Tensor,
     value_cache: Tensor,
     slot_mapping: Tensor,
+    *,
+    query_norm: Tensor | None = None,
+    key_norm: Tensor | None = None,
+    eps: float = 0.0,
 ) -> None:
     """Turn queries in place; write turned keys, and values, to the cache.
 
@@ -31,9 +36,31 @@ def rotary_and_cache(
     positions:    [T] int64
     key_cache, value_cache: see `kv_cache_shapes`; changed in place
     slot_mapping: [T] int64; a token with -1 is not written, its query turns all the same
+    query_norm, key_norm: [head_dim], both or none: each head goes through `rms_norm` with this
+                  weight, and `eps`, before it turns
 
-    Computed in fp32 and rounded once.
+    Computed in fp32; rounded once, and after a norm where there is one.
     """
+    if query.is_cuda:
+        from octavo_kernels.gpu import rotary as gpu
+
+        gpu.rotary_and_cache(
+            query,
+            key,
+            value,
+            cos_sin,
+            positions,
+            key_cache,
+            value_cache,
+            slot_mapping,
+            query_norm=query_norm,
+            key_norm=key_norm,
+            eps=eps,
+        )
+        return
+    if query_norm is not None and key_norm is not None:
+        query.copy_(rms_norm(query, query_norm, eps))
+        key = rms_norm(key, key_norm, eps)
     if cpu_backend() is CpuBackend.NUMBA and _fits_numba(
         query, key, value, cos_sin, key_cache, value_cache
     ):

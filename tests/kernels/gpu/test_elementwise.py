@@ -1,0 +1,100 @@
+"""Norms, activation, rotary embedding and the cache write on the GPU, against their references."""
+
+import pytest
+import torch
+
+from octavo_kernels.gpu import activation as gpu_activation
+from octavo_kernels.gpu import norm as gpu_norm
+from octavo_kernels.gpu import rotary as gpu_rotary
+from octavo_kernels.kv_cache import new_kv_cache
+from octavo_kernels.reference import activation, norm, rotary
+
+_DTYPES = [torch.float32, torch.bfloat16]
+# The interpreter cuts bf16 off where a GPU rounds.
+_TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 1.6e-2}
+
+
+def _random(*shape: int, dtype: torch.dtype, seed: int = 0) -> torch.Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed)).to(dtype)
+
+
+def _close(actual: torch.Tensor, expected: torch.Tensor) -> None:
+    tolerance = _TOLERANCE[expected.dtype]
+    torch.testing.assert_close(actual.cpu(), expected, rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize("dtype", _DTYPES)
+@pytest.mark.parametrize("shape", [(1, 64), (5, 96), (2, 3, 576)])
+def test_norms(device: str, shape: tuple[int, ...], dtype: torch.dtype) -> None:
+    x, residual = _random(*shape, dtype=dtype), _random(*shape, dtype=dtype, seed=1)
+    weight = _random(shape[-1], dtype=dtype, seed=2)
+
+    _close(gpu_norm.rms_norm(x.to(device), weight.to(device), 1e-5), norm.rms_norm(x, weight, 1e-5))
+    actual = gpu_norm.add_rms_norm(x.to(device), residual.to(device), weight.to(device), 1e-5)
+    expected = norm.add_rms_norm(x, residual, weight, 1e-5)
+    _close(actual[0], expected[0])
+    _close(actual[1], expected[1])
+
+
+@pytest.mark.parametrize("dtype", _DTYPES)
+def test_a_norm_of_rows_that_lie_apart(device: str, dtype: torch.dtype) -> None:
+    wide = _random(4, 200, dtype=dtype)
+    weight = _random(64, dtype=dtype, seed=1)
+
+    actual = gpu_norm.rms_norm(wide.to(device)[:, 8:72], weight.to(device), 1e-6)
+
+    _close(actual, norm.rms_norm(wide[:, 8:72], weight, 1e-6))
+
+
+@pytest.mark.parametrize("dtype", _DTYPES)
+@pytest.mark.parametrize("size", [48, 1024, 1100])
+def test_silu_and_mul(device: str, size: int, dtype: torch.dtype) -> None:
+    gate_up = _random(3, 2 * size, dtype=dtype) * 3
+
+    _close(gpu_activation.silu_and_mul(gate_up.to(device)), activation.silu_and_mul(gate_up))
+
+
+@pytest.mark.parametrize("dtype", _DTYPES)
+@pytest.mark.parametrize(
+    ("head_dim", "rotary_dim", "has_norm"), [(64, 64, False), (80, 80, True), (64, 32, True)]
+)
+def test_rotary_and_cache(
+    device: str, head_dim: int, rotary_dim: int, has_norm: bool, dtype: torch.dtype
+) -> None:
+    num_tokens, num_heads, num_kv_heads, block_size = 5, 6, 2, 8
+    qkv = _random(num_tokens, num_heads + 2 * num_kv_heads, head_dim, dtype=dtype)
+    angles = _random(40, rotary_dim // 2, dtype=torch.float32, seed=1)
+    cos_sin = torch.cat([angles.cos(), angles.sin()], dim=-1)
+    positions = torch.tensor([0, 39, 7, 8, 3])
+    slots = torch.tensor([0, 9, -1, 23, 16])
+    norms = [_random(head_dim, dtype=dtype, seed=seed) for seed in (2, 3)]
+    outcomes = []
+    for where in ("cpu", device):
+        shape = (3, block_size, num_kv_heads, head_dim)
+        caches = [cache.fill_(-7) for cache in new_kv_cache(*shape, dtype=dtype, device=where)]
+        mine = qkv.clone().to(where)
+        query, key, value = mine.split([num_heads, num_kv_heads, num_kv_heads], dim=1)
+        rest = [each.to(where) for each in (cos_sin, positions)]
+        if where == "cpu" and not outcomes:
+            if has_norm:
+                query.copy_(norm.rms_norm(query, norms[0], 1e-6))
+                key = norm.rms_norm(key, norms[1], 1e-6)
+            rotary.rotary_and_cache(query, key, value, *rest, *caches, slots)
+        else:
+            weights = [each.to(where) for each in norms] if has_norm else [None, None]
+            gpu_rotary.rotary_and_cache(
+                query,
+                key,
+                value,
+                *rest,
+                *caches,
+                slots.to(where),
+                query_norm=weights[0],
+                key_norm=weights[1],
+                eps=1e-6,
+            )
+            assert torch.equal(key.cpu(), qkv[:, num_heads : num_heads + num_kv_heads])
+        outcomes.append([query, *caches])
+
+    for expected, actual in zip(*outcomes, strict=True):
+        _close(actual, expected.cpu())
