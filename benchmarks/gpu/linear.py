@@ -38,7 +38,7 @@ from octavo_kernels.gpu.linear_plans import (
 READ_RATE = 4.55e12  # bytes/s
 ROTATION = 300_000_000  # bytes of weights in turn: five times the L2 cache
 SHARED_MEMORY = 220_000  # bytes a program may take
-CTAS = 132
+PROCESSORS = 132
 SHAPES = {
     "8B qkv": Shape(6144, 4096, False),
     "8B o": Shape(4096, 4096, False),
@@ -54,7 +54,7 @@ SHAPES = {
     "0.6B lm_head": Shape(151936, 1024, False),
 }
 LAYERS = {"8B": ("qkv", "o", "gated", "down"), "0.6B": ("qkv", "o", "gated", "down")}
-Call = Callable[[Tensor], object]
+Call = Callable[[Tensor], Tensor]
 
 # block_n, block_k, stages, warps
 _TILES = {
@@ -76,6 +76,7 @@ _TILES = {
 _STREAMS = [
     *((64, 128, 1, 4), (64, 256, 1, 4), (32, 256, 1, 4), (128, 128, 1, 8), (16, 128, 4, 4)),
     *((16, 64, 4, 4), (16, 128, 8, 8), (16, 64, 8, 8), (32, 64, 8, 8), (32, 64, 4, 4)),
+    *((8, 128, 4, 4), (8, 128, 8, 8), (8, 256, 4, 4), (8, 64, 8, 8), (8, 256, 8, 8)),
 ]
 # block_n, block_k, warps
 _DOT_PRODUCTS = [
@@ -87,30 +88,25 @@ _DOT_PRODUCTS = [
 def candidates(num_rows: int, shape: Shape) -> list[Plan]:
     """Those worth a measurement: programs enough for the chip, no more splits than that asks."""
     halves = 2 if shape.is_gated else 1
-    block_m = max(16, num_rows)
     plans: list[Plan] = []
-    for block_n, block_k, stages, warps in _TILES[block_m]:
-        stage = (halves * block_n + block_m) * block_k * 2
-        stages = min(stages, SHARED_MEMORY // stage)
-        num_tiles = math.ceil(shape.num_columns / block_n)
-        for splits in (1, 2, 4, 8):
-            is_enough = splits == 1 or num_tiles * splits // 2 < 2 * CTAS
-            if (
-                stages > 1
-                and is_enough
-                and 90 <= num_tiles * splits <= 8 * CTAS * max(1, num_tiles // CTAS)
-            ):
-                plans += [
-                    Tiles(block_m, block_n, block_k, splits, stages, warps, prefetch)
-                    for prefetch in (0, 256)
-                ]
+    for block_m in {max(16, num_rows), max(64, num_rows)}:
+        for block_n, block_k, most_stages, warps in _TILES[block_m]:
+            stage = (halves * block_n + block_m) * block_k * 2
+            stages = min(most_stages, SHARED_MEMORY // stage)
+            num_tiles = math.ceil(shape.num_columns / block_n)
+            most = 8 * PROCESSORS * max(1, num_tiles // PROCESSORS)
+            for splits in (1, 2, 3, 4, 6, 8):
+                is_needed = splits == 1 or num_tiles * splits // 2 < 2 * PROCESSORS
+                if stages > 1 and is_needed and 90 <= num_tiles * splits <= most:
+                    plans += [
+                        Tiles(block_m, block_n, block_k, splits, stages, warps, prefetch)
+                        for prefetch in ((0, 256) if splits in (1, 2, 4) else (256,))
+                    ]
     if num_rows <= 32:
-        rows = max(8, num_rows)
-        plans += [
-            Streams(rows, block_n // halves, block_k, slices, warps)
-            for block_n, block_k, slices, warps in _STREAMS
-            if block_k * slices <= shape.in_features and rows * block_k * slices <= 2048 * warps
-        ]
+        for block_n, block_k, slices, warps in _STREAMS:
+            rows = max(num_rows, 8 if block_n >= 16 else 16)
+            if block_k * slices <= shape.in_features and rows * block_k * slices <= 2048 * warps:
+                plans.append(Streams(rows, block_n // halves, block_k, slices, warps))
     if num_rows <= 2:
         plans += [
             DotProducts(block_n // halves, block_k, warps)
@@ -149,7 +145,8 @@ def each_us(call: Call, weights: Sequence[Tensor]) -> float:
 def copies(shape: Shape) -> list[Tensor]:
     size = (shape.num_columns * (2 if shape.is_gated else 1), shape.in_features)
     count = max(1, math.ceil(ROTATION / (math.prod(size) * 2)))
-    return [torch.randn(size, device="cuda", dtype=torch.bfloat16) for _ in range(count)]
+    scale = shape.in_features**-0.5
+    return [torch.randn(size, device="cuda", dtype=torch.bfloat16) * scale for _ in range(count)]
 
 
 def floor_us(shape: Shape) -> float:
@@ -178,8 +175,6 @@ def is_right(x: Tensor, weight: Tensor, arrivals: Tensor, plan: Plan, shape: Sha
         gate, up = expected.chunk(2, -1)
         expected = F.silu(gate) * up
     first, second = (ours(x, arrivals, plan, shape)(weight) for _ in range(2))
-    assert isinstance(first, Tensor)
-    assert isinstance(second, Tensor)
     error = (first.float() - expected).norm() / expected.norm()
     return bool(error < 6e-3) and torch.equal(first, second)
 
@@ -204,32 +199,39 @@ def table() -> None:
             )
 
 
+def layer(
+    x: Tensor,
+    weights: Sequence[Tensor],
+    shapes: Sequence[Shape],
+    plans: Sequence[Plan | None],
+    arrivals: Tensor,
+    overlap: bool,
+) -> Tensor:
+    """The linears of a layer in turn, each on the memory that the one before it has written."""
+    for weight, shape, plan in zip(weights, shapes, plans, strict=True):
+        x = x.flatten()[: len(x) * shape.in_features].view(len(x), shape.in_features)
+        call = ours(x, arrivals, plan, shape, overlap) if plan else cublas(x, shape)
+        x = call(weight)
+    return x
+
+
 def chain() -> None:
-    """The linears of a layer in turn, each on the shape of input it has there."""
     print(f"{'layer':6} rows {'overlapping':>12} {'in turn':>8} {'cuBLAS':>8} {'floor':>8}  us")
     for model, names in LAYERS.items():
         shapes = [SHAPES[f"{model} {name}"] for name in names]
         weights = [copies(shape) for shape in shapes]
-        num_layers = min(len(each) for each in weights)
-        for num_rows in ROW_BUCKETS[:-1]:
-            runs: dict[str, list[Callable[[], object]]] = {"pdl": [], "plain": [], "cublas": []}
-            for layer in range(max(num_layers, 4)):
-                for shape, each in zip(shapes, weights, strict=True):
-                    weight = each[layer % len(each)]
-                    x = torch.randn(num_rows, shape.in_features, device="cuda").bfloat16()
-                    theirs = cublas(x, shape)
-                    plan = choose_plan(num_rows, shape)
-                    runs["cublas"].append(partial(theirs, weight))
-                    for kind in ("pdl", "plain"):
-                        call = theirs
-                        if plan is not None:
-                            arrivals = gpu.new_arrivals(weight)
-                            call = ours(x, arrivals, plan, shape, overlap=kind == "pdl")
-                        runs[kind].append(partial(call, weight))
-            us = {kind: graph_us(calls) * len(shapes) for kind, calls in runs.items()}
-            floor = sum(floor_us(shape) for shape in shapes)
+        arrivals = gpu.new_arrivals(max((each[0] for each in weights), key=len))
+        layers = list(zip(*(each[:24] * 4 for each in weights), strict=False))[:24]
+        floor = sum(floor_us(shape) for shape in shapes)
+        for num_rows in ROW_BUCKETS:
+            x = torch.randn(num_rows, shapes[0].in_features, device="cuda").bfloat16()
+            plans = [choose_plan(num_rows, shape) for shape in shapes]
+            overlapping, in_turn, theirs = (
+                graph_us([partial(layer, x, each, shapes, p, arrivals, overlap) for each in layers])
+                for p, overlap in ((plans, True), (plans, False), ([None] * len(shapes), False))
+            )
             print(
-                f"{model:6} {num_rows:4} {us['pdl']:12.2f} {us['plain']:8.2f} {us['cublas']:8.2f}"
+                f"{model:6} {num_rows:4} {overlapping:12.2f} {in_turn:8.2f} {theirs:8.2f}"
                 f" {floor:8.2f}"
             )
 
@@ -272,7 +274,8 @@ def tune(path: Path) -> None:
 def table_source(best: dict[Shape, dict[int, Plan | None]]) -> str:
     lines = [
         '"""The fastest plans on an H200 (SXM, 141 GB), bf16, for the layers of Llama-3.1-8B and',
-        'Qwen3-0.6B; written by benchmarks/gpu/linear.py --tune."""',
+        "Qwen3-0.6B; from benchmarks/gpu/linear.py --tune. Of plans that take the same time alone,",
+        'the one that does better between other kernels (--chain)."""',
         "",
         "from __future__ import annotations",
         "",

@@ -7,7 +7,13 @@ from octavo_kernels.activation import silu_and_mul
 from octavo_kernels.allocator import tune_allocator
 from octavo_kernels.backend import CpuBackend, KernelError, cpu_backend, use_cpu_backend
 from octavo_kernels.kv_cache import kv_cache_shapes, new_kv_cache, write_kv_cache
-from octavo_kernels.linear import PackedWeight, linear, pack_linear_weight
+from octavo_kernels.linear import (
+    PackedWeight,
+    linear,
+    linear_add,
+    linear_silu_and_mul,
+    pack_linear_weight,
+)
 from octavo_kernels.metadata import AttentionMetadata
 from octavo_kernels.norm import add_rms_norm, rms_norm
 from octavo_kernels.paged_attention import paged_attention
@@ -24,6 +30,8 @@ __all__ = [
     "cpu_backend",
     "kv_cache_shapes",
     "linear",
+    "linear_add",
+    "linear_silu_and_mul",
     "new_kv_cache",
     "pack_linear_weight",
     "paged_attention",

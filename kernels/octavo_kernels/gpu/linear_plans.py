@@ -30,12 +30,12 @@ class Tiles:
 
 @dataclass(frozen=True)
 class Streams:
-    """At most block_m rows of x; blocks of slices * block_k in_features."""
+    """At most block_m rows of x, 16 of them where a program has fewer than 16 weight rows."""
 
     block_m: int
     block_n: int
     block_k: int
-    slices: int
+    slices: int  # a block of in_features is slices * block_k
     num_warps: int
 
 

@@ -53,17 +53,21 @@ def streams(
     HALVES: tl.constexpr = 2 if GATED else 1
     n = _weight_rows(first_n, num_columns, BLOCK_N, HALVES)
     num_weight_rows = num_columns * HALVES
+    # The first operand of the tensor cores has 16 rows at least, the second 8.
+    X_FIRST: tl.constexpr = HALVES * BLOCK_N < 16
+    TALL: tl.constexpr = BLOCK_M if X_FIRST else HALVES * BLOCK_N
+    WIDE: tl.constexpr = HALVES * BLOCK_N if X_FIRST else BLOCK_M
     # A product of three dimensions cannot be asynchronous, so a single slice has two.
     if SLICES > 1:
         n = n[None, :, None]
         m = tl.arange(0, BLOCK_M)[None, :, None]
         k = tl.arange(0, SLICES)[:, None, None] * BLOCK_K + tl.arange(0, BLOCK_K)[None, None, :]
-        product = tl.zeros((SLICES, HALVES * BLOCK_N, BLOCK_M), tl.float32)
+        product = tl.zeros((SLICES, TALL, WIDE), tl.float32)
     else:
         n = n[:, None]
         m = tl.arange(0, BLOCK_M)[:, None]
         k = tl.arange(0, BLOCK_K)[None, :]
-        product = tl.zeros((HALVES * BLOCK_N, BLOCK_M), tl.float32)
+        product = tl.zeros((TALL, WIDE), tl.float32)
     if OVERLAP:
         tl.extra.cuda.gdc_launch_dependents()
     weight = _block(weight_ptr, n, k, num_weight_rows, in_features, "evict_first")
@@ -74,15 +78,17 @@ def streams(
         k += BLOCK_K * SLICES
         next_weight = _block(weight_ptr, n, k, num_weight_rows, in_features, "evict_first")
         next_x = _block(x_ptr, m, k, num_rows, in_features, "")
+        tall, wide = (x, weight) if X_FIRST else (weight, x)
         if SLICES > 1:
-            product = tl.dot(weight, tl.permute(x, (0, 2, 1)), product)
+            product = tl.dot(tall, tl.permute(wide, (0, 2, 1)), product)
         else:
-            product = tl.dot(weight, x.T, product)
+            product = tl.dot(tall, wide.T, product)
         weight = next_weight
         x = next_x
     if SLICES > 1:
         product = tl.sum(product, 0)
-    product = product.T
+    if not X_FIRST:
+        product = product.T
     up = product
     if GATED:
         product, up = tl.split(product.reshape(BLOCK_M, 2, BLOCK_N).permute(0, 2, 1))
