@@ -45,6 +45,20 @@ class ChatOptions:
                 "continue_final_message=True needs add_generation_prompt=False",
                 parameter="continue_final_message",
             )
+        if self.tools is not None and not (
+            isinstance(self.tools, Sequence)
+            and all(isinstance(tool, Mapping) for tool in self.tools)
+        ):
+            raise ValidationError(
+                "tools must be a list of dicts, {'type': 'function', 'function': {...}}",
+                parameter="tools",
+            )
+        if not isinstance(self.template_kwargs, Mapping | None):
+            raise ValidationError(
+                "chat_template_kwargs must be a dict of template variables, not "
+                f"{type(self.template_kwargs).__name__}",
+                parameter="chat_template_kwargs",
+            )
         for name in _RESERVED:
             if name in (self.template_kwargs or {}):
                 raise ValidationError(
@@ -81,7 +95,12 @@ def as_conversations(messages: Any) -> list[Any]:
     """One conversation (a list of messages) or many, as a list. Raises TypeError for others."""
     if not isinstance(messages, Sequence) or isinstance(messages, str) or not messages:
         raise TypeError("messages must be a list of messages, or a list of such lists")
-    return [messages] if isinstance(messages[0], Mapping | ChatMessage) else list(messages)
+    if isinstance(messages[0], Mapping | ChatMessage):
+        return [messages]
+    for each in messages:
+        if not isinstance(each, Sequence) or isinstance(each, str) or not each:
+            raise TypeError("messages must be a list of messages, or a list of such lists")
+    return list(messages)
 
 
 def _template_input(message: Any, content_format: ContentFormat) -> dict[str, Any]:

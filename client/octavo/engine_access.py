@@ -5,6 +5,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from octavo.engine.llm_engine import LLMEngine
+from octavo.engine.request_checks import refuse_profile_options
 from octavo.engine.vllm_config import ModelConfig
 from octavo.prompts import PromptRenderer
 from octavo.v1.metrics.reader import Metric
@@ -72,8 +73,24 @@ class EngineAccess:
         """
         return self.llm_engine.wake_up(tags)
 
-    def start_profile(self, profile_prefix: str | None = None) -> None:
-        """Starts torch's profiler. Needs `profiler_config`."""
+    def start_profile(
+        self,
+        profile_prefix: str | None = None,
+        *,
+        delay_iterations: int | None = None,
+        max_iterations: int | None = None,
+        profiler_kwargs: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Starts torch's profiler. Needs `profiler_config`.
+
+        Raises `ValidationError` for delay_iterations, max_iterations and profiler_kwargs: every
+        step until `stop_profile` is recorded.
+        """
+        refuse_profile_options(
+            delay_iterations=delay_iterations,
+            max_iterations=max_iterations,
+            profiler_kwargs=profiler_kwargs,
+        )
         self.llm_engine.start_profile(profile_prefix)
 
     def stop_profile(self) -> None:

@@ -1,7 +1,6 @@
 """`LLM`: generation in this process, with vLLM's arguments and output objects."""
 
 import dataclasses
-import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn
 
@@ -12,10 +11,11 @@ from octavo.engine.arg_utils import EngineArgs
 from octavo.engine.llm_engine import LLMEngine
 from octavo.engine.request_checks import refuse_missing
 from octavo.engine_access import EngineAccess
+from octavo.former_calls import warn_of_beam_search, with_guided_options, with_token_ids
 from octavo.old_arguments import refuse_unknown, translated
 from octavo.progress import ProgressBar, watched
 from octavo.prompts import RenderedPrompt, as_list
-from octavo.request_queue import RequestQueue, per_prompt
+from octavo.request_queue import RequestCounter, RequestQueue, per_prompt
 from octavo.tokenization import TokenizationOptions
 from octavo_protocol.beam_search import BeamSearchOutput, BeamSearchParams
 from octavo_protocol.errors import ValidationError
@@ -27,7 +27,7 @@ Messages = Sequence[Any]
 
 
 class LLM(EngineAccess):
-    """A model in this process.
+    """A model in this process. Threads may share it: their calls run one after another.
 
     model: catalogue name, hub name, folder or .gguf file. Other arguments are those of
     `EngineArgs`; one that Octavo does not know is a TypeError that names the nearest, one that it
@@ -56,7 +56,8 @@ class LLM(EngineAccess):
         self.runner_type = "generate"
         self.supported_tasks = ("generate",)
         self.pooling_task: str | None = None
-        self._queue = RequestQueue(self.llm_engine)
+        self.request_counter = RequestCounter()
+        self._queue = RequestQueue(self.llm_engine, self.request_counter)
 
     # -- generation -------------------------------------------------------------------------------
 
@@ -79,12 +80,16 @@ class LLM(EngineAccess):
         sampling_params: one for all, or one per prompt; None means the model's defaults.
         prompt_token_ids, guided_options_request: former keywords, translated.
 
-        Raises `ValidationError` (a ValueError) before anything is generated.
+        Raises `ValidationError` (a ValueError) or TypeError before anything is generated.
         """
-        prompts = _with_token_ids(prompts, prompt_token_ids)
+        prompts = with_token_ids(prompts, prompt_token_ids)
         if isinstance(sampling_params, BeamSearchParams):
+            warn_of_beam_search()
             return self._generate_by_beam_search(prompts, sampling_params, lora_request, use_tqdm)
-        sampling_params = self._with_guided_options(sampling_params, guided_options_request)
+        if guided_options_request is not None:
+            if sampling_params is None:
+                sampling_params = self.get_default_sampling_params()
+            sampling_params = with_guided_options(sampling_params, guided_options_request)
         request_ids = self.enqueue(
             prompts,
             sampling_params,
@@ -240,11 +245,6 @@ class LLM(EngineAccess):
         """Raises `ValidationError`: pooling models are not supported yet."""
         _refuse_pooling("score")
 
-    @property
-    def request_counter(self) -> int:
-        """Requests that were ever queued; the id of the next one."""
-        return self._queue.num_requests
-
     # -- inside -----------------------------------------------------------------------------------
 
     def _render(
@@ -269,12 +269,6 @@ class LLM(EngineAccess):
     def _generate_by_beam_search(
         self, prompts: Any, params: BeamSearchParams, lora_request: Any, use_tqdm: ProgressBar
     ) -> list[RequestOutput]:
-        warnings.warn(
-            "generate(prompts, BeamSearchParams) is now beam_search(prompts, params), whose "
-            "results are in .sequences",
-            DeprecationWarning,
-            stacklevel=3,
-        )
         originals = as_list(prompts)
         rendered = self._render(originals, None, False)
         outputs = self.beam_search(originals, params, lora_request, use_tqdm)
@@ -282,38 +276,6 @@ class LLM(EngineAccess):
             offline_beam_search.as_request_output(output, str(index), prompt)
             for index, (output, prompt) in enumerate(zip(outputs, rendered, strict=True))
         ]
-
-    def _with_guided_options(self, params: Params, guided: Any) -> Params:
-        if guided is None:
-            return params
-        warnings.warn(
-            "guided_options_request is now SamplingParams(structured_outputs=...)",
-            DeprecationWarning,
-            stacklevel=3,
-        )
-        given = params if params is not None else self.get_default_sampling_params()
-        together = [given] if isinstance(given, SamplingParams) else list(given)
-        constrained = [each.clone() for each in together]
-        for each in constrained:
-            each.structured_outputs = guided
-        return constrained[0] if isinstance(given, SamplingParams) else constrained
-
-
-def _with_token_ids(prompts: Any, prompt_token_ids: Any) -> Any:
-    """Prompts from the former keyword `prompt_token_ids`."""
-    if prompt_token_ids is None:
-        if prompts is None:
-            raise TypeError("generate() needs prompts")
-        return prompts
-    warnings.warn(
-        "generate(prompt_token_ids=ids) is now generate(ids), or generate({'prompt_token_ids': "
-        "ids})",
-        DeprecationWarning,
-        stacklevel=3,
-    )
-    if prompts is not None:
-        raise TypeError("give prompts or prompt_token_ids, not both")
-    return prompt_token_ids
 
 
 def _refuse_pooling(method: str) -> NoReturn:

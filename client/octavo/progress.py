@@ -7,8 +7,8 @@ from typing import Any, TypeVar
 from octavo_protocol.outputs import RequestOutput
 
 Item = TypeVar("Item")
-# False: none; True: tqdm; else a factory with tqdm's arguments.
-ProgressBar = bool | Callable[..., Any]
+# False or None: none; True: tqdm; else a factory with tqdm's arguments.
+ProgressBar = bool | Callable[..., Any] | None
 
 
 def watched(items: Iterable[Item], use_tqdm: ProgressBar, total: int, label: str) -> Iterator[Item]:
@@ -23,7 +23,7 @@ def watched(items: Iterable[Item], use_tqdm: ProgressBar, total: int, label: str
 @contextmanager
 def progress_bar(use_tqdm: ProgressBar, total: int, label: str) -> Iterator[Any]:
     """A bar that is closed at the end; None where none is wanted."""
-    if use_tqdm is False:
+    if not use_tqdm:
         yield None
         return
     if use_tqdm is True:

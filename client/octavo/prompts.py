@@ -1,6 +1,6 @@
 """Prompts of every form as what the engine takes."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Any
 
@@ -77,28 +77,32 @@ class PromptRenderer:
         salt, text = prompt.get("cache_salt") or "", prompt.get("prompt")
         if not isinstance(salt, str):
             raise TypeError(f"a prompt's cache_salt must be a string, not {type(salt).__name__}")
+        if text is not None and not isinstance(text, str):
+            raise TypeError(f"a prompt's text must be a string, not {type(text).__name__}")
         if "prompt_token_ids" in prompt:
             token_ids = prompt["prompt_token_ids"]
             if not _is_token_ids(token_ids):
                 raise TypeError("a prompt's prompt_token_ids must be a list of integers")
             return RenderedPrompt(options.cut(list(token_ids), self.max_model_len), text, salt)
-        if not isinstance(text, str):
-            raise TypeError(f"a prompt's text must be a string, not {type(text).__name__}")
+        if text is None:
+            raise TypeError("a prompt's text must be a string, not None")
         return RenderedPrompt(self.encode(text, options), text, salt)
 
 
 def as_list(prompts: Any) -> list[Any]:
-    """One prompt or many as a list. A flat list of integers is one prompt."""
+    """One prompt or many as a list. A flat list of integers is one prompt.
+
+    Arrays, columns of tables and generators of prompts are many. Raises TypeError for others.
+    """
     if isinstance(prompts, str | Mapping):
         return [prompts]
-    if not isinstance(prompts, Sequence):
+    if not isinstance(prompts, Iterable) or isinstance(prompts, bytes | Set):
         raise TypeError(
             f"prompts must be a string, token ids, a dict or a list of these, not "
             f"{type(prompts).__name__}"
         )
-    if prompts and _is_token_ids(prompts):
-        return [prompts]
-    return list(prompts)
+    together = list(prompts)
+    return [together] if together and _is_token_ids(together) else together
 
 
 def _is_token_ids(value: Any) -> bool:
@@ -111,7 +115,8 @@ def _is_token_ids(value: Any) -> bool:
 
 def _check_keys(prompt: Mapping[str, Any]) -> None:
     for name, reason in _MISSING.items():
-        if prompt.get(name) is not None:
+        value = prompt.get(name)
+        if value is not None and not (isinstance(value, Mapping | list) and not value):
             raise ValidationError(f"a prompt with {name!r}: {reason}", parameter=name)
     given = {name for name in prompt if name not in _MISSING}
     known = _TOKENS_KEYS | _TOKENS_EXTRAS if "prompt_token_ids" in prompt else _TEXT_KEYS

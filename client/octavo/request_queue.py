@@ -1,5 +1,6 @@
 """Requests of one `LLM`: queued together or not at all, then run to their ends."""
 
+import threading
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -11,18 +12,32 @@ from octavo_protocol.outputs import RequestOutput
 from octavo_protocol.sampling_params import RequestOutputKind, SamplingParams
 
 
+class RequestCounter:
+    """Numbers requests from 0 on. counter: what `next` gives next."""
+
+    def __init__(self) -> None:
+        self.counter = 0
+
+    def __next__(self) -> int:
+        number = self.counter
+        self.counter += 1
+        return number
+
+    def reset(self) -> None:
+        self.counter = 0
+
+
 class RequestQueue:
-    """Ids are "0", "1", … in the order of queueing."""
+    """Ids are the counter's numbers, in the order of queueing.
 
-    def __init__(self, engine: LLMEngine) -> None:
+    The engine is not thread-safe: a thread waits while another one queues or runs.
+    """
+
+    def __init__(self, engine: LLMEngine, counter: RequestCounter) -> None:
         self._engine = engine
-        self._num_requests = 0
+        self._counter = counter
         self._pending: dict[str, RequestOutput | None] = {}
-
-    @property
-    def num_requests(self) -> int:
-        """Requests that were ever queued."""
-        return self._num_requests
+        self._lock = threading.RLock()  # a progress bar may call back
 
     def add(
         self,
@@ -32,16 +47,18 @@ class RequestQueue:
     ) -> list[str]:
         """Queues all of them; returns their ids. After an exception none of them is queued."""
         added: list[str] = []
-        try:
-            for prompt, each, priority in zip(prompts, params, priorities, strict=True):
-                request_id = str(self._num_requests)
-                self._engine.add_rendered(request_id, prompt, final_only(each), priority=priority)
-                self._num_requests += 1
-                added.append(request_id)
-        except BaseException:
-            self._engine.abort_request(added)
-            raise
-        self._pending |= dict.fromkeys(added)
+        with self._lock:
+            try:
+                for prompt, each, priority in zip(prompts, params, priorities, strict=True):
+                    request_id = str(next(self._counter))
+                    self._engine.add_rendered(
+                        request_id, prompt, final_only(each), priority=priority
+                    )
+                    added.append(request_id)
+            except BaseException:
+                self._engine.abort_request(added)
+                raise
+            self._pending |= dict.fromkeys(added)
         return added
 
     def run(self, request_ids: Sequence[str] | None, use_tqdm: ProgressBar) -> list[RequestOutput]:
@@ -50,6 +67,10 @@ class RequestQueue:
         Others go on beside them, and their outputs are kept. A request that was aborted meanwhile
         has no output. After an exception, Ctrl-C included, none of these is queued any more.
         """
+        with self._lock:
+            return self._run(request_ids, use_tqdm)
+
+    def _run(self, request_ids: Sequence[str] | None, use_tqdm: ProgressBar) -> list[RequestOutput]:
         wanted = list(self._pending) if request_ids is None else list(request_ids)
         waiting = {each for each in wanted if self._pending[each] is None}
         try:

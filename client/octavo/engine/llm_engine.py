@@ -12,7 +12,7 @@ from octavo.engine.vllm_config import ModelConfig, VllmConfig
 from octavo.prompts import PromptRenderer, RenderedPrompt
 from octavo.tokenization import TokenizationOptions
 from octavo.v1.metrics.reader import Metric
-from octavo_protocol.errors import ValidationError
+from octavo_protocol.errors import UnavailableError, ValidationError
 from octavo_protocol.outputs import RequestOutput
 from octavo_protocol.sampling_params import SamplingParams
 from octavo_runtime.engine import llm_engine as runtime
@@ -30,6 +30,7 @@ class LLMEngine:
         self.vllm_config = vllm_config
         self.tokenizer = vllm_config.tokenizer()
         self.engine = runtime.LLMEngine(vllm_config.engine_config, self.tokenizer)
+        self._is_shut_down = False
         self.model_config = model_config(vllm_config, self.engine.info)
         self.renderer = PromptRenderer(self.tokenizer, self.model_config.max_model_len)
         self._metrics = RequestMetrics(vllm_config.served_model_name)
@@ -72,7 +73,9 @@ class LLMEngine:
     def add_rendered(
         self, request_id: str, prompt: RenderedPrompt, params: SamplingParams, *, priority: int = 0
     ) -> None:
-        """Queues a prompt of token ids."""
+        """Queues a prompt of token ids. Raises `UnavailableError` after `shutdown`."""
+        if self._is_shut_down:
+            raise UnavailableError("the engine was shut down: make another one")
         self.engine.add_request(
             request_id,
             prompt.token_ids,
@@ -92,7 +95,9 @@ class LLMEngine:
 
     def abort_request(self, request_ids: str | Iterable[str]) -> None:
         """Ends requests and frees what they hold. Unknown ids are ignored."""
-        self.engine.abort_request([request_ids] if isinstance(request_ids, str) else request_ids)
+        ended = [request_ids] if isinstance(request_ids, str) else list(request_ids)
+        self.engine.abort_request(ended)
+        self._metrics.forget(ended)
 
     def has_unfinished_requests(self) -> bool:
         return self.engine.has_unfinished_requests()
@@ -102,12 +107,7 @@ class LLMEngine:
 
     def get_tokenizer(self) -> Any:
         """The Hugging Face tokenizer of the model."""
-        folder = self.vllm_config.tokenizer_folder
-        if folder is None:
-            raise ValidationError("skip_tokenizer_init=True leaves no tokenizer")
-        from transformers import AutoTokenizer
-
-        return AutoTokenizer.from_pretrained(folder)
+        return self.vllm_config.hf_tokenizer
 
     def get_metrics(self) -> list[Metric]:
         """The engine's state and what its requests took so far."""
@@ -168,7 +168,8 @@ class LLMEngine:
         """Statistics are read with `get_metrics`."""
 
     def shutdown(self) -> None:
-        """Gives up the model's memory."""
+        """Gives up the model's memory. May be called again."""
+        self._is_shut_down = True
         self.engine.shutdown()
 
 

@@ -2,6 +2,7 @@
 
 from bisect import bisect_left
 from collections import Counter as Counts
+from collections.abc import Iterable
 from itertools import accumulate
 
 from octavo.v1.metrics.reader import Counter, Gauge, Histogram, Metric
@@ -62,6 +63,11 @@ class RequestMetrics:
         if output.finished:
             del self._seen[output.request_id]
             self._observe_whole(output)
+
+    def forget(self, request_ids: Iterable[str]) -> None:
+        """These have no more outputs."""
+        for request_id in request_ids:
+            self._seen.pop(request_id, None)
 
     def read(self, stats: EngineStats) -> list[Metric]:
         gauges = {

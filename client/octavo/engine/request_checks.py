@@ -22,6 +22,16 @@ def refuse_missing(lora_request: Any = None, mm_processor_kwargs: Any = None) ->
         )
 
 
+def refuse_profile_options(**options: Any) -> None:
+    """Raises `ValidationError` for ways to profile that are not there."""
+    for name, value in options.items():
+        if value is not None:
+            raise ValidationError(
+                f"{name} is not supported: every step until stop_profile is recorded; leave it out",
+                parameter=name,
+            )
+
+
 def checked_params(params: Any, structured: StructuredOutputsConfig) -> SamplingParams:
     """A copy of the parameters, under the engine's settings for structured outputs.
 

@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -53,12 +54,17 @@ class ModelConfig:
     def get_vocab_size(self) -> int:
         return self.vocab_size
 
-    @property
+    @cached_property
     def hf_config(self) -> Any:
         """The Hugging Face configuration of the model."""
         from transformers import AutoConfig
 
         return AutoConfig.from_pretrained(self.model)
+
+    @property
+    def hf_text_config(self) -> Any:
+        """Of the part that reads text."""
+        return self.hf_config.get_text_config()
 
 
 @dataclass(frozen=True)
@@ -118,6 +124,15 @@ class VllmConfig:
         """A new tokenizer; None with skip_tokenizer_init."""
         folder = self.tokenizer_folder
         return None if folder is None else Tokenizer.from_folder(folder)
+
+    @cached_property
+    def hf_tokenizer(self) -> Any:
+        """The Hugging Face tokenizer. Raises `ValidationError` with skip_tokenizer_init."""
+        if self.tokenizer_folder is None:
+            raise ValidationError("skip_tokenizer_init=True leaves no tokenizer")
+        from transformers import AutoTokenizer
+
+        return AutoTokenizer.from_pretrained(self.tokenizer_folder)
 
 
 def _choices(args: "EngineArgs") -> dict[str, Any]:

@@ -2,9 +2,11 @@
 
 import json
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import numpy
 import pytest
 from tests.e2e.make_reference import REFERENCE
 
@@ -61,12 +63,20 @@ def test_every_prompt_form_means_the_same(llm: LLM) -> None:
         {"prompt_token_ids": ids},
         {"prompt_token_ids": ids, "prompt": TEXT},
         {"prompt": TEXT, "cache_salt": "tenant"},
+        {"prompt": TEXT, "multi_modal_data": {}, "multi_modal_uuids": None},
     ]
 
     alone = [outputs_of(llm, form)[0] for form in forms]
     together = outputs_of(llm, forms)
 
     assert alone == together == [alone[0]] * len(forms)
+
+
+def test_prompts_may_come_in_any_ordered_collection(llm: LLM) -> None:
+    prompts = [TEXT, "Hello"]
+
+    for given in (tuple(prompts), numpy.array(prompts), (each for each in prompts)):
+        assert outputs_of(llm, given) == outputs_of(llm, prompts)
 
 
 def test_results_carry_prompt_tokens_and_text(llm: LLM) -> None:
@@ -103,7 +113,12 @@ def test_no_prompts_give_no_results(llm: LLM) -> None:
 
 
 @pytest.mark.parametrize(
-    "prompts", [3, None, [3.5], [None], [["a"]], {"text": "a"}, {"prompt": "a", "image": 1}, [{}]]
+    "prompts",
+    [
+        *(3, None, [3.5], [None], [["a"]], b"abc", {"a", "b"}, [True]),
+        *({"text": "a"}, {"prompt": "a", "image": 1}, [{}]),
+        *({"prompt": None}, {"prompt": 3}, {"prompt": 3, "prompt_token_ids": [1]}),
+    ],
 )
 def test_what_is_no_prompt_is_a_type_error(llm: LLM, prompts: Any) -> None:
     with pytest.raises(TypeError, match="prompt"):
@@ -249,7 +264,7 @@ def test_chat_continues_a_message_and_takes_a_template(llm: LLM) -> None:
     assert own.prompt == "calm: What is the capital of France?"
 
 
-@pytest.mark.parametrize("messages", [[], "hi", 3])
+@pytest.mark.parametrize("messages", [[], "hi", 3, [[]], [3], ["hi"], [QUESTION, []]])
 def test_what_are_no_messages_is_a_type_error(llm: LLM, messages: Any) -> None:
     with pytest.raises(TypeError, match="messages must be a list"):
         llm.chat(messages, GREEDY, use_tqdm=False)
@@ -261,6 +276,9 @@ def test_what_are_no_messages_is_a_type_error(llm: LLM, messages: Any) -> None:
         ({"continue_final_message": True}, "needs add_generation_prompt=False"),
         ({"chat_template_content_format": "xml"}, "one of auto, string, openai, got 'xml'"),
         ({"chat_template_kwargs": {"tools": []}}, "chat_template_kwargs may not set 'tools'"),
+        ({"chat_template_kwargs": "x"}, "must be a dict of template variables, not str"),
+        ({"tools": [3]}, "tools must be a list of dicts"),
+        ({"tools": {"type": "function"}}, "tools must be a list of dicts"),
         ({"lora_request": object()}, "LoRA adapters are not supported yet"),
         ({"tokenization_kwargs": {"truncate": 3}}, "did you mean 'truncation'"),
         ({"mm_processor_kwargs": {"num_crops": 4}}, "mm_processor_kwargs: models here take text"),
@@ -367,7 +385,8 @@ def test_queued_requests_wait_until_they_are_asked_for(llm: LLM) -> None:
     assert [result.request_id for result in results] == queued
     assert results[1].outputs[0].text == beside.outputs[0].text
     assert llm.wait_for_completion(use_tqdm=False) == []
-    assert llm.request_counter == int(beside.request_id) + 1
+    assert next(llm.request_counter) == int(beside.request_id) + 1
+    assert llm.request_counter.counter == int(beside.request_id) + 2
 
 
 def test_metrics_count_what_was_done(llm: LLM) -> None:
@@ -407,6 +426,12 @@ def test_former_keywords_are_translated(llm: LLM) -> None:
     with pytest.warns(DeprecationWarning, match="structured_outputs"):
         [result] = llm.generate(TEXT, GREEDY, guided_options_request=choice, use_tqdm=False)
     assert result.outputs[0].text in ("yes", "no")
+
+    for options in ({"guided_choice": ["yes", "no"]}, {"choice": ["yes", "no"]}):
+        with pytest.warns(DeprecationWarning, match="structured_outputs"):
+            [result] = llm.generate(TEXT, [GREEDY], guided_options_request=options, use_tqdm=False)
+        assert result.outputs[0].text in ("yes", "no")
+    assert GREEDY.structured_outputs is None
 
     with pytest.raises(TypeError, match="needs prompts"):
         llm.generate(use_tqdm=False)
@@ -450,6 +475,8 @@ def test_public_attributes_say_what_runs(llm: LLM, smollm2: Path) -> None:
     assert llm.default_sampling_params == llm.get_default_sampling_params()
     assert isinstance(llm.llm_engine, llm.engine_class)
     assert llm.renderer is llm.input_processor
+    assert llm.get_tokenizer() is llm.get_tokenizer()
+    assert config.hf_text_config.hidden_size == 576
     assert llm.chat_template is None
 
 
@@ -486,6 +513,25 @@ def test_progress_bar_is_made_by_the_given_factory(llm: LLM) -> None:
     assert [each.count for each in Bar.made] == [3, 3]
     assert all(each.closed for each in Bar.made)
     assert "toks/s" in bar.postfix
+
+
+def test_nothing_for_a_progress_bar_means_none(
+    llm: LLM, capsys: pytest.CaptureFixture[str]
+) -> None:
+    [result] = llm.generate("a", GREEDY, use_tqdm=None)
+
+    assert result.finished
+    assert capsys.readouterr().err == ""
+
+
+def test_threads_share_a_model(llm: LLM) -> None:
+    prompts = [f"{number} and then" for number in range(8)]
+    expected = outputs_of(llm, prompts)
+
+    with ThreadPoolExecutor(4) as threads:
+        outputs = list(threads.map(lambda prompt: outputs_of(llm, [prompt, TEXT])[0], prompts))
+
+    assert outputs == expected
 
 
 def test_interruption_leaves_nothing_queued(llm: LLM) -> None:

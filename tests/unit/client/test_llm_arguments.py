@@ -15,11 +15,14 @@ from tests.fakes.tiny_model import write_tiny_model
 
 from octavo import LLM, AsyncEngineArgs, EngineArgs, LLMEngine, SamplingParams
 from octavo.config import CompilationConfig, ProfilerConfig, StructuredOutputsConfig
+from octavo.engine.metrics import RequestMetrics
 from octavo.utils import FlexibleArgumentParser
+from octavo.v1.metrics.reader import Counter
 from octavo_protocol.errors import ConfigError, UnavailableError, ValidationError
-from octavo_protocol.outputs import RequestOutput
+from octavo_protocol.outputs import CompletionOutput, RequestOutput
 from octavo_protocol.sampling_params import RequestOutputKind
 from octavo_protocol.structured_outputs import StructuredOutputsParams
+from octavo_runtime.engine.messages import EngineStats
 
 GREEDY = SamplingParams(temperature=0.0, max_tokens=6, ignore_eos=True)
 PROMPT = [40, 41, 42]
@@ -383,6 +386,8 @@ def test_profile_is_written_where_the_configuration_says(
     llm.stop_profile()
 
     assert [path.stat().st_size > 0 for path in traces.iterdir()] == [True]
+    with pytest.raises(ValidationError, match="max_iterations is not supported: every step"):
+        llm.start_profile("a", delay_iterations=None, max_iterations=3)
     with pytest.raises(ValidationError):
         start().start_profile()
 
@@ -444,6 +449,27 @@ def test_engine_abort_ends_requests_and_ignores_unknown_ones(engine: LLMEngine) 
 
     assert not engine.has_unfinished_requests()
     assert engine.reset_prefix_cache()
+
+
+def test_metrics_count_a_request_under_the_id_of_an_aborted_one() -> None:
+    metrics = RequestMetrics("tiny")
+    ended, running = CompletionOutput(0, "", [1], finish_reason="stop"), CompletionOutput(1, "", [])
+    metrics.observe(RequestOutput("r", None, [1], outputs=[ended, running]))
+
+    metrics.forget(["r", "never seen"])
+    metrics.observe(RequestOutput("r", None, [1], outputs=[ended], finished=True))
+
+    counts = [m.value for m in metrics.read(EngineStats()) if isinstance(m, Counter)]
+    assert max(counts) == 2  # both ended by "stop"
+
+
+def test_engine_that_was_shut_down_says_so(folder: Path) -> None:
+    llm = LLM(str(folder), load_format="dummy", num_gpu_blocks_override=64)
+    llm.shutdown()
+    llm.shutdown()
+
+    with pytest.raises(UnavailableError, match="the engine was shut down: make another one"):
+        llm.generate(PROMPT, GREEDY)
 
 
 def test_engine_refuses_what_is_no_request_and_queues_nothing(engine: LLMEngine) -> None:

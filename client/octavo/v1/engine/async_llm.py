@@ -9,7 +9,11 @@ from typing import Any, NoReturn
 from octavo.engine.arg_utils import EngineArgs
 from octavo.engine.llm_engine import model_config
 from octavo.engine.reasoning import ReasoningRules
-from octavo.engine.request_checks import checked_params, refuse_missing
+from octavo.engine.request_checks import (
+    checked_params,
+    refuse_missing,
+    refuse_profile_options,
+)
 from octavo.engine.vllm_config import ModelConfig, VllmConfig
 from octavo.prompts import PromptRenderer
 from octavo.tokenization import TokenizationOptions
@@ -152,9 +156,7 @@ class AsyncLLM:
 
     async def get_tokenizer(self) -> Any:
         """The Hugging Face tokenizer of the model."""
-        from transformers import AutoTokenizer
-
-        return AutoTokenizer.from_pretrained(self.vllm_config.tokenizer_folder)
+        return await asyncio.to_thread(lambda: self.vllm_config.hf_tokenizer)
 
     async def is_tracing_enabled(self) -> bool:
         return False
@@ -187,8 +189,20 @@ class AsyncLLM:
     async def is_sleeping(self) -> bool:
         return await (await self._ready()).is_sleeping()
 
-    async def start_profile(self, profile_prefix: str | None = None) -> None:
-        """Starts torch's profiler. Needs `profiler_config`."""
+    async def start_profile(
+        self,
+        profile_prefix: str | None = None,
+        *,
+        delay_iterations: int | None = None,
+        max_iterations: int | None = None,
+        profiler_kwargs: Mapping[str, Any] | None = None,
+    ) -> None:
+        """As `LLM.start_profile`."""
+        refuse_profile_options(
+            delay_iterations=delay_iterations,
+            max_iterations=max_iterations,
+            profiler_kwargs=profiler_kwargs,
+        )
         await (await self._ready()).start_profile(profile_prefix)
 
     async def stop_profile(self) -> None:
@@ -213,8 +227,16 @@ class AsyncLLM:
         refuse_missing(lora_request)
         return False
 
+    async def remove_lora(self, lora_id: int) -> bool:
+        """False: there is no such adapter."""
+        return False
+
     async def list_loras(self) -> set[int]:
         return set()
+
+    async def pin_lora(self, lora_id: int) -> bool:
+        """False: there is no such adapter."""
+        return False
 
     async def collective_rpc(self, method: Any, *_: Any, **__: Any) -> NoReturn:
         """Raises `ValidationError`: the worker is in another process."""
