@@ -28,8 +28,16 @@ def conditions() -> dict[str, Any]:
         "cpu": _cpu_model(),
         "cores": _cores(),
         "python": platform.python_version(),
-        **{name: metadata.version(name) for name in ("torch", "transformers", "numba", "octavo")},
+        **{name: _version(name) for name in ("torch", "transformers", "numba", "triton", "octavo")},
     }
+
+
+def _version(package: str) -> str | None:
+    """None where it runs from a source tree, or not at all."""
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
 
 
 def append(file: str, record: dict[str, Any]) -> None:

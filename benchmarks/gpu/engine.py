@@ -34,7 +34,7 @@ from benchmarks.gpu.models import (
     write_model,
 )
 from benchmarks.record import RESULTS, conditions
-from octavo_protocol.sampling_params import SamplingParams
+from octavo_protocol.sampling_params import RequestOutputKind, SamplingParams
 from octavo_runtime.config import EngineConfig
 from octavo_runtime.engine.llm_engine import LLMEngine
 
@@ -125,9 +125,9 @@ class Report:
 
 def read_bandwidth() -> float:
     """Bytes per second of reading 8 GB once, the best of several."""
-    data = torch.ones(2**31, dtype=torch.bfloat16, device="cuda").view(-1, 2**14)
-    times = [_seconds(lambda: torch.amax(data, dim=1)) for _ in range(6)]
-    return data.numel() * 2 / min(times)
+    data = torch.ones(2**31, dtype=torch.float32, device="cuda").view(2**10, -1)
+    times = [_seconds(lambda: torch.sum(data, dim=1)) for _ in range(8)]
+    return data.numel() * 4 / min(times)
 
 
 def matmul_rate() -> float:
@@ -152,7 +152,13 @@ def prompts(lengths: Iterable[int], vocab_size: int, seed: int = 0) -> list[list
 
 
 def params(max_tokens: int) -> SamplingParams:
-    return SamplingParams(temperature=0.0, max_tokens=max_tokens, ignore_eos=True, detokenize=False)
+    return SamplingParams(
+        temperature=0.0,
+        max_tokens=max_tokens,
+        ignore_eos=True,
+        detokenize=False,
+        output_kind=RequestOutputKind.FINAL_ONLY,
+    )
 
 
 def drain(engine: LLMEngine) -> Iterator[tuple[float, list[Any]]]:
@@ -287,7 +293,7 @@ class Bench:
                 now = time.perf_counter() - started
                 while added < count and due[added] <= now:
                     sampling = params(128)
-                    sampling.output_kind = type(sampling.output_kind).DELTA
+                    sampling.output_kind = RequestOutputKind.DELTA
                     engine.add_request(str(added), texts[added], sampling)
                     added += 1
                 if not engine.has_unfinished_requests():

@@ -1,7 +1,7 @@
 """Attention of sequences with one new token each: bound by reading the cache.
 
-    program (sequence, split, KV head)   reads its part of the context once, for all query heads
-    program (sequence, query head)       joins the parts, where there are several
+    program (sequence, part of its context, KV head)   reads its part once, for all query heads;
+                                                       the last to finish joins the parts
 
 The grid is made of host numbers alone, so a CUDA graph can replay it on other contexts: every
 program finds its part from context_lens on the device, and ends at once if there is none.
@@ -9,6 +9,8 @@ Source: Flash-Decoding (Dao et al., 2023).
 """
 
 from __future__ import annotations
+
+import functools
 
 import torch
 import triton
@@ -26,18 +28,17 @@ from octavo_kernels.gpu.attention_tile import (
 )
 
 _MAX_SPLITS = 64
+_MAX_SPLIT_PAIRS = 4096
 
 
 @triton.jit
-def _parts(
-    context, num_splits, WINDOW: tl.constexpr, BLOCK_N: tl.constexpr, MIN_KEYS: tl.constexpr
-):
+def _parts(context, num_splits, min_keys, WINDOW: tl.constexpr, BLOCK_N: tl.constexpr):
     """First key that is read, keys of each part (whole tiles), and how many parts that makes."""
     begin = 0
     if WINDOW > 0:
         begin = tl.maximum(context - WINDOW, 0) // BLOCK_N * BLOCK_N
     tiles = tl.cdiv(tl.cdiv(context - begin, BLOCK_N), num_splits)
-    keys = tl.maximum(tiles * BLOCK_N, MIN_KEYS)
+    keys = tl.maximum(tiles * BLOCK_N, min_keys)
     return begin, keys, tl.cdiv(context - begin, keys)
 
 
@@ -46,6 +47,7 @@ def _decode(
     out_ptr,
     partial_ptr,
     weight_ptr,
+    arrivals_ptr,
     query_ptr,
     key_ptr,
     value_ptr,
@@ -58,22 +60,22 @@ def _decode(
     out_stride_head,
     query_stride_token,
     query_stride_head,
-    key_stride_block,
-    key_stride_head,
-    key_stride_dim,
-    key_stride_token,
-    value_stride_block,
-    value_stride_head,
-    value_stride_token,
-    value_stride_dim,
+    key_stride_block: tl.constexpr,
+    key_stride_head: tl.constexpr,
+    key_stride_dim: tl.constexpr,
+    key_stride_token: tl.constexpr,
+    value_stride_block: tl.constexpr,
+    value_stride_head: tl.constexpr,
+    value_stride_token: tl.constexpr,
+    value_stride_dim: tl.constexpr,
     tables_stride,
+    min_keys,
     GROUP: tl.constexpr,
     HEAD_DIM: tl.constexpr,
     BLOCK_D: tl.constexpr,
     BLOCK_SIZE: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
-    MIN_KEYS: tl.constexpr,
     WINDOW: tl.constexpr,
     HAS_SOFT_CAP: tl.constexpr,
     HAS_SLOPES: tl.constexpr,
@@ -85,7 +87,7 @@ def _decode(
     num_heads = tl.num_programs(0) * GROUP
 
     context = tl.load(context_lens_ptr + sequence)
-    first_key, part_keys, num_parts = _parts(context, num_splits, WINDOW, BLOCK_N, MIN_KEYS)
+    first_key, part_keys, num_parts = _parts(context, num_splits, min_keys, WINDOW, BLOCK_N)
     if split >= tl.maximum(num_parts, 1):
         return
     begin = first_key + split * part_keys
@@ -144,47 +146,74 @@ def _decode(
             HEAD_DIM, BLOCK_D,
         )  # fmt: skip
         tl.store(weight_ptr + part + heads, row_max + tl.log2(row_sum), mask=is_row)
+        tl.debug_barrier()  # every thread has stored before one of them says so
+        arrival_ptr = arrivals_ptr + sequence * tl.num_programs(0) + kv_head
+        if tl.atomic_add(arrival_ptr, 1, sem="acq_rel") == num_parts - 1:
+            tl.store(arrival_ptr, 0)  # for the next launch
+            first_part = sequence * num_splits * num_heads + kv_head * GROUP
+            _join(
+                out_ptr + sequence * out_stride_token + kv_head * GROUP * out_stride_head,
+                partial_ptr + first_part * HEAD_DIM,
+                weight_ptr + first_part,
+                num_parts,
+                num_heads,
+                out_stride_head,
+                GROUP,
+                HEAD_DIM,
+                BLOCK_D,
+            )
 
 
-@triton.jit(do_not_specialize=["num_splits"])
+@triton.jit
 def _join(
     out_ptr,
     partial_ptr,
     weight_ptr,
-    context_lens_ptr,
-    num_splits,
-    out_stride_token,
+    num_parts,
+    num_heads,
     out_stride_head,
+    GROUP: tl.constexpr,
     HEAD_DIM: tl.constexpr,
     BLOCK_D: tl.constexpr,
-    BLOCK_N: tl.constexpr,
-    MIN_KEYS: tl.constexpr,
-    WINDOW: tl.constexpr,
-    SPLITS: tl.constexpr,
 ):
-    head = tl.program_id(0)
-    sequence = tl.program_id(1).to(tl.int64)
-    num_heads = tl.num_programs(0)
-    context = tl.load(context_lens_ptr + sequence)
-    _, _, num_parts = _parts(context, num_splits, WINDOW, BLOCK_N, MIN_KEYS)
-    if num_parts <= 1:
-        return
-    splits = tl.arange(0, SPLITS)
+    """Parts [num_parts, num_heads, HEAD_DIM] into out [GROUP, HEAD_DIM], always in one order."""
+    HEADS: tl.constexpr = triton.next_power_of_2(GROUP)
+    PARTS: tl.constexpr = max(1, 4096 // (HEADS * BLOCK_D))  # a tile that fits the registers
+    heads = tl.arange(0, HEADS)
     dims = tl.arange(0, BLOCK_D)
-    is_part = splits < num_parts
-    places = (sequence * num_splits + splits) * num_heads + head
-    weights = tl.load(weight_ptr + places, mask=is_part, other=float("-inf"))
-    partial = tl.load(
-        partial_ptr + places[:, None] * HEAD_DIM + dims[None, :],
-        mask=is_part[:, None] & (dims[None, :] < HEAD_DIM),
-        other=0.0,
-    )
-    weights = tl.exp2(weights - tl.max(weights, 0))
-    output = tl.sum(partial * weights[:, None], 0) / tl.sum(weights, 0)
+    is_place = (heads[:, None] < GROUP) & (dims[None, :] < HEAD_DIM)
+    output = tl.zeros([HEADS, BLOCK_D], tl.float32)
+    most = tl.full([HEADS], float("-inf"), tl.float32)
+    total = tl.zeros([HEADS], tl.float32)
+    for first in range(0, num_parts, PARTS):
+        parts = first + tl.arange(0, PARTS)
+        is_part = parts < num_parts
+        places = parts[:, None] * num_heads + heads[None, :]
+        # Other programs wrote these: not from this multiprocessor's own cache.
+        weights = tl.load(
+            weight_ptr + places,
+            mask=is_part[:, None] & (heads[None, :] < GROUP),
+            other=float("-inf"),
+            cache_modifier=".cg",
+        )
+        partial = tl.load(
+            partial_ptr + places[:, :, None] * HEAD_DIM + dims[None, None, :],
+            mask=is_part[:, None, None] & is_place[None, :, :],
+            other=0.0,
+            cache_modifier=".cg",
+        )
+        new_most = tl.maximum(most, tl.max(weights, 0))
+        shift = tl.where(new_most == float("-inf"), 0.0, new_most)  # rows of no head
+        shrink = tl.exp2(most - shift)
+        weights = tl.exp2(weights - shift[None, :])
+        output = output * shrink[:, None] + tl.sum(partial * weights[:, :, None], 0)
+        total = total * shrink + tl.sum(weights, 0)
+        most = new_most
+    output = output / tl.where(total > 0, total, 1.0)[:, None]
     tl.store(
-        out_ptr + sequence * out_stride_token + head * out_stride_head + dims,
+        out_ptr + heads[:, None] * out_stride_head + dims[None, :],
         output.to(out_ptr.dtype.element_ty),
-        mask=dims < HEAD_DIM,
+        mask=is_place,
     )
 
 
@@ -226,22 +255,14 @@ def decode_attention(
     config = config or _CONFIGS[max(block_d, 64), query.element_size()]
     num_splits = num_splits or _num_splits(num_sequences * num_kv_heads, query.device)
     min_keys = -(-min_keys // config.block_n) * config.block_n
-    partial = weight = query
-    if num_splits > 1:
-        shape = (num_sequences, num_splits, num_heads)
-        partial = torch.empty((*shape, head_dim), dtype=torch.float32, device=query.device)
-        weight = torch.empty(shape, dtype=torch.float32, device=query.device)
-    shared = {
-        "HEAD_DIM": head_dim,
-        "BLOCK_D": block_d,
-        "BLOCK_N": config.block_n,
-        "MIN_KEYS": min_keys,
-        "WINDOW": sliding_window,
-    }
+    shape = (num_sequences if num_splits > 1 else 0, num_splits, num_heads)
+    partial = torch.empty((*shape, head_dim), dtype=torch.float32, device=query.device)
+    weight = torch.empty(shape, dtype=torch.float32, device=query.device)
     _decode[(num_kv_heads, num_splits, num_sequences)](
         out,
         partial,
         weight,
+        _arrivals(query.device),
         query,
         key_cache,
         value_cache,
@@ -255,27 +276,29 @@ def decode_attention(
         *key_cache.stride(),
         *value_cache.stride(),
         block_tables.stride(0),
+        min_keys,
         GROUP=group,
+        HEAD_DIM=head_dim,
+        BLOCK_D=block_d,
         BLOCK_SIZE=block_size,
         BLOCK_M=max(config.block_m, triton.next_power_of_2(group)),
+        BLOCK_N=config.block_n,
+        WINDOW=sliding_window,
         HAS_SOFT_CAP=soft_cap > 0,
         HAS_SLOPES=alibi_slopes is not None,
         num_warps=config.num_warps,
         num_stages=config.num_stages,
-        **shared,
     )
-    if num_splits > 1:
-        _join[(num_heads, num_sequences)](
-            out,
-            partial,
-            weight,
-            context_lens,
-            num_splits,
-            *out.stride()[:2],
-            SPLITS=triton.next_power_of_2(num_splits),
-            num_warps=1 if num_splits <= 8 else 4,
-            **shared,
-        )
+
+
+@functools.cache
+def _arrivals(device: torch.device) -> Tensor:
+    """Counters of (sequence, KV head): zeros, which each launch leaves as zeros.
+
+    One launch at a time may use them. Made by a launch before the first capture, which a kernel
+    needs anyhow, lest its zeroing is captured too.
+    """
+    return torch.zeros(_MAX_SPLIT_PAIRS, dtype=torch.int32, device=device)
 
 
 def _num_splits(pairs: int, device: torch.device) -> int:

@@ -105,12 +105,12 @@ def _rotary_and_cache(
     if group < query_groups:
         heads = group * HEADS + tl.arange(0, HEADS)[:, None]
         inside = heads < num_heads
-        x_ptr = query_ptr + token * query_stride
+        token_ptr = query_ptr + token * query_stride
         left, right, rest = _heads_of(
-            x_ptr, query_head_stride, heads, inside, query_norm_ptr, eps, cos, sin,
+            token_ptr, query_head_stride, heads, inside, query_norm_ptr, eps, cos, sin,
             HEAD_DIM, HALF, LANES, REST, REST_LANES, HAS_NORM,
         )  # fmt: skip
-        out_ptr = x_ptr + heads * query_head_stride
+        out_ptr = token_ptr + heads * query_head_stride
         mask = inside & (lanes < HALF)
         tl.store(out_ptr + lanes, left, mask=mask)
         tl.store(out_ptr + HALF + lanes, right, mask=mask)
@@ -127,8 +127,8 @@ def _rotary_and_cache(
                     key_ptr + token * key_stride, key_head_stride, heads, inside, key_norm_ptr,
                     eps, cos, sin, HEAD_DIM, HALF, LANES, REST, REST_LANES, HAS_NORM,
                 )  # fmt: skip
-                out_ptr = key_cache_ptr + block * key_block_stride + offset * key_slot_stride
-                out_ptr += heads * key_cache_head_stride
+                block_ptr = key_cache_ptr + block * key_block_stride + offset * key_slot_stride
+                out_ptr = block_ptr + heads * key_cache_head_stride
                 mask = inside & (lanes < HALF)
                 tl.store(out_ptr + lanes * key_dim_stride, left, mask=mask)
                 tl.store(out_ptr + (HALF + lanes) * key_dim_stride, right, mask=mask)
@@ -136,13 +136,13 @@ def _rotary_and_cache(
                 tl.store(rest_ptr, rest, mask=inside & (rest_lanes < REST))
             else:
                 first = (group - query_groups - kv_groups) * HEADS
-                heads = first + tl.arange(0, HEADS)[:, None]
+                kv_heads = first + tl.arange(0, HEADS)[:, None]
                 dims = tl.arange(0, VALUE_LANES)[None, :]
-                mask = (heads < num_kv_heads) & (dims < HEAD_DIM)
-                x_ptr = value_ptr + token * value_stride + heads * value_head_stride + dims
-                out_ptr = value_cache_ptr + block * value_block_stride + dims
-                out_ptr += heads * value_cache_head_stride + offset * value_slot_stride
-                tl.store(out_ptr, tl.load(x_ptr, mask=mask), mask=mask)
+                is_value = (kv_heads < num_kv_heads) & (dims < HEAD_DIM)
+                from_ptr = value_ptr + token * value_stride + kv_heads * value_head_stride + dims
+                slot_ptr = value_cache_ptr + block * value_block_stride + offset * value_slot_stride
+                to_ptr = slot_ptr + kv_heads * value_cache_head_stride + dims
+                tl.store(to_ptr, tl.load(from_ptr, mask=is_value), mask=is_value)
 
 
 def rotary_and_cache(

@@ -9,7 +9,8 @@ from collections.abc import Iterator, Mapping
 import torch
 from torch import Tensor, nn
 
-from octavo_kernels.linear import PackedWeight, linear, pack_linear_weight
+from octavo_kernels.activation import silu_and_mul
+from octavo_kernels.linear import PackedWeight, linear, linear_silu_and_mul, pack_linear_weight
 
 
 class FusedLinear(nn.Module):
@@ -52,6 +53,13 @@ class FusedLinear(nn.Module):
         """x: [num_tokens, in_features] → [num_tokens, out_features]."""
         assert self._packed is not None, "pack() comes before the first step"
         return linear(x, self._packed, self.bias)
+
+    def silu_and_mul(self, x: Tensor) -> Tensor:
+        """silu(first half of y) * second half: [num_tokens, out_features / 2]."""
+        if self.bias is not None:
+            return silu_and_mul(self(x))
+        assert self._packed is not None, "pack() comes before the first step"
+        return linear_silu_and_mul(x, self._packed)
 
 
 class Linear(FusedLinear):

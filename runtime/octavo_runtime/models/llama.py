@@ -9,7 +9,6 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from octavo_kernels.activation import silu_and_mul
 from octavo_protocol.errors import ConfigError
 from octavo_runtime.layers.attention import ForwardBatch, PagedAttention
 from octavo_runtime.layers.linear import Embedding, FusedLinear, Linear, OutputHead
@@ -56,7 +55,7 @@ class LlamaMLP(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.down_proj(silu_and_mul(self.gate_up_proj(x)))  # type: ignore[no-any-return]
+        return self.down_proj(self.gate_up_proj.silu_and_mul(x))  # type: ignore[no-any-return]
 
 
 class LlamaDecoderLayer(nn.Module):

@@ -82,7 +82,6 @@ class DeviceSampler:
             inputs.min_p[:count],
             inputs.seed[:count],
             inputs.position[:count],
-            is_all_greedy=all(row.params.is_greedy for row in rows),
             has_filters=any(_has_filters(row) for row in rows),
         )
         of_host = self._sample_on_host(logits, rows)
@@ -93,7 +92,7 @@ class DeviceSampler:
         scores = None
         wanted = [row.params.logprobs or 0 for row in rows if row.params.logprobs is not None]
         if wanted and len(of_host) < count:
-            parts = gather_logprobs(logits, token_ids, min(max(*wanted, 1, 1), logits.shape[-1]))
+            parts = gather_logprobs(logits, token_ids, min(max(1, *wanted), logits.shape[-1]))
             scores = DeviceScores(*(_to_host(part) for part in parts))
         on_host = _to_host(token_ids)
         event = None
