@@ -1,9 +1,9 @@
 """Arguments that `LLM.generate` once had, as what they mean today."""
 
-import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from octavo_protocol.deprecation import warn_former
 from octavo_protocol.guided_names import translate_guided
 from octavo_protocol.sampling_params import SamplingParams
 from octavo_protocol.structured_outputs import StructuredOutputsParams
@@ -15,7 +15,7 @@ def with_token_ids(prompts: Any, prompt_token_ids: Any) -> Any:
         if prompts is None:
             raise TypeError("generate() needs prompts")
         return prompts
-    _warn(
+    warn_former(
         "generate(prompt_token_ids=ids) is now generate(ids), or generate({'prompt_token_ids': "
         "ids})"
     )
@@ -32,7 +32,7 @@ def with_guided_options(
     guided: `StructuredOutputsParams`, or a dict of its fields under these or the guided_* names.
     Raises `ValidationError` or TypeError for what is no constraint.
     """
-    _warn("guided_options_request is now SamplingParams(structured_outputs=...)")
+    warn_former("guided_options_request is now SamplingParams(structured_outputs=...)")
     if isinstance(guided, Mapping):
         fields = translate_guided(guided)
         guided = StructuredOutputsParams(**(fields.pop("structured_outputs", {}) | fields))
@@ -43,7 +43,7 @@ def with_guided_options(
 
 def warn_of_beam_search() -> None:
     """Says what `generate(prompts, BeamSearchParams)` is today."""
-    _warn(
+    warn_former(
         "generate(prompts, BeamSearchParams) is now beam_search(prompts, params), whose results "
         "are in .sequences"
     )
@@ -53,7 +53,3 @@ def _constrained(params: SamplingParams, constraint: Any) -> SamplingParams:
     copied = params.clone()
     copied.structured_outputs = constraint
     return copied
-
-
-def _warn(message: str) -> None:
-    warnings.warn(message, DeprecationWarning, stacklevel=4)  # the caller of LLM.generate

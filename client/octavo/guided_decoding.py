@@ -1,8 +1,8 @@
 """`GuidedDecodingParams`: the former name of `StructuredOutputsParams`, translated."""
 
-import warnings
 from typing import Any
 
+from octavo_protocol.deprecation import warn_former
 from octavo_protocol.structured_outputs import StructuredOutputsParams
 
 # How it was written, and what chose among libraries that are not here.
@@ -14,11 +14,9 @@ def GuidedDecodingParams(**constraint: Any) -> StructuredOutputsParams:
 
     `backend` and `disable_fallback` are dropped: there is one library.
     """
-    warnings.warn(
+    warn_former(
         "GuidedDecodingParams is now StructuredOutputsParams; give it to SamplingParams as "
-        "structured_outputs=",
-        DeprecationWarning,
-        stacklevel=2,
+        "structured_outputs="
     )
     kept = {name: value for name, value in constraint.items() if name not in _WITHOUT_MEANING}
     return StructuredOutputsParams(**kept)

@@ -1,6 +1,5 @@
 """`LLM`: generation in this process, with vLLM's arguments and output objects."""
 
-import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn
 
@@ -12,7 +11,6 @@ from octavo.engine.llm_engine import LLMEngine
 from octavo.engine.request_checks import refuse_missing
 from octavo.engine_access import EngineAccess
 from octavo.former_calls import warn_of_beam_search, with_guided_options, with_token_ids
-from octavo.old_arguments import refuse_unknown, translated
 from octavo.progress import ProgressBar, watched
 from octavo.prompts import RenderedPrompt, as_list
 from octavo.request_queue import RequestCounter, RequestQueue, per_prompt
@@ -38,9 +36,7 @@ class LLM(EngineAccess):
     """
 
     def __init__(self, model: str, **arguments: Any) -> None:
-        current = translated(arguments)
-        refuse_unknown("LLM", current, [each.name for each in dataclasses.fields(EngineArgs)])
-        self._start(EngineArgs(model=model, **current))
+        self._start(EngineArgs(model=model, **arguments))
 
     @classmethod
     def from_engine_args(cls, engine_args: EngineArgs) -> "LLM":

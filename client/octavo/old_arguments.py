@@ -1,10 +1,11 @@
-"""Arguments that vLLM no longer has, as what they mean today."""
+"""Engine arguments that vLLM no longer has, as what they mean today."""
 
+import dataclasses
 import difflib
-import warnings
 from collections.abc import Mapping
 from typing import Any
 
+from octavo_protocol.deprecation import warn_former
 from octavo_protocol.errors import ValidationError
 
 # Removed, and without effect on any result: why.
@@ -37,34 +38,42 @@ def translated(arguments: Mapping[str, Any]) -> dict[str, Any]:
     for name in list(current):
         if name in _HARMLESS:
             del current[name]
-            _warn(f"{name} has no effect any more ({_HARMLESS[name]}); leave it out")
+            warn_former(f"{name} has no effect any more ({_HARMLESS[name]}); leave it out")
         elif name in _BACKENDS or name.startswith("guided_decoding_disable_"):
             _translate_guided(current, name)
         elif name in ("rope_scaling", "rope_theta"):
             value = current.pop(name)
             if value is not None:
                 _add_override(current, name, value)
-            _warn(f"{name} is now hf_overrides={{{name!r}: ...}}")
+            warn_former(f"{name} is now hf_overrides={{{name!r}: ...}}")
         elif name == "task":
             task = current.pop(name)
             if task not in _GENERATIVE_TASKS:
                 raise ValidationError(
                     f"task={task!r} is not supported yet; models here generate", parameter="task"
                 )
-            _warn("task is now runner='generate', which is the default; leave it out")
+            warn_former("task is now runner='generate', which is the default; leave it out")
         elif name == "override_pooler_config":
             current["pooler_config"] = current.pop(name)
-            _warn("override_pooler_config is now pooler_config")
+            warn_former("override_pooler_config is now pooler_config")
     return current
 
 
-def refuse_unknown(function: str, names: Mapping[str, Any], known: list[str]) -> None:
-    """Raises TypeError for the first name that is not known, with the nearest one that is."""
-    for name in names:
-        if name not in known:
-            near = difflib.get_close_matches(name, known, n=1)
-            hint = f"; did you mean {near[0]!r}?" if near else ""
-            raise TypeError(f"{function}() got an unexpected keyword argument {name!r}{hint}")
+class EngineArgsMeta(type):
+    """Reads former keywords before the constructor of a dataclass does."""
+
+    def __call__(cls, *args: Any, **kwargs: Any) -> Any:
+        """Raises TypeError for a name that is not known, with the nearest one that is."""
+        current = translated(kwargs)
+        known = [each.name for each in dataclasses.fields(cls)]  # type: ignore[arg-type]
+        for name in current:
+            if name not in known:
+                near = difflib.get_close_matches(name, known, n=1)
+                hint = f"; did you mean {near[0]!r}?" if near else ""
+                raise TypeError(
+                    f"{cls.__name__}() got an unexpected keyword argument {name!r}{hint}"
+                )
+        return super().__call__(*args, **current)
 
 
 def _translate_guided(current: dict[str, Any], name: str) -> None:
@@ -74,7 +83,9 @@ def _translate_guided(current: dict[str, Any], name: str) -> None:
     elif name == "guided_decoding_disable_additional_properties":
         settings = {"disable_additional_properties": bool(value)}
     else:
-        _warn(f"{name} has no effect: one library serves all structured outputs; leave it out")
+        warn_former(
+            f"{name} has no effect: one library serves all structured outputs; leave it out"
+        )
         return
     given = current.get("structured_outputs_config") or {}
     if not isinstance(given, Mapping):
@@ -82,7 +93,7 @@ def _translate_guided(current: dict[str, Any], name: str) -> None:
             f"give {name} as a field of structured_outputs_config", parameter=name
         )
     current["structured_outputs_config"] = settings | dict(given)
-    _warn(f"{name} is now a field of structured_outputs_config")
+    warn_former(f"{name} is now a field of structured_outputs_config")
 
 
 def _add_override(current: dict[str, Any], name: str, value: Any) -> None:
@@ -90,7 +101,3 @@ def _add_override(current: dict[str, Any], name: str, value: Any) -> None:
     if not isinstance(overrides, Mapping):
         raise ValidationError(f"set {name} in your hf_overrides function", parameter=name)
     current["hf_overrides"] = {name: value} | dict(overrides)
-
-
-def _warn(message: str) -> None:
-    warnings.warn(message, DeprecationWarning, stacklevel=4)

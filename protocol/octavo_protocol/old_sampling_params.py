@@ -1,11 +1,11 @@
 """Keywords that `SamplingParams` had once: translated, or refused with what to write instead."""
 
 import difflib
-import warnings
 from typing import Any
 
 import msgspec
 
+from octavo_protocol.deprecation import warn_former
 from octavo_protocol.errors import ValidationError
 from octavo_protocol.guided_names import GUIDED, WITHOUT_MEANING, translate_guided
 from octavo_protocol.structured_outputs import StructuredOutputsParams
@@ -50,14 +50,14 @@ def _translated(kwargs: dict[str, Any], known: list[str]) -> dict[str, Any]:
         if name == "guided_decoding":
             if value is not None:
                 current.setdefault("structured_outputs", value)
-            _warn("guided_decoding is now structured_outputs")
+            warn_former("guided_decoding is now structured_outputs")
         elif name in _FORMER:
             neutral, instead = _FORMER[name]
             if value not in neutral and not (name == "best_of" and value == kwargs.get("n", 1)):
                 raise ValidationError(
                     f"SamplingParams has no {name} any more: {instead}", parameter=name
                 )
-            _warn(f"SamplingParams has no {name} any more; leave it out")
+            warn_former(f"SamplingParams has no {name} any more; leave it out")
         else:
             near = difflib.get_close_matches(name, known, n=1)
             hint = f"; did you mean {near[0]!r}?" if near else ""
@@ -77,9 +77,5 @@ def _without_guided_names(kwargs: dict[str, Any]) -> dict[str, Any]:
     constraint = current.get("structured_outputs")
     if isinstance(constraint, dict):
         current["structured_outputs"] = StructuredOutputsParams(**constraint)
-    _warn(f"{old[0]} is now structured_outputs=StructuredOutputsParams(...)", stacklevel=5)
+    warn_former(f"{old[0]} is now structured_outputs=StructuredOutputsParams(...)")
     return current
-
-
-def _warn(message: str, *, stacklevel: int = 4) -> None:
-    warnings.warn(message, DeprecationWarning, stacklevel=stacklevel)

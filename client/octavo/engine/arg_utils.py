@@ -11,12 +11,13 @@ from typing import Any, Self
 from octavo.engine.argument_kinds import honoured, missing, tuning
 from octavo.engine.command_line import add_arguments
 from octavo.engine.vllm_config import VllmConfig
+from octavo.old_arguments import EngineArgsMeta
 
 DEFAULT_MODEL = "smollm2"
 
 
 @dataclass
-class EngineArgs:
+class EngineArgs(metaclass=EngineArgsMeta):
     """Arguments of an engine. `create_engine_config` checks them and finds the model.
 
     max_model_len: tokens; None = the model's own, -1 or "auto" = the most that fits in memory.
@@ -25,6 +26,9 @@ class EngineArgs:
     logits_processors: classes or "module:Class", for every request.
     kv_memory_fraction: share of the free memory for KV blocks; Octavo's own.
     num_threads: threads of the model; Octavo's own.
+
+    A keyword that vLLM has removed is translated, with a DeprecationWarning; an unknown one is a
+    TypeError that names the nearest.
     """
 
     model: str = honoured(DEFAULT_MODEL)
@@ -38,13 +42,13 @@ class EngineArgs:
     load_format: str = honoured("auto")
     chat_template: str | None = honoured(None)
     tokenizer_mode: str = missing("auto", "hf")
-    trust_remote_code: bool = missing(False)
     hf_token: bool | str | None = missing(None, False)
     hf_config_path: str | None = missing(None)
     config_format: str = missing("auto", "hf")
     code_revision: str | None = missing(None)
     download_dir: str | None = missing(None)
     model_loader_extra_config: dict[str, Any] | None = missing(None)
+    trust_remote_code: bool = tuning(False)  # no repository's code is ever run
     ignore_patterns: str | list[str] | None = tuning(None)
     use_tqdm_on_load: bool = tuning(True)
     safetensors_load_strategy: str | None = tuning(None)
@@ -75,7 +79,7 @@ class EngineArgs:
     scheduling_policy: str = honoured("fcfs")
     num_threads: int | None = honoured(None)
     kv_cache_dtype: str = missing("auto")
-    enable_chunked_prefill: bool | None = missing(None, True)
+    enable_chunked_prefill: bool | None = tuning(True)
     scheduler_cls: Any = missing(None)
     prefix_caching_hash_algo: str = tuning("sha256")
     max_num_partial_prefills: int = tuning(1)
@@ -86,7 +90,7 @@ class EngineArgs:
     disable_chunked_mm_input: bool = tuning(False)
     disable_hybrid_kv_cache_manager: bool | None = tuning(None)
     watermark: float = tuning(0.0)
-    gpu_memory_utilization: float = tuning(0.92)
+    gpu_memory_utilization: float = honoured(0.92)
     cpu_offload_gb: float = tuning(0)
     offload_backend: str = tuning("auto")
     offload_group_size: int = tuning(0)
@@ -164,7 +168,7 @@ class EngineArgs:
     worker_cls: str = missing("auto")
     worker_extension_cls: str = missing("")
     # Kernels
-    enforce_eager: bool = tuning(False)
+    enforce_eager: bool = honoured(False)
     compilation_config: Any = tuning(None)
     optimization_level: int = tuning(2)
     performance_mode: str = tuning("balanced")
@@ -172,7 +176,7 @@ class EngineArgs:
     attention_backend: str | None = tuning(None)
     moe_backend: str = tuning("auto")
     linear_backend: str = tuning("auto")
-    cudagraph_capture_sizes: list[int] | None = tuning(None)
+    cudagraph_capture_sizes: list[int] | None = honoured(None)
     max_cudagraph_capture_size: int | None = tuning(None)
     # Operation
     enable_sleep_mode: bool = honoured(False)

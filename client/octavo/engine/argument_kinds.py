@@ -3,7 +3,8 @@
 import dataclasses
 import logging
 from dataclasses import field
-from typing import Any
+from types import UnionType
+from typing import Any, get_args, get_origin, get_type_hints
 
 from octavo_protocol.errors import ValidationError
 
@@ -18,7 +19,7 @@ def honoured(default: Any) -> Any:
 
 
 def tuning(default: Any) -> Any:
-    """An argument that changes no result, only speed on other machines: any value is taken."""
+    """An argument that changes no result, only speed on other machines."""
     return _field(default, kind="tuning")
 
 
@@ -28,14 +29,20 @@ def missing(default: Any, *also: Any) -> Any:
 
 
 def check_arguments(arguments: Any) -> None:
-    """Raises `ValidationError` for the first argument that cannot be honoured.
+    """Raises `ValidationError` for the first argument of a wrong type or that is not there.
 
     Logs which ones change nothing.
     """
     ignored = []
+    hints = get_type_hints(type(arguments))
     for each in dataclasses.fields(arguments):
         value = getattr(arguments, each.name)
         kind = each.metadata.get(_KIND)
+        if kind != "missing" and not _fits(value, hints[each.name]):
+            raise ValidationError(
+                f"{each.name} must be {_text(hints[each.name])}, got {value!r}",
+                parameter=each.name,
+            )
         if kind == "missing" and not _is_one_of(value, each.metadata[_ALLOWED]):
             raise ValidationError(
                 f"{each.name}={value!r} is not supported yet", parameter=each.name
@@ -44,6 +51,25 @@ def check_arguments(arguments: Any) -> None:
             ignored.append(each.name)
     if ignored:
         logger.warning("these change nothing on this platform: %s", ", ".join(ignored))
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    """Whether the value is of the type, or of one of the types of a union. Items are not read."""
+    for member in get_args(hint) if isinstance(hint, UnionType) else (hint,):
+        kind = get_origin(member) or member
+        if kind is Any:
+            return True
+        if isinstance(value, bool):  # which is an int, too
+            if kind is bool:
+                return True
+        elif isinstance(value, (int, float) if kind is float else kind):
+            return True
+    return False
+
+
+def _text(hint: Any) -> str:
+    text = hint.__name__ if isinstance(hint, type) else str(hint)
+    return text.replace("collections.abc.", "").replace("typing.", "")
 
 
 def _field(default: Any, **metadata: Any) -> Any:

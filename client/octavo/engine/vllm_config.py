@@ -154,14 +154,21 @@ def _choices(args: "EngineArgs") -> dict[str, Any]:
         "max_num_batched_tokens": max(tokens, max_num_seqs),
         "block_size": _count("block_size", args.block_size, defaults.block_size),
         "enable_prefix_caching": args.enable_prefix_caching is not False,
-        "kv_cache_memory_bytes": args.kv_cache_memory_bytes,
-        "kv_memory_fraction": args.kv_memory_fraction,
-        "num_gpu_blocks_override": args.num_gpu_blocks_override,
-        "long_prefill_token_threshold": args.long_prefill_token_threshold,
+        "kv_cache_memory_bytes": _at_least("kv_cache_memory_bytes", args.kv_cache_memory_bytes, 1),
+        "kv_memory_fraction": _share("kv_memory_fraction", args.kv_memory_fraction),
+        "gpu_memory_utilization": _share("gpu_memory_utilization", args.gpu_memory_utilization),
+        "enforce_eager": args.enforce_eager,
+        "cuda_graph_sizes": _graph_sizes(args.cudagraph_capture_sizes),
+        "num_gpu_blocks_override": _at_least(
+            "num_gpu_blocks_override", args.num_gpu_blocks_override, 1
+        ),
+        "long_prefill_token_threshold": _at_least(
+            "long_prefill_token_threshold", args.long_prefill_token_threshold, 0
+        ),
         "scheduling_policy": _choice("scheduling_policy", args.scheduling_policy, _POLICIES),
         "load_format": _choice("load_format", args.load_format, _LOAD_FORMATS),
-        "num_threads": args.num_threads,
-        "max_logprobs": args.max_logprobs,
+        "num_threads": _at_least("num_threads", args.num_threads, 1),
+        "max_logprobs": _at_least("max_logprobs", args.max_logprobs, -1),
         "logprobs_mode": _choice("logprobs_mode", args.logprobs_mode, _LOGPROBS_MODES),
         "logits_processors": _references(args.logits_processors),
         "enable_sleep_mode": args.enable_sleep_mode,
@@ -178,18 +185,41 @@ def _choice(name: str, value: Any, choices: Mapping[str, Any]) -> Any:
 
 
 def _count(name: str, value: Any, default: int) -> int:
-    if value is None:
-        return default
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ValidationError(f"{name} must be at least 1, got {value!r}", parameter=name)
+    given: int | None = _at_least(name, value, 1)
+    return default if given is None else given
+
+
+def _at_least(name: str, value: Any, low: int) -> Any:
+    if value is not None and value < low:
+        raise ValidationError(f"{name} must be at least {low}, got {value}", parameter=name)
     return value
 
 
-def _max_model_len(value: Any) -> int | None:
+def _share(name: str, value: float) -> float:
+    if not 0 < value <= 1:
+        raise ValidationError(f"{name} must be above 0 and at most 1, got {value}", parameter=name)
+    return value
+
+
+def _graph_sizes(sizes: Sequence[Any] | None) -> tuple[int, ...] | None:
+    if sizes is not None and not all(isinstance(size, int) and size > 0 for size in sizes):
+        raise ValidationError(
+            f"cudagraph_capture_sizes must be batch sizes of at least 1, got {sizes}",
+            parameter="cudagraph_capture_sizes",
+        )
+    return None if sizes is None else tuple(sizes)
+
+
+def _max_model_len(value: int | str | None) -> int | None:
     """-1: as many tokens as fit in memory."""
-    if value is None or value in (-1, "auto"):
-        return None if value is None else -1
-    return _count("max_model_len", value, 0)
+    if value in (-1, "auto"):
+        return -1
+    if isinstance(value, str):
+        raise ValidationError(
+            f"max_model_len must be a number of tokens, -1 or 'auto', got {value!r}",
+            parameter="max_model_len",
+        )
+    return _at_least("max_model_len", value, 1)  # type: ignore[no-any-return]
 
 
 def _references(processors: Sequence[Any] | None) -> tuple[str, ...]:

@@ -76,7 +76,6 @@ def test_unknown_argument_is_a_type_error_with_a_suggestion(name: str, near: str
         ("tensor_parallel_size", 2),
         ("quantization", "awq"),
         ("enable_lora", True),
-        ("trust_remote_code", True),
         ("runner", "pooling"),
         ("convert", "embed"),
         ("speculative_config", {"method": "ngram"}),
@@ -102,9 +101,27 @@ def test_known_argument_that_cannot_be_honoured_is_refused(name: str, value: Any
         ({"load_format": "gguf"}, "load_format must be one of"),
         ({"logprobs_mode": "raw"}, "logprobs_mode must be one of raw_logprobs"),
         ({"max_num_seqs": 0}, "max_num_seqs must be at least 1, got 0"),
-        ({"block_size": 1.5}, "block_size must be at least 1, got 1.5"),
-        ({"max_model_len": "long"}, "max_model_len must be at least 1, got 'long'"),
-        ({"hf_overrides": 3}, "hf_overrides must be a dict or a function, not int"),
+        ({"block_size": 1.5}, r"block_size must be int \| None, got 1.5"),
+        ({"max_model_len": 0}, "max_model_len must be at least 1, got 0"),
+        ({"max_model_len": "1k"}, "max_model_len must be a number of tokens, -1 or 'auto', got"),
+        ({"max_model_len": True}, r"max_model_len must be int \| str \| None, got True"),
+        ({"gpu_memory_utilization": 1.5}, "gpu_memory_utilization must be above 0 and at most 1"),
+        ({"gpu_memory_utilization": "90%"}, "gpu_memory_utilization must be float, got '90%'"),
+        ({"kv_memory_fraction": 0}, "kv_memory_fraction must be above 0 and at most 1, got 0"),
+        ({"kv_cache_memory_bytes": 0}, "kv_cache_memory_bytes must be at least 1, got 0"),
+        ({"num_gpu_blocks_override": 0}, "num_gpu_blocks_override must be at least 1, got 0"),
+        ({"long_prefill_token_threshold": -1}, "long_prefill_token_threshold must be at least 0"),
+        ({"num_threads": 0}, "num_threads must be at least 1, got 0"),
+        ({"max_logprobs": -2}, "max_logprobs must be at least -1, got -2"),
+        ({"cudagraph_capture_sizes": [0]}, "must be batch sizes of at least 1, got"),
+        ({"seed": "x"}, r"seed must be int \| None, got 'x'"),
+        ({"enforce_eager": "yes"}, "enforce_eager must be bool, got 'yes'"),
+        ({"enable_prefix_caching": "no"}, r"enable_prefix_caching must be bool \| None, got 'no'"),
+        (
+            {"limit_mm_per_prompt": 3},
+            r"limit_mm_per_prompt must be dict\[str, Any\] \| None, got 3",
+        ),
+        ({"hf_overrides": 3}, r"hf_overrides must be Mapping.* \| Callable.* \| None, got 3"),
         ({"hf_overrides": lambda _: None}, "must return the configuration"),
         ({"logits_processors": ["a.b.C"]}, "takes classes and 'module:Class', got 'a.b.C'"),
         ({"profiler_config": {"profiler": "torch"}}, "torch_profiler_dir must name a folder"),
@@ -141,6 +158,12 @@ def test_setting_that_does_not_fit_the_model_is_a_config_error(
         start(**options)
 
 
+@pytest.mark.parametrize("model", [None, 3, b"smollm2"])
+def test_model_is_named_by_text(model: Any) -> None:
+    with pytest.raises(ValidationError, match=r"model must be str, got"):
+        LLM(model)
+
+
 def test_model_that_does_not_exist_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="there is no model"):
         LLM(str(tmp_path / "nothing"))
@@ -150,6 +173,18 @@ def test_model_that_does_not_exist_is_refused(tmp_path: Path) -> None:
 def deprecated(message: str) -> Iterator[None]:
     with pytest.warns(DeprecationWarning, match=message):
         yield
+
+
+def test_engine_args_know_former_and_misspelt_arguments_too() -> None:
+    former: dict[str, Any] = {"swap_space": 4, "task": "generate"}
+    misspelt: dict[str, Any] = {"max_model_length": 4}
+
+    with pytest.warns(DeprecationWarning, match="has no effect|is now") as warned:
+        assert AsyncEngineArgs("m", **former) == AsyncEngineArgs("m")
+
+    assert [each.filename for each in warned] == [__file__] * 2
+    with pytest.raises(TypeError, match=r"EngineArgs\(\) got .* did you mean 'max_model_len'\?"):
+        EngineArgs("m", **misspelt)
 
 
 @pytest.mark.parametrize(
@@ -187,12 +222,14 @@ def test_arguments_that_only_tune_are_taken_and_named_once(
         start(
             gpu_memory_utilization=0.5,
             enforce_eager=True,
+            trust_remote_code=True,
+            enable_chunked_prefill=False,
             compilation_config=CompilationConfig(mode=3),
             tensor_parallel_size=1,
         )
 
     assert [record.getMessage() for record in caplog.records] == [
-        "these change nothing on this platform: gpu_memory_utilization, enforce_eager, "
+        "these change nothing on this platform: trust_remote_code, enable_chunked_prefill, "
         "compilation_config"
     ]
 
