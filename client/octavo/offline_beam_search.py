@@ -61,7 +61,9 @@ def as_request_output(
                 stop_reason=beam.stop_reason,
             )
         )
-    return RequestOutput(request_id, prompt.text, prompt.token_ids, completions, finished=True)
+    return RequestOutput(
+        request_id, prompt.text, prompt.token_ids, outputs=completions, finished=True
+    )
 
 
 def _run(

@@ -40,7 +40,23 @@ class ClientError(OctavoError):
 
 
 class ValidationError(ClientError, ValueError):
-    """A value is out of range, of the wrong type, or in conflict with another."""
+    """A value is out of range, of the wrong type, or in conflict with another.
+
+    value: what was given, where the message is to end with it and the parameter's name.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        parameter: str | None = None,
+        code: str | None = None,
+        value: Any = None,
+    ) -> None:
+        if value is not None:
+            message = f"{message} (parameter={parameter}, value={value!r})"
+        super().__init__(message, parameter=parameter, code=code)
+        self.value = value
 
 
 class AuthenticationError(ClientError):

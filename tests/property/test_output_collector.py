@@ -30,7 +30,7 @@ def delta(step: dict[int, list[int]], *, finished: bool) -> RequestOutput:
         )
         for index, token_ids in step.items()
     ]
-    return RequestOutput("r", None, [1], outputs, finished)
+    return RequestOutput("r", None, [1], outputs=outputs, finished=finished)
 
 
 @given(STEPS, st.lists(st.integers(1, 4), min_size=12, max_size=12))

@@ -68,7 +68,9 @@ async def search(
         _output(index, sequence, len(prompt), params, tokenizer, with_logprobs=with_logprobs)
         for index, sequence in enumerate(beams.result())
     ]
-    return RequestOutput(request_id, None, prompt, outputs, finished=True, num_cached_tokens=0)
+    return RequestOutput(
+        request_id, None, prompt, outputs=outputs, finished=True, num_cached_tokens=0
+    )
 
 
 def _output(

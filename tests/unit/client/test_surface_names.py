@@ -1,5 +1,6 @@
 """Every name that scripts for vLLM import is there, under the same path."""
 
+import copy
 import importlib
 import pickle
 import subprocess
@@ -12,6 +13,7 @@ import pytest
 import octavo
 from octavo import ModelRegistry, PoolingParams, SamplingParams, initialize_ray_cluster
 from octavo.exceptions import VLLMError, VLLMValidationError
+from octavo.logprobs import Logprob
 from octavo.lora.request import LoRARequest
 from octavo.pooling_params import LateChunkingParams
 from octavo.sampling_params import GuidedDecodingParams, StructuredOutputsParams
@@ -45,6 +47,7 @@ PATHS = {
     ".entrypoints.openai.api_server": "main",
     ".config": "VllmConfig CompilationConfig KVTransferConfig KVEventsConfig PoolerConfig "
     "StructuredOutputsConfig AttentionConfig ProfilerConfig ModelConfig",
+    ".v1.sample.logits_processor": "LogitsProcessor BatchUpdate MoveDirectionality",
     ".v1.metrics.reader": "Metric Counter Gauge Histogram Vector",
     ".exceptions": "VLLMError VLLMClientError VLLMValidationError VLLMNotFoundError "
     "LoRAAdapterNotFoundError VLLMUnprocessableEntityError ChatTemplateResolutionError "
@@ -136,6 +139,36 @@ def test_pooling_params_can_be_copied() -> None:
 
     assert params.clone() == params
     assert params.clone() is not params
+
+
+def test_request_outputs_have_the_fields_of_vllm_s_in_their_order() -> None:
+    completion = octavo.CompletionOutput(0, "text", [1, 2], -0.5, [{1: Logprob(-0.5)}])
+    output = octavo.RequestOutput("7", "prompt", [3], None, [completion], True)
+
+    assert (output.outputs, output.finished, output.prompt_logprobs) == ([completion], True, None)
+    for name in ("metrics", "lora_request", "encoder_prompt", "encoder_prompt_token_ids"):
+        assert getattr(output, name) is None
+    for name in ("num_cached_tokens", "num_cache_creation_tokens", "prompt_token_id_logprobs"):
+        assert getattr(output, name) is None
+    assert output.kv_transfer_params is output.ec_transfer_params is None
+    for name in ("routed_experts", "sampling_mask", "spec_decode_metrics", "weight_versions"):
+        assert getattr(completion, name) is None
+    assert not completion.finished()
+    assert pickle.loads(pickle.dumps(output)) == copy.deepcopy(output) == output
+
+
+def test_fields_of_other_versions_are_ignored_in_outputs() -> None:
+    later: dict[str, Any] = {"made_in_2030": 1}
+
+    assert octavo.RequestOutput("7", None, [3], **later) == octavo.RequestOutput("7", None, [3])
+
+
+def test_validation_errors_are_raised_as_in_vllm() -> None:
+    error = VLLMValidationError("too hot", parameter="temperature", value=9)
+
+    assert str(error) == "too hot (parameter=temperature, value=9)"
+    assert (error.parameter, error.value) == ("temperature", 9)
+    assert str(VLLMValidationError("bad", parameter="a")) == "bad"
 
 
 def test_pooling_outputs_say_their_sizes() -> None:
