@@ -77,6 +77,8 @@ def _check_text(name: str, value: Any) -> None:
 
 
 def _check_json(name: str, value: Any, max_depth: int) -> None:
+    if isinstance(value, type):
+        raise _error(f"{name} must be a schema, not a class: give its model_json_schema()")
     if not isinstance(value, dict):
         _check_text(name, value)
         try:

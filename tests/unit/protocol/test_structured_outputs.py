@@ -48,6 +48,7 @@ def test_one_constraint_is_taken_and_crosses_to_the_engine(kind: str, value: Any
         ({"regex": "a", "choice": ["a"]}, f"give exactly one of {NAMES}; got regex, choice"),
         ({"json": 3}, "json must be a string, got int"),
         ({"json": " "}, "json must not be blank"),
+        ({"json": dict}, "json must be a schema, not a class: give its model_json_schema()"),
         ({"json": "[]"}, "json must be a JSON object, got list"),
         ({"json": nested(65)}, "json is nested deeper than 64 levels"),
         ({"json": json.dumps(nested(65))}, "json is nested deeper than 64 levels"),
