@@ -3,7 +3,7 @@
 Nothing here knows requests, models or schedulers.
 """
 
-from octavo_kernels.activation import silu_and_mul
+from octavo_kernels.activation import gelu_and_mul, silu_and_mul
 from octavo_kernels.allocator import tune_allocator
 from octavo_kernels.backend import CpuBackend, KernelError, cpu_backend, use_cpu_backend
 from octavo_kernels.kv_cache import kv_cache_shapes, new_kv_cache, write_kv_cache
@@ -28,6 +28,7 @@ __all__ = [
     "add_rms_norm",
     "apply_token_bitmask",
     "cpu_backend",
+    "gelu_and_mul",
     "kv_cache_shapes",
     "linear",
     "linear_add",

@@ -21,7 +21,11 @@ def apply_token_bitmask(logits: Tensor, bitmask: Tensor, rows: Sequence[int]) ->
              where token i is allowed; tokens beyond the last word are forbidden
     rows:    the row of logits that each mask is for, each at most once
     """
-    if cpu_backend() is CpuBackend.NUMBA and _fits_numba(logits, bitmask):
+    if logits.is_cuda and logits.stride(-1) == 1 and bitmask.stride(-1) == 1:
+        from octavo_kernels.gpu import token_bitmask as gpu
+
+        gpu.apply_token_bitmask(logits, bitmask, rows)
+    elif cpu_backend() is CpuBackend.NUMBA and _fits_numba(logits, bitmask):
         from octavo_kernels.cpu import token_bitmask
 
         token_bitmask.apply_token_bitmask(logits, bitmask, rows)

@@ -82,7 +82,7 @@ def _greatest_key(
 ):
     """The greatest key such that the tokens from it on are `wanted` many, or weigh as much."""
     found = tl.zeros((), tl.int64)
-    for digit in range(0, (32 - LAST_SHIFT) // 2):
+    for digit in range((32 - LAST_SHIFT) // 2):
         step = tl.full((), 1, tl.int64) << (30 - 2 * digit)
         sum_1, sum_2, sum_3 = _at_least(
             row_ptr, size, low, found + step, found + 2 * step, found + 3 * step, best, scale,

@@ -6,8 +6,9 @@ import torch
 from octavo_kernels.gpu import activation as gpu_activation
 from octavo_kernels.gpu import norm as gpu_norm
 from octavo_kernels.gpu import rotary as gpu_rotary
+from octavo_kernels.gpu import token_bitmask as gpu_token_bitmask
 from octavo_kernels.kv_cache import new_kv_cache
-from octavo_kernels.reference import activation, norm, rotary
+from octavo_kernels.reference import activation, norm, rotary, token_bitmask
 
 _DTYPES = [torch.float32, torch.bfloat16]
 # The interpreter cuts bf16 off where a GPU rounds.
@@ -52,6 +53,31 @@ def test_silu_and_mul(device: str, size: int, dtype: torch.dtype) -> None:
     gate_up = _random(3, 2 * size, dtype=dtype) * 3
 
     _close(gpu_activation.silu_and_mul(gate_up.to(device)), activation.silu_and_mul(gate_up))
+
+
+@pytest.mark.parametrize("dtype", _DTYPES)
+@pytest.mark.parametrize("form", ["tanh", "exact"])
+def test_gelu_and_mul(device: str, form: str, dtype: torch.dtype) -> None:
+    gate_up = _random(3, 96, dtype=dtype) * 3
+
+    actual = gpu_activation.gelu_and_mul(gate_up.to(device), form)
+
+    _close(actual, activation.gelu_and_mul(gate_up, form))
+
+
+@pytest.mark.parametrize("dtype", _DTYPES)
+def test_token_bitmask(device: str, dtype: torch.dtype) -> None:
+    generator = torch.Generator().manual_seed(0)
+    logits = _random(5, 5000, dtype=dtype)
+    num_words = 150  # the last tokens have no word
+    bitmask = torch.randint(-(2**31), 2**31, (3, num_words), generator=generator).to(torch.int32)
+    expected = logits.clone()
+    token_bitmask.apply_token_bitmask(expected, bitmask, [4, 0, 2])
+
+    actual = logits.clone().to(device)
+    gpu_token_bitmask.apply_token_bitmask(actual, bitmask.to(device), [4, 0, 2])
+
+    assert torch.equal(actual.cpu(), expected)
 
 
 @pytest.mark.parametrize("dtype", _DTYPES)
