@@ -7,11 +7,24 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from octavo_kernels.gpu.overlap import can_overlap
+
 _BLOCK = 1024
 
 
 @triton.jit
-def _act_and_mul(gate_up_ptr, out_ptr, stride, size, ACT: tl.constexpr, BLOCK: tl.constexpr):
+def _act_and_mul(
+    gate_up_ptr,
+    out_ptr,
+    stride,
+    size,
+    ACT: tl.constexpr,
+    BLOCK: tl.constexpr,
+    OVERLAP: tl.constexpr,
+):
+    if OVERLAP:
+        tl.extra.cuda.gdc_launch_dependents()
+        tl.extra.cuda.gdc_wait()
     row = tl.program_id(0).to(tl.int64)
     lanes = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     inside = lanes < size
@@ -47,6 +60,14 @@ def _launch(gate_up: Tensor, activation: str) -> Tensor:
     if out.numel() > 0:
         grid = (len(rows), triton.cdiv(size, _BLOCK))
         _act_and_mul[grid](
-            rows, out, rows.stride(0), size, ACT=activation, BLOCK=_BLOCK, num_warps=4
+            rows,
+            out,
+            rows.stride(0),
+            size,
+            ACT=activation,
+            BLOCK=_BLOCK,
+            OVERLAP=can_overlap(rows.device),
+            launch_pdl=can_overlap(rows.device),
+            num_warps=4,
         )
     return out

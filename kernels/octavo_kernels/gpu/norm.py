@@ -7,6 +7,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from octavo_kernels.gpu.overlap import can_overlap
+
 
 @triton.jit
 def _rms_norm(
@@ -21,7 +23,11 @@ def _rms_norm(
     eps,
     HAS_RESIDUAL: tl.constexpr,
     BLOCK: tl.constexpr,
+    OVERLAP: tl.constexpr,
 ):
+    if OVERLAP:
+        tl.extra.cuda.gdc_launch_dependents()
+        tl.extra.cuda.gdc_wait()
     row = tl.program_id(0).to(tl.int64)
     lanes = tl.arange(0, BLOCK)
     inside = lanes < size
@@ -79,5 +85,7 @@ def _launch(
         eps,
         HAS_RESIDUAL=residual is not None,
         BLOCK=block,
+        OVERLAP=can_overlap(rows.device),
+        launch_pdl=can_overlap(rows.device),
         num_warps=min(16, max(1, block // 512)),
     )

@@ -9,6 +9,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from octavo_kernels.gpu.overlap import can_overlap
+
 _HEADS = 4
 
 
@@ -91,7 +93,11 @@ def _rotary_and_cache(
     VALUE_LANES: tl.constexpr,
     HAS_NORM: tl.constexpr,
     HEADS: tl.constexpr,
+    OVERLAP: tl.constexpr,
 ):
+    if OVERLAP:
+        tl.extra.cuda.gdc_launch_dependents()
+        tl.extra.cuda.gdc_wait()
     token = tl.program_id(0).to(tl.int64)
     group = tl.program_id(1)
     query_groups = tl.cdiv(num_heads, HEADS)
@@ -199,5 +205,7 @@ def rotary_and_cache(
         VALUE_LANES=triton.next_power_of_2(head_dim),
         HAS_NORM=has_norm,
         HEADS=_HEADS,
+        OVERLAP=can_overlap(query.device),
+        launch_pdl=can_overlap(query.device),
         num_warps=4 if num_tokens < 1024 else 2,
     )
