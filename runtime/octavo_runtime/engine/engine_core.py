@@ -236,7 +236,9 @@ class EngineCore:
             self.scheduler.preempt_all()
             self.scheduler.pool.reset_prefix_cache()
             self._runner.drop_kv_cache()
-            if not self._sleep.has_weights:
+            if self._sleep.has_weights:
+                self._runner.offload_model()
+            else:
                 self._runner.drop_model()
             trim_allocator()
         self._release_held()
@@ -249,7 +251,9 @@ class EngineCore:
         when the memory or the weights cannot be had; those parts then go on sleeping.
         """
         waking = self._sleep.waking(tags)
-        if WEIGHTS in waking and not self._sleep.has_weights:
+        if WEIGHTS in waking and self._sleep.has_weights:
+            self._runner.restore_model()
+        elif WEIGHTS in waking:
             self._runner.load_model()
             self._sleep.has_weights = True
         if KV_CACHE in waking:

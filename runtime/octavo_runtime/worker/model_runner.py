@@ -111,7 +111,10 @@ class ModelRunner(ABC):
         return elements * self.dtype.itemsize
 
     def load_model(self) -> None:
-        """Builds the model and reads its weights; also what `drop_model` gave up."""
+        """Builds the model and reads its weights; also what `drop_model` gave up.
+
+        Raises `ConfigError` where they cannot be read or do not fit.
+        """
         with torch.device(self.device):
             self.model = build_model(self.model_config, self.dtype)
         if self._config.load_format == "dummy":
@@ -120,8 +123,14 @@ class ModelRunner(ABC):
             load_weights(self.model, self._config.model)
 
     def drop_model(self) -> None:
-        """Frees the weights; no step may follow before `load_model`."""
-        del self.model
+        """Frees the weights; no step may follow before `load_model`. Again: nothing."""
+        self.__dict__.pop("model", None)
+
+    def offload_model(self) -> None:  # noqa: B027  # a CPU's weights are there already
+        """Moves the weights to host memory; no step may follow before `restore_model`."""
+
+    def restore_model(self) -> None:  # noqa: B027
+        """Takes back what `offload_model` moved. Raises `ConfigError`; may then be repeated."""
 
     def allocate_kv_cache(self, num_blocks: int) -> None:
         """Raises `ConfigError` with the arithmetic when the memory cannot be had."""

@@ -28,7 +28,8 @@ class DecodeGraphs:
         self._graphs: dict[int, tuple[torch.cuda.CUDAGraph, Tensor]] = {}
 
     def capture(self, run: Callable[[int], Tensor]) -> None:
-        """run: computes a step of so many sequences from and to memory that stays where it is.
+        """run: computes a step of so many sequences from and to memory that stays where it is, and
+        copies nothing from the host: a replay would copy it again.
 
         Largest first, so that the smaller ones fit into its memory.
         """

@@ -95,10 +95,7 @@ class DeviceSampler:
             parts = gather_logprobs(logits, token_ids, min(max(1, *wanted), logits.shape[-1]))
             scores = DeviceScores(*(_to_host(part) for part in parts))
         on_host = _to_host(token_ids)
-        event = None
-        if logits.is_cuda:
-            event = torch.cuda.Event()  # type: ignore[no-untyped-call]
-            event.record()
+        event = new_event(logits.device)
         return token_ids, DeviceSamples(rows, on_host, scores, of_host, event)
 
     def _sample_on_host(self, logits: Tensor, rows: Sequence[SamplingRow]) -> dict[int, SampledRow]:
@@ -110,6 +107,15 @@ class DeviceSampler:
         some = logits if len(places) == len(rows) else logits[places]
         sampled = self._host_sampler.sample(some.cpu(), [rows[i] for i in places])
         return dict(zip(places, sampled, strict=True))
+
+
+def new_event(device: torch.device) -> torch.cuda.Event | None:
+    """After all that was launched so far; None where launches are waited for."""
+    if device.type != "cuda":
+        return None
+    event = torch.cuda.Event()  # type: ignore[no-untyped-call]
+    event.record()
+    return event
 
 
 def _has_filters(row: SamplingRow) -> bool:

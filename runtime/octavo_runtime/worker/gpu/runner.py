@@ -24,7 +24,8 @@ from octavo_runtime.layers.sampling.rows import SamplingRow
 from octavo_runtime.layers.token_mask import apply_token_masks
 from octavo_runtime.model_config import ModelConfig
 from octavo_runtime.worker.gpu.decode_graphs import DecodeGraphs, graph_sizes
-from octavo_runtime.worker.gpu.device_sampler import DeviceSampler, DeviceSamples
+from octavo_runtime.worker.gpu.device_sampler import DeviceSampler, DeviceSamples, new_event
+from octavo_runtime.worker.gpu.host_weights import HostWeights
 from octavo_runtime.worker.gpu.row_table import RowTable
 from octavo_runtime.worker.gpu.staging import StepStaging
 from octavo_runtime.worker.model_runner import ModelRunner, SampleWork, StepResult
@@ -37,13 +38,16 @@ _IntArray = NDArray[np.int32]
 
 @dataclass(frozen=True, slots=True)
 class RunningGpuStep:
-    """indices: the sequences that `samples` are of."""
+    """indices: the sequences that `samples` are of. end: of a step that samples nothing."""
 
     indices: list[int]
     samples: DeviceSamples | None
     prompts: dict[int, list[TokenScores]] = field(default_factory=dict)
+    end: torch.cuda.Event | None = None
 
     def result(self) -> StepResult:
+        if self.end is not None:
+            self.end.synchronize()
         if self.samples is None:
             return StepResult(prompts=self.prompts)
         sampled = dict(zip(self.indices, self.samples.wait(), strict=True))
@@ -60,6 +64,7 @@ class GpuModelRunner(ModelRunner):
         max_model_len: int,
         device: str = "cuda",
     ) -> None:
+        self._host_weights: HostWeights | None = None  # while the model sleeps
         super().__init__(config, model_config, max_model_len, device)
         has_own_rules = bool(config.logits_processors) or config.logprobs_mode != "raw_logprobs"
         self.overlaps = not has_own_rules
@@ -114,7 +119,7 @@ class GpuModelRunner(ModelRunner):
         }
         indices = list(work.rows)
         if not indices:
-            return RunningGpuStep([], None, prompts)
+            return RunningGpuStep([], None, prompts, new_event(self.device))
         return RunningGpuStep(indices, self._sample(hidden, work, is_decode), prompts)
 
     def _send(
@@ -244,29 +249,63 @@ class GpuModelRunner(ModelRunner):
         is_gpu = self.device.type == "cuda"
         if is_gpu and not self._config.enforce_eager:
             with torch.inference_mode():
-                self._graphs.capture(self._run_padding)
+                self._capture()
         num_tokens = min(self._config.max_num_batched_tokens, max_model_len - 1)
         table = range(-(-(num_tokens + 1) // self.block_size))
-        for tokens, start in ((num_tokens, 0), (1, num_tokens)):
-            self.launch([StepSequence([0] * tokens, start, table, key="warm-up")], SampleWork())
+        for tokens, start, top_p in ((num_tokens, 0, 1.0), (1, num_tokens, 0.9)):
+            sequence = StepSequence([0] * tokens, start, table, key="warm-up")
+            work = SampleWork({0: SamplingRow(SamplingParams(top_p=top_p))})
+            self.launch([sequence], work).result()
         self._table.release(["warm-up"])
-        if is_gpu:
-            torch.cuda.synchronize()
+
+    def load_model(self) -> None:
+        try:
+            super().load_model()
+        except torch.OutOfMemoryError as error:
+            super().drop_model()
+            raise _no_room_for_weights(error) from error
 
     def drop_model(self) -> None:
         self._graphs.drop()
+        self._host_weights = None
         super().drop_model()
+        self._free_unused()
+
+    def offload_model(self) -> None:
+        if self._host_weights is None:
+            self._graphs.drop()
+            self._host_weights = HostWeights(self.model)
+            self._free_unused()
+
+    def restore_model(self) -> None:
+        if self._host_weights is not None:
+            try:
+                self._host_weights.restore()
+            except torch.OutOfMemoryError as error:
+                raise _no_room_for_weights(error) from error
+            self._host_weights = None
 
     def drop_kv_cache(self) -> None:
         self._graphs.drop()
+        self._table = RowTable(self._config.max_num_seqs)  # block tables of nothing
         super().drop_kv_cache()
-        torch.cuda.empty_cache()
+        self._free_unused()
 
-    def _run_padding(self, size: int) -> Tensor:
-        """A decode step of `size` sequences, none of which is there."""
+    def _free_unused(self) -> None:
+        """Gives what torch keeps for later back to the GPU."""
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+
+    def _capture(self) -> None:
+        """Graphs of decode steps in which no sequence is there."""
+        size = self._config.max_num_seqs
         self._staging.write({"rows": [-1] * size, "query_start_loc": range(size + 1)})
-        ones = np.ones(size, dtype=np.int32)
-        return self._forward(ones, ones)
+
+        def run(size: int) -> Tensor:
+            ones = np.ones(size, dtype=np.int32)
+            return self._forward(ones, ones)
+
+        self._graphs.capture(run)
 
     def _run_largest_step(self) -> None:
         """A step of as many tokens as there may be, and logits and samples of all sequences."""
@@ -301,6 +340,14 @@ class GpuModelRunner(ModelRunner):
 def _starts(lens: Sequence[int] | _IntArray) -> NDArray[np.int64]:
     """Where each of them begins, and where the last one ends."""
     return np.concatenate([[0], np.cumsum(lens)])
+
+
+def _no_room_for_weights(error: torch.OutOfMemoryError) -> ConfigError:
+    free, total = torch.cuda.mem_get_info()
+    return ConfigError(
+        f"the weights do not fit: of the GPU's {_gib(total)}, {_gib(free)} are free, and then: "
+        f"{error} Choose a smaller model or dtype, or a GPU that no other process uses"
+    )
 
 
 def _gib(num_bytes: int) -> str:

@@ -17,7 +17,8 @@ from torch import Tensor
 
 from octavo_kernels.step_inputs import StepChanges
 
-# Of a step that runs, of one that waits behind it, and of the one that is being written.
+# Of a step that runs, of one that waits behind it, and of the one that is being written: enough
+# that `write` finds one that the device has taken already.
 _NUM_COPIES = 3
 _ALIGNMENT = 16
 _TORCH_DTYPES = {
@@ -83,6 +84,7 @@ class StepStaging:
             torch.zeros(size, dtype=torch.uint8, pin_memory=is_gpu) for _ in range(_NUM_COPIES)
         ]
         self._hosts = [self._views(pinned) for pinned in self._pinned]
+        self._taken = [torch.cuda.Event() if is_gpu else None for _ in range(_NUM_COPIES)]  # type: ignore[no-untyped-call]
         self._turn = 0
         self.changes = StepChanges(
             **{field.name: self._on_device(field.name) for field in fields(StepChanges)}
@@ -96,9 +98,14 @@ class StepStaging:
     ) -> None:
         """Copies `arrays`, by name, to the start of the device's; what else is there is undefined.
 
-        Returns at once; the copy is in the order of the current stream.
+        The copy is in the order of the current stream. Returns at once, unless the device is so far
+        behind that all copies are still to be taken. Not for the capture of a graph, which would
+        take this copy again in every replay.
         """
         self._turn = (self._turn + 1) % _NUM_COPIES
+        taken = self._taken[self._turn]
+        if taken is not None:
+            taken.synchronize()
         host = self._hosts[self._turn]
         for name, values in arrays.items():
             host[name][: len(values)] = values
@@ -110,6 +117,8 @@ class StepStaging:
                 first = self._places[name][0]
                 end = first + num_bytes
                 self._memory[first:end].copy_(pinned[first:end], non_blocking=True)
+        if taken is not None:
+            taken.record()
 
     def _on_device(self, name: str) -> Tensor:
         first, dtype, length = self._places[name]
