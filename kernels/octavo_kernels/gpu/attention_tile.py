@@ -171,3 +171,8 @@ def num_multiprocessors(device: torch.device) -> int:
     if device.type == "cuda":
         return torch.cuda.get_device_properties(device).multi_processor_count
     return 2
+
+
+def can_overlap(device: torch.device) -> bool:
+    """Whether a kernel may start while the one it depends on still runs."""
+    return device.type == "cuda" and torch.cuda.get_device_capability(device) >= (9, 0)

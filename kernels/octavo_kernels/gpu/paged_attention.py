@@ -7,6 +7,7 @@ from torch import Tensor
 
 from octavo_kernels.gpu.decode_attention import decode_attention
 from octavo_kernels.gpu.prefill_attention import prefill_attention
+from octavo_kernels.gpu.prefill_hopper import fits_hopper, prefill_hopper
 from octavo_kernels.metadata import AttentionMetadata
 
 
@@ -46,7 +47,8 @@ def paged_attention(
             alibi_slopes=alibi_slopes,
         )
     if num_decodes < num_sequences:
-        prefill_attention(
+        is_plain = sliding_window == 0 and soft_cap == 0 and alibi_slopes is None
+        chunks = (
             query,
             key_cache,
             value_cache,
@@ -54,11 +56,18 @@ def paged_attention(
             metadata.context_lens,
             metadata.block_tables,
             out,
-            first_sequence=num_decodes,
-            num_tokens=metadata.num_tokens - num_decodes,
-            scale=scale,
-            sliding_window=sliding_window,
-            soft_cap=soft_cap,
-            alibi_slopes=alibi_slopes,
         )
+        num_tokens = metadata.num_tokens - num_decodes
+        if is_plain and fits_hopper(query, key_cache, value_cache):
+            prefill_hopper(*chunks, first_sequence=num_decodes, num_tokens=num_tokens, scale=scale)
+        else:
+            prefill_attention(
+                *chunks,
+                first_sequence=num_decodes,
+                num_tokens=num_tokens,
+                scale=scale,
+                sliding_window=sliding_window,
+                soft_cap=soft_cap,
+                alibi_slopes=alibi_slopes,
+            )
     return out
