@@ -94,29 +94,24 @@ def test_rotary_and_cache(
     positions = torch.tensor([0, 39, 7, 8, 3])
     slots = torch.tensor([0, 9, -1, 23, 16])
     norms = [_random(head_dim, dtype=dtype, seed=seed) for seed in (2, 3)]
-    outcomes = []
+    outcomes: list[list[torch.Tensor]] = []
     for where in ("cpu", device):
         shape = (3, block_size, num_kv_heads, head_dim)
         caches = [cache.fill_(-7) for cache in new_kv_cache(*shape, dtype=dtype, device=where)]
         mine = qkv.clone().to(where)
-        query, key, value = mine.split([num_heads, num_kv_heads, num_kv_heads], dim=1)
-        rest = [each.to(where) for each in (cos_sin, positions)]
-        if where == "cpu" and not outcomes:
+        query, key = mine[:, :num_heads], mine[:, num_heads : num_heads + num_kv_heads]
+        inputs = [query, key, mine[:, num_heads + num_kv_heads :]]
+        inputs += [cos_sin.to(where), positions.to(where), *caches, slots.to(where)]
+        if not outcomes:
             if has_norm:
                 query.copy_(norm.rms_norm(query, norms[0], 1e-6))
-                key = norm.rms_norm(key, norms[1], 1e-6)
-            rotary.rotary_and_cache(query, key, value, *rest, *caches, slots)
+                inputs[1] = norm.rms_norm(key, norms[1], 1e-6)
+            rotary.rotary_and_cache(*inputs)
         else:
-            weights = [each.to(where) for each in norms] if has_norm else [None, None]
             gpu_rotary.rotary_and_cache(
-                query,
-                key,
-                value,
-                *rest,
-                *caches,
-                slots.to(where),
-                query_norm=weights[0],
-                key_norm=weights[1],
+                *inputs,
+                query_norm=norms[0].to(where) if has_norm else None,
+                key_norm=norms[1].to(where) if has_norm else None,
                 eps=1e-6,
             )
             assert torch.equal(key.cpu(), qkv[:, num_heads : num_heads + num_kv_heads])

@@ -81,18 +81,12 @@ def test_masked_tokens_are_never_drawn(device: str) -> None:
 
 
 def test_draws_follow_the_distribution(device: str) -> None:
-    count, size = 3000, 6
+    count, size = 600, 6
     logits = torch.tensor([0.0, 1.0, -1.0, 2.0, 0.5, -3.0]).repeat(count, 1)
     ones = torch.ones(count)
-    drawn = sample_tokens(
-        logits.to(device),
-        *[
-            each.to(device)
-            for each in (ones, torch.zeros(count, dtype=torch.int32), ones, ones * 0)
-        ],
-        torch.zeros(count, dtype=torch.int64, device=device),
-        torch.arange(count, device=device),
-    )
+    inputs = [logits, ones, torch.zeros(count, dtype=torch.int32), ones, ones * 0]
+    inputs += [torch.zeros(count, dtype=torch.int64), torch.arange(count)]
+    drawn = sample_tokens(*[each.to(device) for each in inputs])
 
     observed = torch.bincount(drawn.cpu(), minlength=size).numpy()
     expected = logits[0].double().softmax(-1).numpy() * count

@@ -66,8 +66,11 @@ def test_a_launch_makes_what_the_reference_makes(
             **{k: torch.tensor(v, dtype=torch.int32, device=where) for k, v in lists.items()}
         )
         total, count = sum(lengths) + padding, len(rows) + padding
+        token_ids, positions, slots = torch.full((3, total), -7, dtype=torch.int64, device=where)
         out = StepBuffers(
-            *(torch.full((total,), -7, dtype=torch.int64, device=where) for _ in range(3)),
+            token_ids,
+            positions,
+            slots,
             torch.full((count,), -7, dtype=torch.int32, device=where),
             torch.full((count, _WIDTH), -7, dtype=torch.int32, device=where),
         )
