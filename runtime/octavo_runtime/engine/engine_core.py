@@ -281,6 +281,7 @@ class EngineCore:
         self._finish_steps()
         self._grammars.close()
         self._runner.drop_kv_cache()
+        self._runner.drop_model()
 
     def _release_held(self) -> None:
         held, self._held = self._held, []

@@ -90,8 +90,12 @@ class DeviceSampler:
             drawn = torch.tensor([row.token_id for row in of_host.values()], device=logits.device)
             token_ids[places] = drawn
         scores = None
-        wanted = [row.params.logprobs or 0 for row in rows if row.params.logprobs is not None]
-        if wanted and len(of_host) < count:
+        wanted = [
+            row.params.logprobs
+            for i, row in enumerate(rows)
+            if row.params.logprobs is not None and i not in of_host
+        ]
+        if wanted:
             parts = gather_logprobs(logits, token_ids, min(max(1, *wanted), logits.shape[-1]))
             scores = DeviceScores(*(_to_host(part) for part in parts))
         on_host = _to_host(token_ids)

@@ -227,7 +227,14 @@ class GpuModelRunner(ModelRunner):
         started = time.perf_counter()
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
-        self._run_largest_step()
+        try:
+            self._run_largest_step()
+        except torch.OutOfMemoryError as error:
+            raise ConfigError(
+                f"a step of {self._config.max_num_batched_tokens} tokens and "
+                f"{self._config.max_num_seqs} sequences does not fit beside {_gib(before)} of "
+                f"weights: {error} Lower --max-num-batched-tokens or --max-num-seqs"
+            ) from error
         step_bytes = torch.cuda.max_memory_allocated() - before
         torch.cuda.empty_cache()
         free, total = torch.cuda.mem_get_info()
@@ -328,7 +335,7 @@ class GpuModelRunner(ModelRunner):
         self.allocate_kv_cache(1)
         hidden = self._forward(lens, lens)
         logits = self.model.compute_logits(hidden[torch.arange(num_rows) % len(hidden)])
-        rows = [SamplingRow(SamplingParams(top_p=0.9))] * num_rows
+        rows = [SamplingRow(SamplingParams(top_p=0.9, logprobs=1))] * num_rows
         self._device_sampler.sample(logits, rows, self._staging.samples)
         torch.cuda.synchronize()
         super().drop_kv_cache()
