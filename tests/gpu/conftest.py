@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from tests.fakes.tiny_model import VOCAB_SIZE, tiny_tokenizer
+from tests.fakes.tiny_model import VOCAB_SIZE, tiny_bundle, tiny_tokenizer
 from torch import Tensor
 from transformers import (
     AutoModelForCausalLM,
@@ -51,6 +51,7 @@ def _make(folder: Path, model: Any) -> TinyModel:
         else:  # norms, which would else be ones
             torch.nn.init.uniform_(parameter, 0.5, 1.5)
     model.save_pretrained(folder)
+    (folder / "tokenizer.json").write_text(tiny_bundle().tokenizer_json)  # for grammars
     loaded = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
     return TinyModel(folder, loaded)
 

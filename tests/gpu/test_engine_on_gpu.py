@@ -1,12 +1,16 @@
 """The whole engine on a GPU: outputs are those of the CPU engine and of Hugging Face, in fp32."""
 
 import copy
+import gc
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
 import torch
 from tests.gpu.conftest import PROMPT, NewEngine, Replays, TinyModel
-from tests.unit.runtime.test_engine_sampling import check_positions, generate
+from tests.unit.runtime.test_engine_sampling import PROCESSOR, check_positions, generate
 
 from octavo_protocol.errors import ConfigError
 from octavo_protocol.outputs import RequestOutput
@@ -116,13 +120,14 @@ def test_log_probabilities_are_those_of_hugging_face(
         check_positions(output.outputs[0].logprobs, tokens, reference[len(PROMPT) - 1 :], 3)
 
 
-def test_bf16_log_probabilities_stay_near_those_of_fp32(
-    tiny: TinyModel, new_engine: NewEngine
+@pytest.mark.parametrize(("dtype", "bound"), [("bfloat16", 0.2), ("float16", 0.05)])
+def test_rounded_log_probabilities_stay_near_those_of_fp32(
+    tiny: TinyModel, new_engine: NewEngine, dtype: Any, bound: float
 ) -> None:
-    """bf16 has 8 bits of mantissa: a log-probability of these two layers moves by less than 0.2."""
-    half = copy.deepcopy(tiny.hugging_face).to(torch.bfloat16).float()  # the same rounded weights
+    """bf16 has 8 bits of mantissa, fp16 has 11. The reference has the same rounded weights."""
+    half = copy.deepcopy(tiny.hugging_face).to(getattr(torch, dtype)).float()
     worst = 0.0
-    llm = new_engine(dtype="bfloat16")
+    llm = new_engine(dtype=dtype)
     outputs = generate(llm, *[each | {"prompt_logprobs": 3} for each in requests()])
     for request, output in zip(requests(), outputs, strict=True):
         prompt = request["prompt"]
@@ -131,8 +136,8 @@ def test_bf16_log_probabilities_stay_near_those_of_fp32(
         for row, entry in zip(reference, (output.prompt_logprobs or [])[1:], strict=False):
             differences = [abs(p.logprob - float(row[t])) for t, p in (entry or {}).items()]
             worst = max(worst, *differences)
-    print(f"worst bf16 log-probability: {worst:.4f}")
-    assert 0 < worst < 0.2
+    print(f"worst log-probability in {dtype}: {worst:.4f}")
+    assert 0 < worst < bound
 
 
 def test_samples_of_one_prompt_do_not_depend_on_graphs_or_neighbours(
@@ -160,12 +165,50 @@ def test_rows_that_need_the_host_run_beside_plain_ones(new_engine: NewEngine) ->
         GREEDY | {"allowed_token_ids": [5, 6, 7]},
         GREEDY | {"structured_outputs": StructuredOutputsParams(regex="[ab]{3}c")},
         GREEDY | {"structured_outputs": StructuredOutputsParams(choice=["yes", "no"])},
+        GREEDY | {"logprobs": 40},
+        DRAWN | {"top_k": 40, "presence_penalty": 0.5},
     ]
     both = [*rules, *requests()]
-    expected = generate(new_engine(device="cpu"), *[dict(each) for each in both])
-    actual = generate(new_engine(), *[dict(each) for each in both])
+    options = {"max_logprobs": 40}
+    expected = generate(new_engine(device="cpu", **options), *[dict(each) for each in both])
+    actual = generate(new_engine(**options), *[dict(each) for each in both])
 
     assert tokens_of(actual) == tokens_of(expected)
+    assert re.fullmatch("[ab]{3}c", actual[5].outputs[0].text)
+    assert actual[6].outputs[0].text in ("yes", "no")
+
+
+def test_draws_of_few_tokens_are_those_of_the_cpu(new_engine: NewEngine) -> None:
+    """The noise is the same; where all tokens race, the CPU races them in groups."""
+    drawn = [DRAWN | {"seed": seed, "top_k": 30, "top_p": 0.9} for seed in range(5)]
+    expected = generate(new_engine(device="cpu"), *[dict(each) for each in drawn])
+    actual = generate(new_engine(), *[dict(each) for each in drawn])
+
+    assert tokens_of(actual) == tokens_of(expected)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"logprobs_mode": "processed_logprobs"}, {"logits_processors": (PROCESSOR,)}],
+    ids=["processed_logprobs", "processor"],
+)
+def test_engines_with_rules_of_their_own_sample_on_the_host(
+    new_engine: NewEngine, options: dict[str, Any]
+) -> None:
+    wanted = [DRAWN | {"top_k": 9, "logprobs": 2}, GREEDY | {"logprobs": 1}, *requests()]
+    if "logits_processors" in options:
+        wanted[1]["extra_args"] = {"only": 77}
+    expected = generate(new_engine(device="cpu", **options), *[dict(each) for each in wanted])
+    actual = generate(new_engine(**options), *[dict(each) for each in wanted])
+
+    assert tokens_of(actual) == tokens_of(expected)
+    for mine, theirs in zip(actual[:2], expected[:2], strict=True):
+        for left, right in zip(
+            mine.outputs[0].logprobs or [], theirs.outputs[0].logprobs or [], strict=True
+        ):
+            assert [(t, p.rank) for t, p in left.items()] == [(t, p.rank) for t, p in right.items()]
+            for token, found in left.items():
+                assert found.logprob == pytest.approx(right[token].logprob, abs=1e-4)
 
 
 def finish(llm: LLMEngine) -> dict[str, list[int]]:
@@ -357,16 +400,59 @@ def test_memory_that_does_not_suffice_is_explained(
         new_engine(**{"num_gpu_blocks_override": None} | options)
 
 
-def test_weights_that_do_not_fit_are_explained(new_engine: NewEngine) -> None:
+@contextmanager
+def only_memory_for(num_bytes: int) -> Iterator[None]:
+    """Beside what this process has already."""
+    gc.collect()
     torch.cuda.empty_cache()
-    torch.cuda.set_per_process_memory_fraction(
-        (torch.cuda.memory_reserved() + 2**20) / torch.cuda.get_device_properties(0).total_memory
-    )
+    total = torch.cuda.get_device_properties(0).total_memory
+    torch.cuda.set_per_process_memory_fraction((torch.cuda.memory_reserved() + num_bytes) / total)
     try:
-        with pytest.raises(ConfigError, match=r"the weights do not fit: of the GPU's .* GiB"):
-            new_engine()
+        yield
     finally:
         torch.cuda.set_per_process_memory_fraction(1.0)
+
+
+def test_weights_that_do_not_fit_are_explained(new_engine: NewEngine) -> None:
+    message = r"the weights do not fit: of the GPU's .* GiB"
+    with only_memory_for(2**20), pytest.raises(ConfigError, match=message):
+        new_engine()
+
+
+def test_a_step_that_does_not_fit_is_explained(new_engine: NewEngine) -> None:
+    message = r"a step of 65536 tokens and 512 sequences does not fit beside .* GiB of weights"
+    options = {"max_num_seqs": 512, "max_num_batched_tokens": 65_536}
+    with only_memory_for(2**26), pytest.raises(ConfigError, match=message):
+        new_engine(num_gpu_blocks_override=None, **options)
+
+
+def test_an_engine_whose_memory_is_taken_goes_on_sleeping(
+    tiny: TinyModel, new_engine: NewEngine
+) -> None:
+    llm = new_engine(enable_sleep_mode=True)
+    for level in (1, 2):
+        llm.sleep(level)
+        message = "the weights do not fit|cannot allocate the KV cache"
+        with only_memory_for(0), pytest.raises(ConfigError, match=message):
+            llm.wake_up()
+        assert llm.is_sleeping()
+        assert llm.wake_up()
+        [output] = generate(llm, GREEDY | {})
+        tiny.check_greedy(PROMPT, list(output.outputs[0].token_ids))
+
+
+def test_an_engine_that_is_shut_down_gives_its_memory_back(
+    tiny: TinyModel, new_engine: NewEngine
+) -> None:
+    llm = new_engine(num_gpu_blocks_override=4096)
+    generate(llm, GREEDY | {})
+    running = torch.cuda.memory_allocated()
+    weights = sum(p.numel() * 4 for p in tiny.hugging_face.parameters())
+    cache = llm.info.num_blocks * llm.core.runner.kv_block_bytes
+
+    llm.shutdown()
+
+    assert running - torch.cuda.memory_allocated() >= weights + cache
 
 
 def test_a_step_without_samples_is_waited_for(new_engine: NewEngine) -> None:

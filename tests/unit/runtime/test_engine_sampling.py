@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from tests.fakes.tiny_model import VOCAB_SIZE, tiny_tokenizer
+from tests.fakes.tiny_model import VOCAB_SIZE, tiny_bundle, tiny_tokenizer
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
 from octavo_protocol.logprobs import FlatLogprobs
@@ -47,6 +47,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         if parameter.dim() > 1:
             torch.nn.init.normal_(parameter, std=0.1)
     model.save_pretrained(path)
+    (path / "tokenizer.json").write_text(tiny_bundle().tokenizer_json)  # for grammars
     return path
 
 

@@ -2,6 +2,7 @@
 the CPU's runner, one step behind the device or not. Graphs and events are all that is missing here.
 """
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,13 +11,15 @@ import pytest
 from tests.unit.runtime.test_engine_sampling import PROMPT, TOKENIZER, engine, folder, generate
 
 from octavo_kernels import use_cpu_backend
+from octavo_kernels.sampling import gather_logprobs
 from octavo_protocol.sampling_params import SamplingParams
 from octavo_protocol.structured_outputs import StructuredOutputsParams
-from octavo_runtime.config import EngineConfig
+from octavo_runtime.config import ResolvedConfig
 from octavo_runtime.engine import engine_core
 from octavo_runtime.engine.llm_engine import LLMEngine
 from octavo_runtime.engine.messages import EngineRequest
 from octavo_runtime.model_config import ModelConfig
+from octavo_runtime.worker.gpu import device_sampler, runner
 from octavo_runtime.worker.gpu.runner import GpuModelRunner
 
 __all__ = ["folder"]
@@ -28,7 +31,7 @@ def device_engine(monkeypatch: pytest.MonkeyPatch, folder: Path) -> Iterator[Any
     """A function that makes engines with the device's runner."""
 
     def new_runner(
-        config: EngineConfig, model_config: ModelConfig, max_model_len: int
+        config: ResolvedConfig, model_config: ModelConfig, max_model_len: int
     ) -> GpuModelRunner:
         return GpuModelRunner(config, model_config, max_model_len, device="cpu")
 
@@ -124,6 +127,7 @@ def test_rows_that_need_the_host_run_beside_plain_ones(folder: Path, device_engi
 
     for mine, theirs in zip(actual, expected, strict=True):
         assert mine.outputs[0].token_ids == theirs.outputs[0].token_ids
+    assert re.fullmatch("[ab]{3}c", actual[3].outputs[0].text)
 
 
 def test_the_host_is_one_step_behind(device_engine: Any) -> None:
@@ -136,3 +140,67 @@ def test_the_host_is_one_step_behind(device_engine: Any) -> None:
         new_tokens.append([len(each.new_token_ids) for each in llm.core.step().outputs])
 
     assert new_tokens == [[], [1, 1], [1, 1], [1, 1]]
+
+
+def test_prompts_a_token_at_a_time_sample_at_their_end_alone(
+    folder: Path, device_engine: Any
+) -> None:
+    """Such steps have one token of every sequence, and only some of them are sampled."""
+    expected = generate(engine(folder), *requests())
+    actual = generate(device_engine(long_prefill_token_threshold=1), *requests())
+
+    for mine, theirs in zip(actual, expected, strict=True):
+        assert mine.outputs[0].token_ids == theirs.outputs[0].token_ids
+
+
+def test_blocks_that_do_not_fit_the_copy_of_a_step_are_sent_beside_it(
+    monkeypatch: pytest.MonkeyPatch, folder: Path, device_engine: Any
+) -> None:
+    expected = generate(engine(folder), *requests())
+    with monkeypatch.context() as patched:
+        patched.setattr(runner, "_MAX_NEW_BLOCKS", 3)
+        llm = device_engine()
+    actual = generate(llm, *requests())
+
+    for mine, theirs in zip(actual, expected, strict=True):
+        assert mine.outputs[0].token_ids == theirs.outputs[0].token_ids
+
+
+@pytest.mark.parametrize("level", [1, 2])
+def test_requests_that_hold_all_rows_go_on_after_sleep(
+    folder: Path, device_engine: Any, level: int
+) -> None:
+    params = SamplingParams(temperature=0.0, max_tokens=9, ignore_eos=True)
+    [expected] = generate(engine(folder), GREEDY | {"max_tokens": 9})
+    llm = device_engine(max_num_seqs=2, enable_sleep_mode=True)
+    for name in ("a", "b", "c"):
+        llm.add_request(name, PROMPT, params)
+    for _ in range(4):
+        llm.step()
+
+    for _ in range(2):  # the second time asleep already
+        llm.sleep(level, mode="keep")
+    llm.wake_up()
+    done: dict[str, Any] = {}
+    while llm.has_unfinished_requests():
+        done |= {output.request_id: output.outputs[0].token_ids for output in llm.step()}
+
+    assert done == dict.fromkeys(("a", "b", "c"), expected.outputs[0].token_ids)
+
+
+def test_a_reader_of_many_log_probabilities_costs_its_neighbours_none(
+    monkeypatch: pytest.MonkeyPatch, device_engine: Any
+) -> None:
+    """It is scored on the host; those of the device are gathered for the others alone."""
+    gathered: list[int] = []
+
+    def count(logits: Any, token_ids: Any, wanted: int) -> Any:
+        gathered.append(wanted)
+        return gather_logprobs(logits, token_ids, wanted)
+
+    llm = device_engine(max_logprobs=-1)
+    monkeypatch.setattr(device_sampler, "gather_logprobs", count)
+    wanted = GREEDY | {"max_tokens": 2}
+    generate(llm, wanted | {"logprobs": -1}, wanted | {"logprobs": 2})
+
+    assert gathered == [2, 2]
