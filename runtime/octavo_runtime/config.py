@@ -11,17 +11,20 @@ DTypeName = Literal["auto", "bfloat16", "float16", "float32"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineConfig:
-    """What the user asked for. "auto" and None are resolved when the engine starts (`EngineInfo`).
+    """What the user asked for. "auto" and None are resolved when the engine starts; those that
+    depend on the device by `worker/device.py`.
 
     model: a local model folder (see `models/source.py` for how names become folders).
     hf_overrides: keys that replace those of the folder's config.json.
     cache_model: `HashIdentity.model` for block hashes; None = the folder's resolved name.
     device: auto = a GPU where torch sees one.
+    max_num_seqs, max_num_batched_tokens: sequences and tokens of a step; None = by device.
+    is_offline: all requests are there from the start, so that larger steps are better by default.
     kv_cache_memory_bytes: size of the KV pool; None = on a CPU `kv_memory_fraction` of available
     memory; on a GPU what weights and the largest step leave of `gpu_memory_utilization` of its
     memory. Never more than `max_num_seqs` sequences of `max_model_len` could use.
-    enforce_eager: no CUDA graphs. cuda_graph_sizes: batch sizes that get one; None = a ladder up to
-    `max_num_seqs`.
+    enforce_eager: no CUDA graphs. cuda_graph_sizes: batch sizes that get one; None = a ladder.
+    max_cuda_graph_size: larger ones get none; None = up to `max_num_seqs`, but at most 512.
     max_model_len: longest prompt plus output in tokens; None = the model's, -1 = what fits.
     num_gpu_blocks_override: number of KV blocks, over everything else.
     long_prefill_token_threshold: longest prefill chunk of one sequence; 0 = the whole budget.
@@ -38,8 +41,9 @@ class EngineConfig:
     device: DeviceName = "auto"
     dtype: DTypeName = "auto"
     max_model_len: int | None = None
-    max_num_seqs: int = 64
-    max_num_batched_tokens: int = 512
+    max_num_seqs: int | None = None
+    max_num_batched_tokens: int | None = None
+    is_offline: bool = False
     long_prefill_token_threshold: int = 0
     block_size: int = 16
     kv_cache_memory_bytes: int | None = None
@@ -48,6 +52,7 @@ class EngineConfig:
     num_gpu_blocks_override: int | None = None
     enforce_eager: bool = False
     cuda_graph_sizes: tuple[int, ...] | None = None
+    max_cuda_graph_size: int | None = None
     enable_prefix_caching: bool = True
     scheduling_policy: Literal["fcfs", "priority"] = "fcfs"
     load_format: Literal["auto", "dummy"] = "auto"
@@ -59,3 +64,13 @@ class EngineConfig:
     profiler_dir: Path | None = None
     seed: int = 0
     num_threads: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ResolvedConfig(EngineConfig):
+    """Settings of which none waits for the device any more. cuda_graph_sizes: () = no graphs."""
+
+    device: Literal["cpu", "cuda"]
+    max_num_seqs: int
+    max_num_batched_tokens: int
+    cuda_graph_sizes: tuple[int, ...]

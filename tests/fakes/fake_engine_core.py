@@ -43,7 +43,8 @@ class FakeEngineCore:
         raw = json.loads((config.model / "config.json").read_text(encoding="utf-8"))
         limit = config.max_model_len or int(raw["max_position_embeddings"])
         blocks_per_sequence = -(-limit // config.block_size)
-        num_blocks = config.num_gpu_blocks_override or config.max_num_seqs * blocks_per_sequence
+        max_num_seqs = config.max_num_seqs or 64
+        num_blocks = config.num_gpu_blocks_override or max_num_seqs * blocks_per_sequence
         self.info = EngineInfo(
             model=str(config.model),
             cache_model=config.cache_model or f"{config.model.name}@fake",
@@ -51,15 +52,15 @@ class FakeEngineCore:
             block_size=config.block_size,
             num_blocks=num_blocks,
             max_model_len=limit,
-            max_num_seqs=config.max_num_seqs,
+            max_num_seqs=max_num_seqs,
             vocab_size=int(raw["vocab_size"]),
             eos_token_ids=[int(raw["eos_token_id"])],
             stages={"load": 0.0},
         )
         self.scheduler = Scheduler(
             SchedulerConfig(
-                max_num_seqs=config.max_num_seqs,
-                max_num_batched_tokens=config.max_num_batched_tokens,
+                max_num_seqs=max_num_seqs,
+                max_num_batched_tokens=config.max_num_batched_tokens or 512,
                 max_model_len=limit,
                 block_size=config.block_size,
                 policy=config.scheduling_policy,

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 import torch
 
 from octavo_kernels.allocator import trim_allocator, tune_allocator
-from octavo_protocol.errors import ConfigError, ValidationError
+from octavo_protocol.errors import ValidationError
 from octavo_runtime.config import EngineConfig
 from octavo_runtime.engine.block_pool import BlockPool
 from octavo_runtime.engine.kv_capacity import max_model_len_limit, num_kv_blocks
@@ -44,11 +44,12 @@ from octavo_runtime.engine.scheduler import (
     StepPlan,
 )
 from octavo_runtime.engine.sleep import KV_CACHE, WEIGHTS, SleepState
+from octavo_runtime.engine.start_up import timed
 from octavo_runtime.engine.step_rates import StepRates
 from octavo_runtime.engine.wakeup import Wakeup
 from octavo_runtime.model_config import ModelConfig, cache_identity
 from octavo_runtime.structured_outputs.sequence_grammars import SequenceGrammars
-from octavo_runtime.worker.device import new_model_runner
+from octavo_runtime.worker.device import new_model_runner, resolve_config
 from octavo_runtime.worker.model_runner import ModelRunner, RunningStep, SampleWork
 from octavo_runtime.worker.step_input import StepSequence
 
@@ -74,28 +75,24 @@ class EngineCore:
         tune_allocator()
         if config.num_threads is not None:
             torch.set_num_threads(config.num_threads)
-        if config.max_num_batched_tokens < config.max_num_seqs:
-            raise ConfigError(
-                f"max_num_batched_tokens ({config.max_num_batched_tokens}) must be at least "
-                f"max_num_seqs ({config.max_num_seqs})"
-            )
         model_config = ModelConfig.from_folder(config.model, config.hf_overrides)
         max_model_len = max_model_len_limit(config, model_config)
-        self._runner = new_model_runner(config, model_config, max_model_len)
-        started = time.perf_counter()
-        num_blocks = num_kv_blocks(
-            config, self._runner.kv_block_bytes, max_model_len, self._runner.kv_memory_bytes
-        )
+        resolved = resolve_config(config)
+        self._runner = new_model_runner(resolved, model_config, max_model_len)
+        stages = self._runner.stages
+        with timed(stages, "profile"):
+            num_blocks = num_kv_blocks(
+                resolved, self._runner.kv_block_bytes, max_model_len, self._runner.kv_memory_bytes
+            )
         if config.max_model_len == -1:
             max_model_len = min(max_model_len, num_blocks * config.block_size)
-        self._runner.allocate_kv_cache(num_blocks)
-        stages = self._runner.stages
-        stages["kv_cache"] = time.perf_counter() - started
+        with timed(stages, "kv_cache"):
+            self._runner.allocate_kv_cache(num_blocks)
         cache_model = config.cache_model or cache_identity(config.model, config.hf_overrides)
         self.scheduler = Scheduler(
             SchedulerConfig(
-                max_num_seqs=config.max_num_seqs,
-                max_num_batched_tokens=config.max_num_batched_tokens,
+                max_num_seqs=resolved.max_num_seqs,
+                max_num_batched_tokens=resolved.max_num_batched_tokens,
                 max_model_len=max_model_len,
                 block_size=config.block_size,
                 policy=config.scheduling_policy,
@@ -104,9 +101,8 @@ class EngineCore:
             ),
             BlockPool(num_blocks, enable_prefix_caching=config.enable_prefix_caching),
         )
-        started = time.perf_counter()
-        self._runner.warm_up(max_model_len)
-        stages["warm_up"] = time.perf_counter() - started
+        with timed(stages, "warm_up"):
+            self._runner.warm_up(max_model_len)
         self.info = EngineInfo(
             model=str(config.model),
             cache_model=cache_model,
@@ -114,12 +110,13 @@ class EngineCore:
             block_size=config.block_size,
             num_blocks=num_blocks,
             max_model_len=max_model_len,
-            max_num_seqs=config.max_num_seqs,
+            max_num_seqs=resolved.max_num_seqs,
             vocab_size=model_config.vocab_size,
             eos_token_ids=list(model_config.eos_token_ids),
             max_logprobs=config.max_logprobs,
             enable_prefix_caching=config.enable_prefix_caching,
             stages=stages,
+            num_graphs=len(resolved.cuda_graph_sizes),
         )
         self._launched: deque[_Launched] = deque()
         self._rates = StepRates()

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 from octavo_protocol.errors import ConfigError
-from octavo_runtime.config import EngineConfig
+from octavo_runtime.config import EngineConfig, ResolvedConfig
 from octavo_runtime.model_config import ModelConfig
 
 
@@ -20,7 +20,7 @@ def max_model_len_limit(config: EngineConfig, model_config: ModelConfig) -> int:
 
 
 def num_kv_blocks(
-    config: EngineConfig,
+    config: ResolvedConfig,
     block_bytes: int,
     max_model_len: int,
     memory_bytes: Callable[[], int],

@@ -128,7 +128,10 @@ class StepOutputs(msgspec.Struct, omit_defaults=True, tag="step"):
 
 
 class EngineInfo(msgspec.Struct, tag="info"):
-    """What the engine resolved its configuration to. `stages` are start-up seconds by stage."""
+    """What the engine resolved its configuration to.
+
+    stages: seconds of start-up by stage; one begins where the other ends. num_graphs: CUDA graphs.
+    """
 
     model: str
     cache_model: str
@@ -142,6 +145,7 @@ class EngineInfo(msgspec.Struct, tag="info"):
     stages: dict[str, float]
     max_logprobs: int = 20
     enable_prefix_caching: bool = True
+    num_graphs: int = 0
 
 
 class StartFailed(msgspec.Struct, tag="start_failed"):

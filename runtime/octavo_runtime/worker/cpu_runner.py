@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from octavo_kernels.metadata import AttentionMetadata
-from octavo_runtime.config import EngineConfig
+from octavo_runtime.config import ResolvedConfig
 from octavo_runtime.layers.attention import ForwardBatch
 from octavo_runtime.layers.token_mask import apply_token_masks
 from octavo_runtime.model_config import ModelConfig
@@ -31,7 +31,9 @@ class FinishedStep:
 class CpuModelRunner(ModelRunner):
     overlaps = False
 
-    def __init__(self, config: EngineConfig, model_config: ModelConfig, max_model_len: int) -> None:
+    def __init__(
+        self, config: ResolvedConfig, model_config: ModelConfig, max_model_len: int
+    ) -> None:
         super().__init__(config, model_config, max_model_len, "cpu")
 
     @torch.inference_mode()

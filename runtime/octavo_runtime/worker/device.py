@@ -1,32 +1,84 @@
-"""Which device an engine runs on."""
+"""Which device an engine runs on, and the settings that follow from it."""
+
+from dataclasses import fields
+from typing import Literal
 
 import torch
 
 from octavo_protocol.errors import ConfigError
-from octavo_runtime.config import EngineConfig
+from octavo_runtime.config import EngineConfig, ResolvedConfig
 from octavo_runtime.model_config import ModelConfig
 from octavo_runtime.worker.cpu_runner import CpuModelRunner
+from octavo_runtime.worker.gpu.decode_graphs import graph_sizes
 from octavo_runtime.worker.model_runner import ModelRunner
 
+Device = Literal["cpu", "cuda"]
 
-def resolve_device(wanted: str) -> str:
-    """ "cpu" or "cuda"; auto is a GPU where there is one. Raises `ConfigError`."""
+_MAX_NUM_SEQS: dict[Device, int] = {"cpu": 64, "cuda": 256}
+_MAX_NUM_BATCHED_TOKENS: dict[Device, int] = {"cpu": 512, "cuda": 8192}
+_MAX_NUM_BATCHED_TOKENS_OFFLINE: dict[Device, int] = {"cpu": 512, "cuda": 16384}
+# A larger step takes longer than the host needs to launch it kernel by kernel.
+_MAX_CUDA_GRAPH_SIZE = 512
+
+
+def resolve_device(wanted: str) -> Device:
+    """auto is a GPU where there is one. Raises `ConfigError`."""
     has_gpu = torch.cuda.is_available()
     if wanted == "auto":
         return "cuda" if has_gpu else "cpu"
-    if wanted == "cuda" and not has_gpu:
+    if wanted == "cuda":
+        if not has_gpu:
+            raise ConfigError(
+                "device is cuda, but torch sees no NVIDIA GPU here (torch.cuda.is_available() is "
+                "false): check the driver with nvidia-smi, or set device to cpu"
+            )
+        return "cuda"
+    return "cpu"
+
+
+def resolve_config(config: EngineConfig) -> ResolvedConfig:
+    """`config` with what was left to the device; values that were given stay.
+
+    Raises `ConfigError` when the device is not there or the values contradict each other.
+    """
+    device = resolve_device(config.device)
+    num_seqs, num_tokens = config.max_num_seqs, config.max_num_batched_tokens
+    if num_seqs is None:
+        num_seqs = min(_MAX_NUM_SEQS[device], num_tokens or _MAX_NUM_SEQS[device])
+    if num_tokens is None:
+        defaults = _MAX_NUM_BATCHED_TOKENS_OFFLINE if config.is_offline else _MAX_NUM_BATCHED_TOKENS
+        num_tokens = max(defaults[device], num_seqs)
+    if num_tokens < num_seqs:
         raise ConfigError(
-            "device is cuda, but torch sees no NVIDIA GPU here (torch.cuda.is_available() is "
-            "false): check the driver with nvidia-smi, or set device to cpu"
+            f"max_num_batched_tokens ({num_tokens}) must be at least max_num_seqs ({num_seqs})"
         )
-    return wanted
+    given = {field.name: getattr(config, field.name) for field in fields(config)}
+    resolved = {
+        "device": device,
+        "max_num_seqs": num_seqs,
+        "max_num_batched_tokens": num_tokens,
+        "cuda_graph_sizes": _cuda_graph_sizes(config, num_seqs) if device == "cuda" else (),
+    }
+    return ResolvedConfig(**(given | resolved))
 
 
 def new_model_runner(
-    config: EngineConfig, model_config: ModelConfig, max_model_len: int
+    config: ResolvedConfig, model_config: ModelConfig, max_model_len: int
 ) -> ModelRunner:
-    if resolve_device(config.device) == "cpu":
+    if config.device == "cpu":
         return CpuModelRunner(config, model_config, max_model_len)
     from octavo_runtime.worker.gpu.runner import GpuModelRunner
 
     return GpuModelRunner(config, model_config, max_model_len)
+
+
+def _cuda_graph_sizes(config: EngineConfig, max_num_seqs: int) -> tuple[int, ...]:
+    if config.enforce_eager:
+        return ()
+    largest = min(config.max_cuda_graph_size or _MAX_CUDA_GRAPH_SIZE, max_num_seqs)
+    if config.cuda_graph_sizes is None:
+        return tuple(graph_sizes(largest))
+    # Without a limit of their own, sizes that were given are only bound by the batch.
+    if config.max_cuda_graph_size is None:
+        largest = max_num_seqs
+    return tuple(sorted({size for size in config.cuda_graph_sizes if size <= largest}))

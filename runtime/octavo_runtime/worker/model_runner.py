@@ -12,7 +12,7 @@ from torch import Tensor
 
 from octavo_kernels.kv_cache import new_kv_cache
 from octavo_protocol.errors import ConfigError
-from octavo_runtime.config import EngineConfig
+from octavo_runtime.config import ResolvedConfig
 from octavo_runtime.layers.attention import KVCache
 from octavo_runtime.layers.rotary import rotary_table
 from octavo_runtime.layers.sampling.logprobs import TokenScores
@@ -66,7 +66,7 @@ class ModelRunner(ABC):
     overlaps: bool
 
     def __init__(
-        self, config: EngineConfig, model_config: ModelConfig, max_model_len: int, device: str
+        self, config: ResolvedConfig, model_config: ModelConfig, max_model_len: int, device: str
     ) -> None:
         self.stages: dict[str, float] = {}
         self.device = torch.device(device)
@@ -170,7 +170,7 @@ class ModelRunner(ABC):
             self.logprobs_mode,
         )
 
-    def _processors(self, config: EngineConfig) -> LogitsProcessors | None:
+    def _processors(self, config: ResolvedConfig) -> LogitsProcessors | None:
         classes = load_processor_classes(config.logits_processors)
         if not classes:
             return None

@@ -4,7 +4,6 @@ A step is: one copy of what is new, one launch that makes its inputs, the forwar
 graph where every sequence has one token), logits, sampling, one copy of the tokens back.
 """
 
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -17,13 +16,13 @@ from octavo_kernels.metadata import AttentionMetadata
 from octavo_kernels.step_inputs import SequenceRows, StepBuffers, prepare_step_inputs
 from octavo_protocol.errors import ConfigError
 from octavo_protocol.sampling_params import SamplingParams
-from octavo_runtime.config import EngineConfig
+from octavo_runtime.config import ResolvedConfig
 from octavo_runtime.layers.attention import ForwardBatch
 from octavo_runtime.layers.sampling.logprobs import TokenScores
 from octavo_runtime.layers.sampling.rows import SamplingRow
 from octavo_runtime.layers.token_mask import apply_token_masks
 from octavo_runtime.model_config import ModelConfig
-from octavo_runtime.worker.gpu.decode_graphs import DecodeGraphs, graph_sizes
+from octavo_runtime.worker.gpu.decode_graphs import DecodeGraphs
 from octavo_runtime.worker.gpu.device_sampler import DeviceSampler, DeviceSamples, new_event
 from octavo_runtime.worker.gpu.host_weights import HostWeights
 from octavo_runtime.worker.gpu.row_table import RowTable
@@ -59,7 +58,7 @@ class GpuModelRunner(ModelRunner):
 
     def __init__(
         self,
-        config: EngineConfig,
+        config: ResolvedConfig,
         model_config: ModelConfig,
         max_model_len: int,
         device: str = "cuda",
@@ -90,8 +89,7 @@ class GpuModelRunner(ModelRunner):
             max_tokens=max_tokens,
             max_blocks=min(num_rows * width, _MAX_NEW_BLOCKS),
         )
-        sizes = config.cuda_graph_sizes or graph_sizes(num_rows)
-        self._graphs = DecodeGraphs([size for size in sizes if size <= num_rows])
+        self._graphs = DecodeGraphs(config.cuda_graph_sizes)
 
     # -- the step -----------------------------------------------------------------------------
 
@@ -224,7 +222,6 @@ class GpuModelRunner(ModelRunner):
     @torch.inference_mode()
     def kv_memory_bytes(self) -> int:
         """What `gpu_memory_utilization` leaves beside the weights and the largest step."""
-        started = time.perf_counter()
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
         try:
@@ -240,7 +237,6 @@ class GpuModelRunner(ModelRunner):
         free, total = torch.cuda.mem_get_info()
         used = total - free
         wanted = int(total * self._config.gpu_memory_utilization)
-        self.stages["profile"] = time.perf_counter() - started
         if wanted - used - step_bytes <= 0:
             raise ConfigError(
                 f"no memory is left for the KV cache: {_gib(total)} x gpu_memory_utilization "
@@ -253,8 +249,7 @@ class GpuModelRunner(ModelRunner):
 
     def warm_up(self, max_model_len: int) -> None:
         """Captures the graphs; kernels were compiled by the largest step or are now."""
-        is_gpu = self.device.type == "cuda"
-        if is_gpu and not self._config.enforce_eager:
+        if self._graphs.sizes:
             with torch.inference_mode():
                 self._capture()
         num_tokens = min(self._config.max_num_batched_tokens, max_model_len - 1)
