@@ -248,17 +248,22 @@ class GpuModelRunner(ModelRunner):
         return wanted - used - step_bytes
 
     def warm_up(self, max_model_len: int) -> None:
-        """Captures the graphs; kernels were compiled by the largest step or are now."""
+        """Captures the graphs, and runs a step of each kind: what is not compiled yet is now."""
         if self._graphs.sizes:
             with torch.inference_mode():
                 self._capture()
         num_tokens = min(self._config.max_num_batched_tokens, max_model_len - 1)
         table = range(-(-(num_tokens + 1) // self.block_size))
-        for tokens, start, top_p in ((num_tokens, 0, 1.0), (1, num_tokens, 0.9)):
-            sequence = StepSequence([0] * tokens, start, table, key="warm-up")
-            work = SampleWork({0: SamplingRow(SamplingParams(top_p=top_p))})
-            self.launch([sequence], work).result()
-        self._table.release(["warm-up"])
+        half = num_tokens // 2
+        prompt = StepSequence([0] * num_tokens, 0, table, key="warm-up")
+        token = StepSequence([0], num_tokens, table, key="warm-up")
+        chunk = StepSequence([0] * (num_tokens - half - 1), half, table, key="warm-up 2")
+        steps = [[prompt], [token]] if chunk.num_new_tokens < 2 else [[prompt], [token, chunk]]
+        for step in [*steps, [token]]:
+            for params in (SamplingParams(), SamplingParams(top_p=0.9, logprobs=1)):
+                rows = {index: SamplingRow(params) for index in range(len(step))}
+                self.launch(step, SampleWork(rows)).result()
+        self._table.release(["warm-up", "warm-up 2"])
 
     def load_model(self) -> None:
         try:
