@@ -258,8 +258,10 @@ class GpuModelRunner(ModelRunner):
         prompt = StepSequence([0] * num_tokens, 0, table, key="warm-up")
         token = StepSequence([0], num_tokens, table, key="warm-up")
         chunk = StepSequence([0] * (num_tokens - half - 1), half, table, key="warm-up 2")
-        steps = [[prompt], [token]] if chunk.num_new_tokens < 2 else [[prompt], [token, chunk]]
-        for step in [*steps, [token]]:
+        steps = [[prompt], [token]]
+        if chunk.num_new_tokens > 1 and self._config.max_num_seqs > 1:
+            steps.append([token, chunk])
+        for step in steps:
             for params in (SamplingParams(), SamplingParams(top_p=0.9, logprobs=1)):
                 rows = {index: SamplingRow(params) for index in range(len(step))}
                 self.launch(step, SampleWork(rows)).result()

@@ -204,3 +204,10 @@ def test_a_reader_of_many_log_probabilities_costs_its_neighbours_none(
     generate(llm, wanted | {"logprobs": -1}, wanted | {"logprobs": 2})
 
     assert gathered == [2, 2]
+
+
+def test_an_engine_of_one_sequence_starts_and_answers(folder: Path, device_engine: Any) -> None:
+    [expected] = generate(engine(folder, max_num_seqs=1), dict(GREEDY))
+    [actual] = generate(device_engine(max_num_seqs=1), dict(GREEDY))
+
+    assert actual.outputs[0].token_ids == expected.outputs[0].token_ids
