@@ -1,7 +1,7 @@
 """Groups of settings that `LLM` takes as objects or dicts. Names are vLLM's."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -24,19 +24,52 @@ __all__ = [
 Config = TypeVar("Config")
 
 
-class _Tuning:
-    """Settings of GPUs. Any are taken; on this platform they change nothing."""
+class AttentionConfig:
+    """How vLLM picks attention kernels. Any settings are taken; they change nothing here."""
 
     def __init__(self, **settings: Any) -> None:
         self.__dict__.update(settings)
 
 
-class CompilationConfig(_Tuning):
-    """How vLLM compiles and captures a model."""
+class CompilationConfig:
+    """How vLLM compiles and captures a model. What captures CUDA graphs counts here.
 
+    cudagraph_capture_sizes: batch sizes that get a graph; None = a ladder of them.
+    max_cudagraph_capture_size: the largest of them. cudagraph_mode: "NONE" = no graphs; the others
+    are one here. settings: all others, of vLLM's compiler; they change nothing.
+    """
 
-class AttentionConfig(_Tuning):
-    """How vLLM picks attention kernels."""
+    def __init__(
+        self,
+        *,
+        cudagraph_capture_sizes: Sequence[int] | None = None,
+        max_cudagraph_capture_size: int | None = None,
+        cudagraph_mode: Any = None,
+        **settings: Any,
+    ) -> None:
+        self.cudagraph_capture_sizes = cudagraph_capture_sizes
+        self.max_cudagraph_capture_size = max_cudagraph_capture_size
+        self.cudagraph_mode = cudagraph_mode
+        self.__dict__.update(settings)
+
+    @classmethod
+    def of(cls, value: Any) -> "CompilationConfig":
+        """From one of it, a dict of its settings, a level, or None. Raises `ValidationError`."""
+        if isinstance(value, cls):
+            return value
+        if isinstance(value, Mapping):
+            return cls(**value)
+        if value is None or isinstance(value, int):
+            return cls(mode=value)
+        raise ValidationError(
+            f"compilation_config must be a CompilationConfig or a dict, not {type(value).__name__}",
+            parameter="compilation_config",
+        )
+
+    @property
+    def has_graphs(self) -> bool:
+        mode = getattr(self.cudagraph_mode, "name", self.cudagraph_mode)
+        return str(mode).upper() != "NONE" or self.cudagraph_mode is None
 
 
 @dataclass

@@ -1,12 +1,14 @@
 """`LLM`: generation in this process, with vLLM's arguments and output objects."""
 
+import sys
+import time
 from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn
 
 from octavo import offline_beam_search
 from octavo.chat_templates import load_chat_template
 from octavo.conversations import ChatOptions, as_conversations
-from octavo.engine.arg_utils import EngineArgs
+from octavo.engine.arg_utils import OFFLINE, EngineArgs
 from octavo.engine.llm_engine import LLMEngine
 from octavo.engine.request_checks import refuse_missing
 from octavo.engine_access import EngineAccess
@@ -19,6 +21,7 @@ from octavo_protocol.beam_search import BeamSearchOutput, BeamSearchParams
 from octavo_protocol.errors import ValidationError
 from octavo_protocol.outputs import RequestOutput
 from octavo_protocol.sampling_params import SamplingParams
+from octavo_runtime.engine.start_up import start_up_line
 
 Params = SamplingParams | Sequence[SamplingParams] | None
 Messages = Sequence[Any]
@@ -31,6 +34,8 @@ class LLM(EngineAccess):
     `EngineArgs`; one that Octavo does not know is a TypeError that names the nearest, one that it
     knows but cannot honour is a `ValidationError`, and one that vLLM has removed is translated with
     a DeprecationWarning where that is harmless.
+
+    One line on standard error tells how long each stage of the start took.
 
     Raises `ConfigError` when the model cannot be found or does not fit.
     """
@@ -46,7 +51,10 @@ class LLM(EngineAccess):
         return llm
 
     def _start(self, engine_args: EngineArgs) -> None:
-        self.llm_engine = LLMEngine.from_engine_args(engine_args)
+        started = time.perf_counter()
+        self.llm_engine = LLMEngine(engine_args.create_engine_config(OFFLINE))
+        line = start_up_line(self.llm_engine.engine.info, time.perf_counter() - started)
+        print(f"octavo: {line}", file=sys.stderr)
         self.engine_class = LLMEngine
         self.chat_template = self.llm_engine.vllm_config.chat_template
         self.runner_type = "generate"

@@ -11,8 +11,8 @@ from octavo_protocol.errors import ValidationError
 # Removed, and without effect on any result: why.
 _HARMLESS = {
     "swap_space": "a preempted sequence is computed again",
-    "max_seq_len_to_capture": "nothing is captured",
-    "max_context_len_to_capture": "nothing is captured",
+    "max_seq_len_to_capture": "graphs hold for contexts of any length",
+    "max_context_len_to_capture": "graphs hold for contexts of any length",
     "disable_async_output_proc": "outputs are always processed beside the engine",
     "use_v2_block_manager": "there is one block manager",
     "num_lookahead_slots": "there is no speculation",
@@ -23,7 +23,6 @@ _HARMLESS = {
     "worker_use_ray": "nothing runs on Ray",
     "ray_workers_use_nsight": "nothing runs on Ray",
     "enable_prompt_adapter": "there are no prompt adapters",
-    "device": "the device is found",
 }
 _BACKENDS = ("guided_decoding_backend", "guided_decoding_disable_fallback")
 _GENERATIVE_TASKS = ("auto", "generate")

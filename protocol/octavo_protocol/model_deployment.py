@@ -59,11 +59,17 @@ class EngineSpec(_Model):
         Field(ge=2, description="Longest prompt plus output, in tokens. Default: the model's own."),
     ] = None
     max_num_seqs: Annotated[
-        int, Field(ge=1, description="Sequences that run in one step at most. Default 64.")
-    ] = 64
+        int | None,
+        Field(
+            ge=1,
+            description="Sequences that run in one step at most. Default: 64 on a CPU, 256 on a "
+            "GPU.",
+        ),
+    ] = None
     max_num_batched_tokens: Annotated[
-        int, Field(ge=1, description="Token budget of one step. Default 512.")
-    ] = 512
+        int | None,
+        Field(ge=1, description="Token budget of one step. Default: 512 on a CPU, 8192 on a GPU."),
+    ] = None
     block_size: Annotated[
         int, Field(ge=1, le=512, description="Tokens per KV block. Default 16.")
     ] = 16

@@ -24,7 +24,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 _KEYWORD = inspect.Parameter.KEYWORD_ONLY
-_ENGINE_GROUPS = ("Model", "Load", "Parallel", "Cache", "Scheduler")
+_ENGINE_GROUPS = ("Model", "Load", "Parallel", "Cache", "Scheduler", "CUDA graphs")
 
 Model = Annotated[str, typer.Option("--model", help="Model name, folder or .gguf file.")]
 OutputJson = Annotated[
@@ -89,9 +89,10 @@ def latency(
 
 
 def _engine(model: str, flags: dict[str, Any]) -> "tuple[VllmConfig, EngineCore]":
+    from octavo.engine.arg_utils import OFFLINE
     from octavo_runtime.engine.engine_core import EngineCore
 
-    config = engine_settings(model, flags)
+    config = engine_settings(model, flags, OFFLINE)
     return config, EngineCore(config.engine_config)
 
 

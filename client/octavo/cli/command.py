@@ -110,7 +110,8 @@ class ServeCommand(FlexibleCommand):
 
 
 def _flag(option: TyperOption) -> Flag:
-    names = sorted(option.opts, key=len, reverse=True)
+    own = "--" + str(option.name).replace("_", "-")
+    names = sorted(option.opts, key=lambda name: (name == own, len(name)), reverse=True)
     kind: Kind = "one"
     if option.is_flag:
         kind = "switch"

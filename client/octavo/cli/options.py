@@ -44,9 +44,9 @@ def parse_size(text: str | int) -> int:
     return int(value)
 
 
-def json_option(flag: str, *, help: str, **settings: Any) -> Any:
+def json_option(flag: str, *more: str, help: str, **settings: Any) -> Any:
     """An option whose value is a JSON table."""
-    return option(flag, help=help, parser=parse_table, metavar=JSON_METAVAR, **settings)
+    return option(flag, *more, help=help, parser=parse_table, metavar=JSON_METAVAR, **settings)
 
 
 def parse_table(text: str | dict[str, Any]) -> dict[str, Any]:

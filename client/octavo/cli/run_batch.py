@@ -13,7 +13,8 @@ from octavo.cli.serve import serve_options
 from octavo_protocol.http_options import HttpOptions
 
 _KEYWORD = inspect.Parameter.KEYWORD_ONLY
-_GROUPS = ("Model", "Load", "Parallel", "Cache", "Scheduler", "Frontend", "Observability")
+_ENGINE_GROUPS = ("Model", "Load", "Parallel", "Cache", "Scheduler", "CUDA graphs")
+_GROUPS = (*_ENGINE_GROUPS, "Frontend", "Observability")
 # There is no HTTP server, so what concerns one is left out.
 _LEFT_OUT = {each.name for each in dataclasses.fields(HttpOptions)} | {
     *("sse_keep_alive_interval", "enable_tokenizer_info_endpoint", "dev_mode"),

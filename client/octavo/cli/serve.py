@@ -88,7 +88,9 @@ def serve_options(model: str, flags: dict[str, Any]) -> "ServeOptions":
     )
 
 
-def engine_settings(model: str, flags: dict[str, Any]) -> "VllmConfig":
+def engine_settings(
+    model: str, flags: dict[str, Any], usage_context: str | None = None
+) -> "VllmConfig":
     """The engine that the flags ask for; the model is fetched if needed. Raises `OctavoError`."""
     from octavo.cli.console import ByteProgress
     from octavo.engine.arg_utils import EngineArgs
@@ -98,8 +100,12 @@ def engine_settings(model: str, flags: dict[str, Any]) -> "VllmConfig":
     with ByteProgress() as progress:
         folder = resolve_model(model, revision=given.get("revision"), progress=progress)
     known = _engine_arguments() - {"revision"}
-    arguments = {name: value for name, value in given.items() if name in known}
-    return EngineArgs(model=str(folder), **arguments).create_engine_config()
+    arguments: dict[str, Any] = {
+        name: list(value) if isinstance(value, tuple) else value
+        for name, value in given.items()
+        if name in known
+    }
+    return EngineArgs(model=str(folder), **arguments).create_engine_config(usage_context)
 
 
 def _engine_arguments() -> set[str]:

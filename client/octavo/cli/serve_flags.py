@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 
 from octavo.cli.options import json_option, option, parse_length, size_option
 from octavo_protocol.http_options import HttpOptions
-from octavo_runtime.config import EngineConfig, LogprobsMode
+from octavo_runtime.config import DeviceName, EngineConfig, KVCacheDTypeName, LogprobsMode
 from octavo_runtime.server.options import ApiOptions, FingerprintMode, MetricsNames
 
 RENAMED = {
@@ -28,7 +28,9 @@ _SIZE = "size"
 
 @dataclass(frozen=True, slots=True)
 class ServeFlag:
-    """kind: a type, `_SIZE` or `_JSON`. settings: for `option`; `default` is the flag's default."""
+    """kind: a type, `_SIZE` or `_JSON`. settings: for `option`, and also `default`, the flag's own,
+    and `aliases`, other spellings.
+    """
 
     name: str
     kind: Any
@@ -88,11 +90,12 @@ GROUPS: dict[str, tuple[ServeFlag, ...]] = {
     "Load": (
         _flag(
             "load_format",
-            Literal["auto", "hf", "safetensors", "dummy"],
+            Literal["auto", "hf", "safetensors", "dummy", "fastsafetensors", "runai_streamer"],
             "dummy: random weights, to measure without loading; the others: what the files are.",
         ),
     ),
     "Parallel": (
+        _flag("device", DeviceName, "What computes; auto: a GPU where there is one."),
         _flag(
             "threads", int, "CPU threads of the model. Default: every core.", min=1, default=None
         ),
@@ -101,14 +104,29 @@ GROUPS: dict[str, tuple[ServeFlag, ...]] = {
         _flag("block_size", int, "Tokens per KV block.", min=1),
         _flag("enable_prefix_caching", bool, "Reuse KV blocks of equal prompt prefixes."),
         _flag(
+            "kv_cache_dtype",
+            KVCacheDTypeName,
+            "Type of stored keys and values; auto: as --dtype. fp8 (fp8_e4m3, on a GPU): half the "
+            "bytes of bfloat16.",
+        ),
+        _flag(
             "kv_cache_memory_bytes",
             _SIZE,
-            "Size of the KV pool. Default: --kv-memory-fraction of the available memory.",
+            "Size of the KV pool. Default: what --gpu-memory-utilization leaves, or on a CPU "
+            "--kv-memory-fraction of the available memory.",
+        ),
+        _flag(
+            "gpu_memory_utilization",
+            float,
+            "Share of the GPU's memory for weights, the largest step and the KV pool.",
+            min=0.01,
+            max=1.0,
+            aliases=("--device-memory-utilization",),
         ),
         _flag(
             "kv_memory_fraction",
             float,
-            "Share of the available memory for the KV pool, as far as it can be used.",
+            "On a CPU: share of the available memory for the KV pool, as far as it can be used.",
             min=0.01,
             max=0.95,
         ),
@@ -120,8 +138,17 @@ GROUPS: dict[str, tuple[ServeFlag, ...]] = {
         ),
     ),
     "Scheduler": (
-        _flag("max_num_seqs", int, "Sequences in one step at most.", min=1),
-        _flag("max_num_batched_tokens", _SIZE, "Token budget of one step."),
+        _flag(
+            "max_num_seqs",
+            int,
+            "Sequences in one step at most. Default: 64 on a CPU, 256 on a GPU.",
+            min=1,
+        ),
+        _flag(
+            "max_num_batched_tokens",
+            _SIZE,
+            "Token budget of one step. Default: 512 on a CPU, 8192 on a GPU.",
+        ),
         _flag(
             "long_prefill_token_threshold",
             int,
@@ -129,6 +156,27 @@ GROUPS: dict[str, tuple[ServeFlag, ...]] = {
             min=0,
         ),
         _flag("scheduling_policy", Literal["fcfs", "priority"], "Order of the waiting queue."),
+    ),
+    "CUDA graphs": (
+        _flag("enforce_eager", bool, "No CUDA graphs: a quicker start, slower decoding."),
+        _flag(
+            "cudagraph_capture_sizes",
+            list[int],
+            "Batch sizes of decode steps that get a graph. Default: a ladder of them.",
+        ),
+        _flag(
+            "max_cudagraph_capture_size",
+            int,
+            "The largest of them. Default: --max-num-seqs, at most 512.",
+            min=0,
+        ),
+        _flag(
+            "compilation_config",
+            _JSON,
+            "The same by vLLM's names: cudagraph_capture_sizes, max_cudagraph_capture_size, "
+            "cudagraph_mode NONE. Other keys change nothing.",
+            aliases=("-cc",),
+        ),
     ),
     HTTP: (
         _flag(
@@ -284,15 +332,16 @@ def _default(flag: ServeFlag) -> Any:
 
 def _annotation(flag: ServeFlag, group: str) -> Any:
     settings = {name: value for name, value in flag.settings.items() if name != "default"}
+    aliases = settings.pop("aliases", ())
     settings["rich_help_panel"] = group
     name = "--" + flag.name.replace("_", "-")
     default = _default(flag)
     settings["show_default"] = default not in (None, "") and flag.kind not in (bool, list[str])
     if flag.kind == _JSON:
-        return Annotated[Any, json_option(name, help=flag.help, **settings)]
+        return Annotated[Any, json_option(name, *aliases, help=flag.help, **settings)]
     if flag.kind == _SIZE:
         return Annotated[Any, size_option(name, help=flag.help, **settings)]
     kind = flag.kind if default is not None else flag.kind | None
     if flag.kind is bool:
         name = f"{name}/--no-{flag.name.replace('_', '-')}"
-    return Annotated[kind, option(name, help=flag.help, **settings)]
+    return Annotated[kind, option(name, *aliases, help=flag.help, **settings)]

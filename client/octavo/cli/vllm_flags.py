@@ -25,15 +25,12 @@ class VllmFlag:
 
 
 _IGNORED = {
-    "it tunes GPU kernels and graphs; results are the same without it": """
-        --enforce-eager --compilation-config/-cc={} --cudagraph-capture-sizes=*
-        --max-cudagraph-capture-size= --performance-mode= --attention-backend=
+    "it chooses between vLLM's kernels; results are the same without it": """
+        --performance-mode= --attention-backend=
         --attention-config/-ac={} --moe-backend= --linear-backend= --optimization-level/-O=
         -O0 -O1 -O2 -O3 --disable-cascade-attn --enable-dbo --kernel-config={}""",
-    "the KV pool is sized by --kv-memory-fraction or --kv-cache-memory-bytes": """
-        --gpu-memory-utilization/--device-memory-utilization=""",
     "sequences that do not fit are recomputed, never swapped": "--swap-space=",
-    "weights and KV blocks stay in memory on this platform": """
+    "weights and KV blocks stay on the device": """
         --cpu-offload-gb= --offload-backend= --offload-group-size= --offload-num-in-group=
         --offload-prefetch-step= --offload-params=* --kv-offloading-size= --kv-offloading-backend=
         --calculate-kv-scales""",
@@ -100,7 +97,6 @@ _REFUSED: tuple[tuple[str, tuple[str, ...], str], ...] = (
         ("none", "None", "gguf", "null"),
         "quantized weights are not served yet; a .gguf file as MODEL is converted to --dtype",
     ),
-    ("--kv-cache-dtype=", ("auto",), "KV blocks have the type of --dtype"),
     ("--enable-chunked-prefill", ("true",), "long prompts are always split between steps"),
     ("--disable-sliding-window", ("false",), "leave it out, and set --max-model-len"),
     ("--enable-lora --lora-modules=*", ("false",), "adapters are not served yet"),

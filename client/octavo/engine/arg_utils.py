@@ -14,6 +14,7 @@ from octavo.engine.vllm_config import VllmConfig
 from octavo.old_arguments import EngineArgsMeta
 
 DEFAULT_MODEL = "smollm2"
+OFFLINE = "LLM_CLASS"  # vLLM's word for it
 
 
 @dataclass
@@ -26,6 +27,10 @@ class EngineArgs(metaclass=EngineArgsMeta):
     logits_processors: classes or "module:Class", for every request.
     kv_memory_fraction: share of the free memory for KV blocks; Octavo's own.
     num_threads: threads of the model; Octavo's own.
+    device: "auto" = a GPU where there is one, "cpu" or "cuda".
+    max_num_seqs, max_num_batched_tokens: None = 64 and 512 on a CPU, 256 and 8,192 (offline:
+    16,384) on a GPU.
+    compilation_config: a `CompilationConfig`, its fields as a dict, or vLLM's level.
 
     A keyword that vLLM has removed is translated, with a DeprecationWarning; an unknown one is a
     TypeError that names the nearest.
@@ -78,7 +83,9 @@ class EngineArgs(metaclass=EngineArgsMeta):
     num_gpu_blocks_override: int | None = honoured(None)
     scheduling_policy: str = honoured("fcfs")
     num_threads: int | None = honoured(None)
-    kv_cache_dtype: str = missing("auto")
+    device: Any = honoured("auto")
+    gpu_memory_utilization: float = honoured(0.92)
+    kv_cache_dtype: str = honoured("auto")
     enable_chunked_prefill: bool | None = tuning(True)
     scheduler_cls: Any = missing(None)
     prefix_caching_hash_algo: str = tuning("sha256")
@@ -90,7 +97,6 @@ class EngineArgs(metaclass=EngineArgsMeta):
     disable_chunked_mm_input: bool = tuning(False)
     disable_hybrid_kv_cache_manager: bool | None = tuning(None)
     watermark: float = tuning(0.0)
-    gpu_memory_utilization: float = honoured(0.92)
     cpu_offload_gb: float = tuning(0)
     offload_backend: str = tuning("auto")
     offload_group_size: int = tuning(0)
@@ -169,7 +175,7 @@ class EngineArgs(metaclass=EngineArgsMeta):
     worker_extension_cls: str = missing("")
     # Kernels
     enforce_eager: bool = honoured(False)
-    compilation_config: Any = tuning(None)
+    compilation_config: Any = honoured(None)
     optimization_level: int = tuning(2)
     performance_mode: str = tuning("balanced")
     attention_config: Any = tuning(None)
@@ -177,7 +183,7 @@ class EngineArgs(metaclass=EngineArgsMeta):
     moe_backend: str = tuning("auto")
     linear_backend: str = tuning("auto")
     cudagraph_capture_sizes: list[int] | None = honoured(None)
-    max_cudagraph_capture_size: int | None = tuning(None)
+    max_cudagraph_capture_size: int | None = honoured(None)
     # Operation
     enable_sleep_mode: bool = honoured(False)
     sleep_mode_backend: str = tuning("cumem")
@@ -202,10 +208,11 @@ class EngineArgs(metaclass=EngineArgsMeta):
     def create_engine_config(self, usage_context: Any = None) -> VllmConfig:
         """Finds the model and checks every argument.
 
-        usage_context: for vLLM's statistics; nothing here.
+        usage_context: "LLM_CLASS" where all requests are there from the start; larger steps are
+        then the default on a GPU.
         Raises `ValidationError` for an argument, `ConfigError` for a model that is not there.
         """
-        return VllmConfig.resolve(self)
+        return VllmConfig.resolve(self, is_offline=usage_context == OFFLINE)
 
     @staticmethod
     def add_cli_args(parser: Any) -> Any:

@@ -19,7 +19,7 @@ def honoured(default: Any) -> Any:
 
 
 def tuning(default: Any) -> Any:
-    """An argument that changes no result, only speed on other machines."""
+    """An argument that changes no result: it tunes what is not there, or tunes itself here."""
     return _field(default, kind="tuning")
 
 
@@ -50,7 +50,7 @@ def check_arguments(arguments: Any) -> None:
         if kind == "tuning" and value != _default(each):
             ignored.append(each.name)
     if ignored:
-        logger.warning("these change nothing on this platform: %s", ", ".join(ignored))
+        logger.warning("these change nothing here: %s", ", ".join(ignored))
 
 
 def _fits(value: Any, hint: Any) -> bool:

@@ -30,11 +30,20 @@ _DTYPES = {
     "float": "float32",
 }
 _POLICIES = {"fcfs": "fcfs", "priority": "priority"}
-_LOAD_FORMATS = {"auto": "auto", "hf": "auto", "safetensors": "auto", "dummy": "dummy"}
+_DEVICES = {"auto": "auto", "cpu": "cpu", "cuda": "cuda"}
+# The last two are names of loaders that read the same files in parallel, as the one here does.
+_LOAD_FORMATS = {
+    "auto": "auto",
+    "hf": "auto",
+    "safetensors": "auto",
+    "dummy": "dummy",
+    "fastsafetensors": "auto",
+    "runai_streamer": "auto",
+}
+_KV_CACHE_DTYPES = {"auto": "auto", "fp8": "fp8", "fp8_e4m3": "fp8_e4m3"}
 _LOGPROBS_MODES = {
     name: name for name in ("raw_logprobs", "processed_logprobs", "raw_logits", "processed_logits")
 }
-_MIN_BATCHED_TOKENS = 512
 
 
 @dataclass(frozen=True)
@@ -84,8 +93,11 @@ class VllmConfig:
     structured_outputs_config: "StructuredOutputsConfig"
 
     @classmethod
-    def resolve(cls, args: "EngineArgs") -> "VllmConfig":
-        """Raises `ValidationError` for an argument, `ConfigError` for a model that is not there."""
+    def resolve(cls, args: "EngineArgs", *, is_offline: bool = False) -> "VllmConfig":
+        """is_offline: see `EngineConfig`.
+
+        Raises `ValidationError` for an argument, `ConfigError` for a model that is not there.
+        """
         from octavo.config import StructuredOutputsConfig, as_config
 
         check_arguments(args)
@@ -110,7 +122,10 @@ class VllmConfig:
         )
         return cls(
             engine_config=EngineConfig(
-                model=folder, hf_overrides=as_overrides(folder, args.hf_overrides), **choices
+                model=folder,
+                hf_overrides=as_overrides(folder, args.hf_overrides),
+                is_offline=is_offline,
+                **choices,
             ),
             tokenizer_folder=tokenizer_folder,
             served_model_name=(names if isinstance(names, str) else (names or [args.model])[0]),
@@ -140,25 +155,22 @@ def _choices(args: "EngineArgs") -> dict[str, Any]:
     from octavo.config import ProfilerConfig, as_config
 
     defaults = EngineConfig(model=Path())
-    max_num_seqs = _count("max_num_seqs", args.max_num_seqs, defaults.max_num_seqs)
-    tokens = _count(
-        "max_num_batched_tokens",
-        args.max_num_batched_tokens,
-        max(_MIN_BATCHED_TOKENS, max_num_seqs),
-    )
     return {
         "dtype": _choice("dtype", str(args.dtype).removeprefix("torch."), _DTYPES),
         "seed": args.seed or 0,
         "max_model_len": _max_model_len(args.max_model_len),
-        "max_num_seqs": max_num_seqs,
-        "max_num_batched_tokens": max(tokens, max_num_seqs),
-        "block_size": _count("block_size", args.block_size, defaults.block_size),
+        "device": _choice("device", str(args.device), _DEVICES),
+        "max_num_seqs": _at_least("max_num_seqs", args.max_num_seqs, 1),
+        "max_num_batched_tokens": _at_least(
+            "max_num_batched_tokens", args.max_num_batched_tokens, 1
+        ),
+        "block_size": _at_least("block_size", args.block_size, 1) or defaults.block_size,
         "enable_prefix_caching": args.enable_prefix_caching is not False,
+        "kv_cache_dtype": _choice("kv_cache_dtype", args.kv_cache_dtype, _KV_CACHE_DTYPES),
         "kv_cache_memory_bytes": _at_least("kv_cache_memory_bytes", args.kv_cache_memory_bytes, 1),
         "kv_memory_fraction": _share("kv_memory_fraction", args.kv_memory_fraction),
         "gpu_memory_utilization": _share("gpu_memory_utilization", args.gpu_memory_utilization),
-        "enforce_eager": args.enforce_eager,
-        "cuda_graph_sizes": _graph_sizes(args.cudagraph_capture_sizes),
+        **_graph_choices(args),
         "num_gpu_blocks_override": _at_least(
             "num_gpu_blocks_override", args.num_gpu_blocks_override, 1
         ),
@@ -184,11 +196,6 @@ def _choice(name: str, value: Any, choices: Mapping[str, Any]) -> Any:
     return choices[value]
 
 
-def _count(name: str, value: Any, default: int) -> int:
-    given: int | None = _at_least(name, value, 1)
-    return default if given is None else given
-
-
 def _at_least(name: str, value: Any, low: int) -> Any:
     if value is not None and value < low:
         raise ValidationError(f"{name} must be at least {low}, got {value}", parameter=name)
@@ -199,6 +206,28 @@ def _share(name: str, value: float) -> float:
     if not 0 < value <= 1:
         raise ValidationError(f"{name} must be above 0 and at most 1, got {value}", parameter=name)
     return value
+
+
+def _graph_choices(args: "EngineArgs") -> dict[str, Any]:
+    """CUDA graphs, by arguments or by compilation_config."""
+    from octavo.config import CompilationConfig
+
+    compilation = CompilationConfig.of(args.compilation_config)
+    chosen = {}
+    for name in ("cudagraph_capture_sizes", "max_cudagraph_capture_size"):
+        values = [getattr(args, name), getattr(compilation, name)]
+        if None not in values:
+            raise ValidationError(
+                f"give {name} either as an argument or in compilation_config", parameter=name
+            )
+        chosen[name] = next((value for value in values if value is not None), None)
+    return {
+        "enforce_eager": args.enforce_eager or not compilation.has_graphs,
+        "cuda_graph_sizes": _graph_sizes(chosen["cudagraph_capture_sizes"]),
+        "max_cuda_graph_size": _at_least(
+            "max_cudagraph_capture_size", chosen["max_cudagraph_capture_size"], 0
+        ),
+    }
 
 
 def _graph_sizes(sizes: Sequence[Any] | None) -> tuple[int, ...] | None:

@@ -111,11 +111,13 @@ def _names(names: Sequence[str]) -> list[str]:
 def _engine_flags(engine: EngineSpec, num_replicas: int) -> list[str]:
     flags = {
         "--dtype": engine.dtype,
-        "--max-num-seqs": str(engine.max_num_seqs),
-        "--max-num-batched-tokens": str(engine.max_num_batched_tokens),
         "--block-size": str(engine.block_size),
         "--scheduling-policy": engine.scheduling_policy,
     }
+    if engine.max_num_seqs is not None:
+        flags["--max-num-seqs"] = str(engine.max_num_seqs)
+    if engine.max_num_batched_tokens is not None:
+        flags["--max-num-batched-tokens"] = str(engine.max_num_batched_tokens)
     if engine.max_model_len is not None:
         flags["--max-model-len"] = str(engine.max_model_len)
     if engine.kv_cache_memory_mib is not None:

@@ -19,6 +19,7 @@ from octavo_protocol.serving import DrainingServer, open_socket
 from octavo_protocol.tokenizer import Tokenizer, TokenizerBundle
 from octavo_runtime.config import EngineConfig
 from octavo_runtime.engine.async_llm import ENGINE_CORE, AsyncLLM
+from octavo_runtime.engine.start_up import start_up_line
 from octavo_runtime.server.app import create_app
 from octavo_runtime.server.metrics import ServerMetrics
 from octavo_runtime.server.options import ApiOptions
@@ -158,16 +159,11 @@ class _Replica:
             )
             while not state.is_registered:
                 await asyncio.sleep(_POLL_S)
-        stages = {name: round(seconds, 2) for name, seconds in info.stages.items()}
         logger.info(
-            "ready after %.2f s on %s: %s, %s, %d KV blocks of %d tokens, stages %s",
-            time.monotonic() - self._started,
-            self._address,
+            "%s on %s %s",
             ", ".join(state.served_names),
-            info.dtype,
-            info.num_blocks,
-            info.block_size,
-            stages,
+            self._address,
+            start_up_line(info, time.monotonic() - self._started),
         )
 
     async def _drain(self, state: ServerState, server: DrainingServer) -> None:

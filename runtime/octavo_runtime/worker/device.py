@@ -73,12 +73,9 @@ def new_model_runner(
 
 
 def _cuda_graph_sizes(config: EngineConfig, max_num_seqs: int) -> tuple[int, ...]:
-    if config.enforce_eager:
+    sizes, limit = config.cuda_graph_sizes, config.max_cuda_graph_size
+    if config.enforce_eager or limit == 0:
         return ()
-    largest = min(config.max_cuda_graph_size or _MAX_CUDA_GRAPH_SIZE, max_num_seqs)
-    if config.cuda_graph_sizes is None:
-        return tuple(graph_sizes(largest))
-    # Without a limit of their own, sizes that were given are only bound by the batch.
-    if config.max_cuda_graph_size is None:
-        largest = max_num_seqs
-    return tuple(sorted({size for size in config.cuda_graph_sizes if size <= largest}))
+    if sizes is None:
+        return tuple(graph_sizes(min(limit or _MAX_CUDA_GRAPH_SIZE, max_num_seqs)))
+    return tuple(sorted({size for size in sizes if size <= min(limit or size, max_num_seqs)}))

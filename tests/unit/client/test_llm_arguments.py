@@ -22,6 +22,7 @@ from octavo_protocol.errors import ConfigError, UnavailableError, ValidationErro
 from octavo_protocol.outputs import CompletionOutput, RequestOutput
 from octavo_protocol.sampling_params import RequestOutputKind
 from octavo_protocol.structured_outputs import StructuredOutputsParams
+from octavo_runtime.config import EngineConfig
 from octavo_runtime.engine.messages import EngineStats
 
 GREEDY = SamplingParams(temperature=0.0, max_tokens=6, ignore_eos=True)
@@ -79,7 +80,6 @@ def test_unknown_argument_is_a_type_error_with_a_suggestion(name: str, near: str
         ("runner", "pooling"),
         ("convert", "embed"),
         ("speculative_config", {"method": "ngram"}),
-        ("kv_cache_dtype", "fp8"),
         ("distributed_executor_backend", "ray"),
         ("enable_prompt_embeds", True),
         ("kv_transfer_config", {"kv_connector": "x"}),
@@ -98,6 +98,7 @@ def test_known_argument_that_cannot_be_honoured_is_refused(name: str, value: Any
     [
         ({"dtype": "int8"}, "dtype must be one of"),
         ({"scheduling_policy": "lifo"}, "scheduling_policy must be one of fcfs, priority"),
+        ({"kv_cache_dtype": "fp8_e5m2"}, "kv_cache_dtype must be one of auto, fp8, fp8_e4m3, got"),
         ({"load_format": "gguf"}, "load_format must be one of"),
         ({"logprobs_mode": "raw"}, "logprobs_mode must be one of raw_logprobs"),
         ({"max_num_seqs": 0}, "max_num_seqs must be at least 1, got 0"),
@@ -114,6 +115,13 @@ def test_known_argument_that_cannot_be_honoured_is_refused(name: str, value: Any
         ({"num_threads": 0}, "num_threads must be at least 1, got 0"),
         ({"max_logprobs": -2}, "max_logprobs must be at least -1, got -2"),
         ({"cudagraph_capture_sizes": [0]}, "must be batch sizes of at least 1, got"),
+        ({"max_cudagraph_capture_size": -1}, "max_cudagraph_capture_size must be at least 0"),
+        ({"compilation_config": "fast"}, "must be a CompilationConfig or a dict, not str"),
+        (
+            {"cudagraph_capture_sizes": [1], "compilation_config": {"cudagraph_capture_sizes": []}},
+            "give cudagraph_capture_sizes either as an argument or in compilation_config",
+        ),
+        ({"device": "tpu"}, "device must be one of auto, cpu, cuda, got 'tpu'"),
         ({"seed": "x"}, r"seed must be int \| None, got 'x'"),
         ({"enforce_eager": "yes"}, "enforce_eager must be bool, got 'yes'"),
         ({"enable_prefix_caching": "no"}, r"enable_prefix_caching must be bool \| None, got 'no'"),
@@ -188,7 +196,7 @@ def test_engine_args_know_former_and_misspelt_arguments_too() -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["swap_space", "max_seq_len_to_capture", "disable_async_output_proc", "device"]
+    "name", ["swap_space", "max_seq_len_to_capture", "disable_async_output_proc"]
 )
 def test_removed_argument_without_effect_warns(start: Callable[..., LLM], name: str) -> None:
     with deprecated(f"{name} has no effect any more"):
@@ -220,18 +228,67 @@ def test_arguments_that_only_tune_are_taken_and_named_once(
 ) -> None:
     with caplog.at_level(logging.WARNING, "octavo"):
         start(
+            device="cpu",
             gpu_memory_utilization=0.5,
             enforce_eager=True,
             trust_remote_code=True,
             enable_chunked_prefill=False,
+            attention_backend="FLASH_ATTN",
             compilation_config=CompilationConfig(mode=3),
             tensor_parallel_size=1,
         )
 
     assert [record.getMessage() for record in caplog.records] == [
-        "these change nothing on this platform: trust_remote_code, enable_chunked_prefill, "
-        "compilation_config"
+        "these change nothing here: trust_remote_code, enable_chunked_prefill, attention_backend"
     ]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "wanted"),
+    [
+        ({}, {}),
+        ({"compilation_config": 3}, {}),
+        ({"compilation_config": {"cudagraph_mode": "FULL_AND_PIECEWISE"}}, {}),
+        ({"compilation_config": {"cudagraph_mode": "NONE"}}, {"enforce_eager": True}),
+        (
+            {"compilation_config": CompilationConfig(cudagraph_capture_sizes=[4, 2])},
+            {"cuda_graph_sizes": (4, 2)},
+        ),
+        ({"cudagraph_capture_sizes": [8]}, {"cuda_graph_sizes": (8,)}),
+        ({"max_cudagraph_capture_size": 16}, {"max_cuda_graph_size": 16}),
+        ({"gpu_memory_utilization": 0.5}, {"gpu_memory_utilization": 0.5}),
+        ({"kv_cache_memory_bytes": 4096}, {"kv_cache_memory_bytes": 4096}),
+        ({"num_gpu_blocks_override": 7}, {"num_gpu_blocks_override": 7}),
+        ({"max_num_seqs": 600}, {"max_num_seqs": 600}),
+        ({"max_num_batched_tokens": 9}, {"max_num_batched_tokens": 9}),
+        ({"device": torch.device("cuda")}, {"device": "cuda"}),
+        ({"dtype": torch.float16}, {"dtype": "float16"}),
+        ({"load_format": "fastsafetensors"}, {"load_format": "auto"}),
+    ],
+    ids=str,
+)
+def test_settings_of_a_gpu_reach_the_engine(
+    folder: Path, arguments: dict[str, Any], wanted: dict[str, Any]
+) -> None:
+    settings = EngineArgs(str(folder), **arguments).create_engine_config().engine_config
+
+    assert settings == EngineConfig(model=folder, **wanted)
+
+
+def test_stages_of_the_start_are_told(
+    start: Callable[..., LLM], capsys: pytest.CaptureFixture[str]
+) -> None:
+    start()
+
+    line = capsys.readouterr().err.strip()
+    assert line.startswith("octavo: ready in ")
+    for stage in ("start", "weights", "profile", "KV cache", "warm-up"):
+        assert f" {stage} " in line
+
+
+def test_offline_steps_are_larger_by_default(start: Callable[..., LLM], folder: Path) -> None:
+    assert start().llm_engine.vllm_config.engine_config.is_offline
+    assert not EngineArgs(str(folder)).create_engine_config().engine_config.is_offline
 
 
 # -- what arguments do ----------------------------------------------------------------------------

@@ -16,6 +16,7 @@ from octavo.engine.arg_utils import EngineArgs
 from octavo_protocol.errors import ConfigError, ValidationError
 from octavo_protocol.http_options import HttpOptions
 from octavo_protocol.limits import limit
+from octavo_runtime.config import EngineConfig
 from octavo_runtime.server.options import ApiOptions
 
 __all__ = ["model", "recorded"]
@@ -84,7 +85,7 @@ def test_vllms_way_of_writing_flags(
     recorded: Recorded, model: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     flags = (
-        "--max_model_len auto -tp 1 --gpu-memory-utilization 0.9 --enforce-eager "
+        "--max_model_len auto -tp 1 --swap-space 4 --attention-backend FLASH_ATTN "
         "--disable-log-requests --enable-auto-tool-choice --tool_call_parser hermes "
         "--override-generation-config.temperature 0.5 --api-key a b --no-trust-remote-code "
         "--default-chat-template-kwargs.enable_thinking false --disable-prefix-caching"
@@ -100,9 +101,34 @@ def test_vllms_way_of_writing_flags(
     assert options.enable_log_requests is False
     warnings = capsys.readouterr().err.splitlines()
     assert [re.findall(r"--[a-z-]+", each)[0] for each in warnings] == [
-        "--gpu-memory-utilization",
-        "--enforce-eager",
+        "--swap-space",
+        "--attention-backend",
     ]
+
+
+def test_what_sizes_memory_and_graphs_on_a_gpu_reaches_the_engine(
+    recorded: Recorded, model: str
+) -> None:
+    flags = (
+        "--device cuda --device-memory-utilization 0.5 --cudagraph-capture-sizes 1 8 "
+        "--max-cudagraph-capture-size 4 --enforce-eager --logits-processors a:B"
+    )
+    assert run("serve", model, *flags.split()) == 0
+    assert recorded.options.engine == EngineConfig(
+        model=Path(model),
+        device="cuda",
+        gpu_memory_utilization=0.5,
+        cuda_graph_sizes=(1, 8),
+        max_cuda_graph_size=4,
+        enforce_eager=True,
+        logits_processors=("a:B",),
+    )
+
+    flags = "-cc.cudagraph_capture_sizes+ 2 -cc.cudagraph_mode NONE -cc.mode 3"
+    assert run("serve", model, *flags.split(), "--gpu-memory-utilization", "1") == 0
+    engine = recorded.options.engine
+    assert (engine.cuda_graph_sizes, engine.enforce_eager) == ((2,), True)
+    assert engine.gpu_memory_utilization == 1.0
 
 
 def test_structured_outputs_config_reaches_the_server(recorded: Recorded, model: str) -> None:

@@ -69,6 +69,7 @@ def test_a_gpu_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch) -> 
         ({"cuda_graph_sizes": (64, 1, 1000, 1)}, [1, 64]),
         ({"cuda_graph_sizes": (64, 1), "max_cuda_graph_size": 32}, [1]),
         ({"cuda_graph_sizes": ()}, []),
+        ({"max_cuda_graph_size": 0}, []),
         ({"enforce_eager": True, "cuda_graph_sizes": (8,)}, []),
         ({"device": "cpu"}, []),
     ],
