@@ -22,7 +22,8 @@ def sample_tokens(
 
     Tokens race (Gumbel-max): temperature-scaled logits plus noise that is a hash of (seed,
     position, token), the greatest wins. Min-p, top-k and top-p say who may race, in this order,
-    top-p of what is left by the others. Tokens as good as the last that a filter keeps are kept.
+    top-p of what is left by the others. Of equals top-k and top-p keep the first: never more than
+    top_k tokens, and the fewest whose probability reaches top_p, or one.
 
     logits:      [num_rows, vocab_size] bf16, fp16 or fp32; not changed
     temperature: [num_rows] fp32; 0: the best token, the first of equals
@@ -46,6 +47,11 @@ def gather_logprobs(
     """(log-probabilities of `token_ids`, their ranks, the best log-probabilities, whose they are).
 
     logits: [num_rows, vocab_size]. token_ids: [num_rows] int64. Returns [num_rows] fp32,
-    [num_rows] int64 (1: the best), and twice [num_rows, count], fp32 and int64, descending.
+    [num_rows] int64 (1: the best), and twice [num_rows, count], fp32 and int64, descending; which
+    of equals come first is left open.
     """
+    if logits.is_cuda:
+        from octavo_kernels.gpu import logprobs as gpu
+
+        return gpu.gather_logprobs(logits, token_ids, count)
     return reference.gather_logprobs(logits, token_ids, count)

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -35,31 +37,30 @@ def sample_tokens(
 
 
 def kept(values: Tensor, temperature: float, top_k: int, top_p: float, min_p: float) -> Tensor:
-    """Which tokens may be drawn, by a sort. values: [vocab_size]."""
-    ranked = values.sort(descending=True).values
-    floor = ranked[0] + temperature * torch.log(torch.tensor(min_p))
-    if 0 < top_k < len(values):
-        floor = torch.maximum(floor, ranked[top_k - 1])
-    left = ranked[ranked >= floor].double()
-    weights = ((left - left[0]) / temperature).exp()
-    reached = weights.cumsum(0) >= top_p * weights.sum()
-    if top_p < 1 and reached.any():
-        floor = torch.maximum(floor, left[reached][0].float())
-    return values >= floor
+    """Which tokens may be drawn, by a sort. values: [vocab_size] fp32; of equals the first."""
+    ranked, token_ids = values.sort(descending=True, stable=True)
+    keep = ranked >= ranked[0] + temperature * torch.log(torch.tensor(min_p))
+    if top_k > 0:
+        keep[top_k:] = False
+    if top_p < 1:
+        weights = ((ranked.double() - ranked[0]) / temperature).exp() * keep
+        ahead = weights.cumsum(0) - weights
+        keep[1:] &= ahead[1:] < top_p * weights.sum()
+    return torch.zeros_like(keep).scatter(0, token_ids, keep)
 
 
 def gumbel(seed: int, position: int, count: int) -> Tensor:
     """Noise of tokens 0 to count - 1, fp64."""
-    origin = _mixed((seed + _GOLDEN * (position + 1)) & _MASK64)
-    states = [_mixed((origin + _GOLDEN * (token + 1)) & _MASK64) for token in range(count)]
-    uniform = (torch.tensor([state >> 11 for state in states], dtype=torch.float64) + 0.5) / 2**53
-    return -(-uniform.log()).log()
+    origin = _mixed(np.array([(seed + _GOLDEN * (position + 1)) & _MASK64], dtype=np.uint64))
+    states = _mixed(origin + np.arange(1, count + 1, dtype=np.uint64) * np.uint64(_GOLDEN))
+    uniform = ((states >> np.uint64(11)).astype(np.float64) + 0.5) / 2**53
+    return -(-torch.from_numpy(uniform).log()).log()
 
 
-def _mixed(state: int) -> int:
+def _mixed(state: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
     for shift, factor in _MIX:
-        state = ((state ^ (state >> shift)) * factor) & _MASK64
-    return state ^ (state >> 31)
+        state = (state ^ (state >> np.uint64(shift))) * np.uint64(factor)
+    return state ^ (state >> np.uint64(31))
 
 
 def gather_logprobs(
