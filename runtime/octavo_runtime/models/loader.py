@@ -1,14 +1,20 @@
-"""Weights from safetensors into a model, tensor by tensor: nothing is held twice."""
+"""Weights from safetensors into a model; nothing is held twice.
+
+A CPU's are copied from the mapped files, tensor by tensor, a GPU's are streamed to it.
+"""
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import safetensors
 import torch
 from torch import Tensor, nn
 
 from octavo_protocol.errors import ConfigError
+from octavo_runtime.models.weight_stream import stored_tensors, stream_tensors
 
 INDEX = "model.safetensors.index.json"
 Progress = Callable[[int, int], None]
@@ -21,21 +27,33 @@ def load_weights(model: nn.Module, folder: Path, *, progress: Progress | None = 
     Raises `ConfigError` for missing files, missing or misshapen tensors, and damaged files.
     """
     targets = dict(_targets(model))
-    total = len(targets)
-    for name, tensor in _tensors(folder, set(targets)):
-        target = targets.pop(name)
-        if target.shape != tensor.shape:
-            raise ConfigError(
-                f"{name} has shape {list(tensor.shape)} in the checkpoint, config.json asks for "
-                f"{list(target.shape)}"
-            )
-        target.copy_(tensor)
+    files = _weight_files(folder)
+    is_on_gpu = any(target.is_cuda for target in targets.values())
+    missing = set(targets)
+    for name in stream_weights(targets, files) if is_on_gpu else _copy_weights(targets, files):
+        missing.discard(name)
         if progress is not None:
-            progress(total - len(targets), total)
-    if targets:
-        some = ", ".join(sorted(targets)[:3])
-        raise ConfigError(f"{folder} lacks {len(targets)} of {total} tensors, among them {some}")
+            progress(len(targets) - len(missing), len(targets))
+    if missing:
+        some = ", ".join(sorted(missing)[:3])
+        raise ConfigError(
+            f"{folder} lacks {len(missing)} of {len(targets)} tensors, among them {some}"
+        )
     _pack(model)
+
+
+def stream_weights(targets: Mapping[str, Tensor], files: Iterable[Path]) -> Iterator[str]:
+    """Fills `targets` by threads that read ahead; yields names as they are whole.
+
+    Raises `ConfigError`, before anything is read where the headers show it.
+    """
+    stored = {}
+    for path in files:
+        with _opened(path):  # checks that header and length belong together
+            stored[path] = [each for each in stored_tensors(path) if each.name in targets]
+        for tensor in stored[path]:
+            _check_shape(tensor.name, tensor.shape, targets[tensor.name])
+    return stream_tensors(stored, targets)
 
 
 def load_dummy_weights(model: nn.Module, seed: int) -> None:
@@ -66,17 +84,34 @@ def _pack(model: nn.Module) -> None:
             pack()
 
 
-def _tensors(folder: Path, wanted: set[str]) -> Iterator[tuple[str, Tensor]]:
-    for path in _weight_files(folder):
-        try:
-            with safetensors.safe_open(path, framework="pt", device="cpu") as file:
-                for name in file.keys():  # noqa: SIM118  # a safe_open is no mapping
-                    if name in wanted:
-                        yield name, file.get_tensor(name)
-        except safetensors.SafetensorError as error:
-            raise ConfigError(
-                f"{path} is damaged or no safetensors file ({error}); fetch it again"
-            ) from error
+def _copy_weights(targets: Mapping[str, Tensor], files: Iterable[Path]) -> Iterator[str]:
+    for path in files:
+        with _opened(path) as file:
+            for name in file.keys():  # noqa: SIM118  # a safe_open is no mapping
+                if name in targets:
+                    tensor = file.get_tensor(name)
+                    _check_shape(name, tensor.shape, targets[name])
+                    targets[name].copy_(tensor)
+                    yield name
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    try:
+        with safetensors.safe_open(path, framework="pt", device="cpu") as file:
+            yield file
+    except safetensors.SafetensorError as error:
+        raise ConfigError(
+            f"{path} is damaged or no safetensors file ({error}); fetch it again"
+        ) from error
+
+
+def _check_shape(name: str, shape: Sequence[int], target: Tensor) -> None:
+    if list(target.shape) != list(shape):
+        raise ConfigError(
+            f"{name} has shape {list(shape)} in the checkpoint, config.json asks for "
+            f"{list(target.shape)}"
+        )
 
 
 def _weight_files(folder: Path) -> list[Path]:
