@@ -1,6 +1,6 @@
 """Paged attention at a model's shapes, beside the chip's ceilings and torch's own attention.
 
-    python -m benchmarks.gpu.attention [--heads 32,8,128] [--sweep decode,prefill]
+    python -m benchmarks.gpu.attention [--heads 32,8,128] [--kv-cache-dtype fp8] [--sweep decode]
 
 Decode: bytes of keys and values over time. Prefill: 4 * head_dim * heads * visible pairs over time.
 Every time is the median of replays of one CUDA graph of several calls, whose block tables are
@@ -27,7 +27,8 @@ from octavo_kernels import AttentionMetadata, new_kv_cache, paged_attention
 from octavo_kernels.gpu.attention_tile import TileConfig
 from octavo_kernels.gpu.decode_attention import decode_attention
 from octavo_kernels.gpu.prefill_attention import prefill_attention
-from octavo_kernels.gpu.prefill_hopper import prefill_hopper
+from octavo_kernels.gpu.prefill_hopper import fits_hopper, prefill_hopper
+from octavo_kernels.kv_cache import FP8
 
 BLOCK_SIZE = 16
 POOL_BLOCKS = 2**17
@@ -84,18 +85,19 @@ def milliseconds(calls: Sequence[Callable[[], object]], replays: int = 7) -> flo
 class Bench:
     """One cache of random keys and values, and steps scattered over it."""
 
-    def __init__(self, shape: Shape) -> None:
+    def __init__(self, shape: Shape, kv_dtype: torch.dtype) -> None:
         self.shape = shape
         self.key_cache, self.value_cache = new_kv_cache(
             POOL_BLOCKS,
             BLOCK_SIZE,
             shape.num_kv_heads,
             shape.head_dim,
-            dtype=torch.bfloat16,
+            dtype=kv_dtype,
             device="cuda",
         )
-        self.key_cache.transpose(2, 3).normal_()
-        self.value_cache.normal_()
+        for cache in (self.key_cache.transpose(2, 3), self.value_cache):
+            for part in torch.split(cache, POOL_BLOCKS // 8):
+                part.copy_(torch.randn(part.shape, dtype=torch.bfloat16, device="cuda"))
         self.rng = np.random.default_rng(0)
         self.made: list[AttentionMetadata] = []
         self.made_for: Step | None = None
@@ -121,7 +123,8 @@ class Bench:
         return torch.randn(shape, dtype=torch.bfloat16, device="cuda")
 
     def num_bytes(self, step: Step) -> float:
-        return 4.0 * sum(step.context_lens) * self.shape.num_kv_heads * self.shape.head_dim
+        elements = 2.0 * sum(step.context_lens) * self.shape.num_kv_heads * self.shape.head_dim
+        return elements * self.value_cache.itemsize
 
     def flops(self, step: Step) -> float:
         pairs = sum(
@@ -278,7 +281,8 @@ def sweep_prefill(bench: Bench) -> None:
     configs = [TileConfig(*each) for each in [(128, 128, 8, 2), (128, 32, 4, 3), (64, 64, 4, 2)]]
     for step in PREFILLS:
         times: dict[tuple[object, ...], float] = {}
-        times |= {("hopper", block_n): bench.hopper(step, block_n) for block_n in (64, 128)}
+        if fits_hopper(bench.query(step), bench.key_cache, bench.value_cache):
+            times |= {("hopper", block_n): bench.hopper(step, block_n) for block_n in (64, 128)}
         times |= {("any", config): bench.prefill(step, config) for config in configs}
         best = sorted(times.items(), key=lambda item: item[1])
         print(f"{step!s}: " + show(best, bench.flops(step) / 1e3, "PFLOP/s"))
@@ -297,8 +301,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--heads", default="32,8,128", help="query heads, KV heads, head dimension")
     parser.add_argument("--sweep", default="", help="decode, prefill: other tiles, best first")
+    parser.add_argument("--kv-cache-dtype", choices=("auto", "fp8"), default="auto")
     arguments = parser.parse_args()
-    bench = Bench(Shape(*map(int, arguments.heads.split(","))))
+    kv_dtype = FP8 if arguments.kv_cache_dtype == "fp8" else torch.bfloat16
+    bench = Bench(Shape(*map(int, arguments.heads.split(","))), kv_dtype)
     if "prefill" in arguments.sweep:
         sweep_prefill(bench)
     if "decode" in arguments.sweep:

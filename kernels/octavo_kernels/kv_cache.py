@@ -10,6 +10,9 @@ dimension innermost.
 On a GPU the head dimension lies innermost for both, which is what tensor cores and wide loads
 want; the key cache is then a transposed view of its memory, with the shape above all the same.
 
+The elements have the dtype of the keys and values that are written, or `FP8`: half of bf16's bytes,
+stored as they are (scale 1), and what is beyond +-448 as that.
+
 A block's keys and its values are each one run of bytes: it can be copied, sent or stored as two.
 """
 
@@ -21,6 +24,7 @@ from torch import Tensor
 from octavo_kernels.backend import CpuBackend, cpu_backend
 from octavo_kernels.reference import kv_cache as reference
 
+FP8 = torch.float8_e4m3fn
 _DTYPES = (torch.float32, torch.bfloat16)
 
 Shape = tuple[int, int, int, int]
@@ -61,10 +65,14 @@ def write_kv_cache(
     """Store the keys and values of the step's tokens, unrotated.
 
     key, value:    [T, num_kv_heads, head_dim]
-    key_cache, value_cache: see `kv_cache_shapes`; changed in place
+    key_cache, value_cache: see `kv_cache_shapes`, same dtype or `FP8`; changed in place
     slot_mapping:  [T] int64, block * block_size + offset; -1 leaves the cache as it is
     """
-    if cpu_backend() is CpuBackend.NUMBA and fits_numba(key, value, key_cache, value_cache):
+    if key.is_cuda:
+        from octavo_kernels.gpu import kv_cache as gpu
+
+        gpu.write_kv_cache(key, value, key_cache, value_cache, slot_mapping)
+    elif cpu_backend() is CpuBackend.NUMBA and fits_numba(key, value, key_cache, value_cache):
         from octavo_kernels.cpu import rotary
 
         rotary.write_kv_cache(key, value, key_cache, value_cache, slot_mapping)

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from octavo_kernels.backend import CpuBackend, cpu_backend
+from octavo_kernels.kv_cache import FP8
 from octavo_kernels.metadata import AttentionMetadata
 from octavo_kernels.reference import paged_attention as reference
 
@@ -34,8 +35,9 @@ def paged_attention(
 
     query:        [T, num_heads, head_dim], fp32 or bf16 (on a GPU fp16 too); may be a slice of a
                   fused qkv
-    key_cache:    [num_blocks, num_kv_heads, head_dim, block_size], same dtype (`kv_cache_shapes`)
-    value_cache:  [num_blocks, num_kv_heads, block_size, head_dim], same dtype
+    key_cache:    [num_blocks, num_kv_heads, head_dim, block_size] (`kv_cache_shapes`), same dtype
+                  or `FP8`, which is converted to the query's as it is read
+    value_cache:  [num_blocks, num_kv_heads, block_size, head_dim], dtype of key_cache
     metadata:     of this step; num_heads is a multiple of num_kv_heads
     scale:        of the scores, before the softmax; positive
     sliding_window: a token sees this many positions, itself among them; 0: all
@@ -51,6 +53,7 @@ def paged_attention(
             sliding_window=sliding_window, soft_cap=soft_cap, alibi_slopes=alibi_slopes,
         )  # fmt: skip
     is_plain = sliding_window == 0 and soft_cap == 0 and alibi_slopes is None
+    is_plain &= key_cache.dtype == query.dtype
     if query.device.type != "cpu" or cpu_backend() is CpuBackend.REFERENCE or not is_plain:
         return reference.paged_attention(
             query, key_cache, value_cache, metadata, scale=scale, out=out,
@@ -88,6 +91,7 @@ def _fits_numba(query: Tensor, key_cache: Tensor, value_cache: Tensor, out: Tens
 def _fits_gpu(query: Tensor, key_cache: Tensor, value_cache: Tensor) -> bool:
     return (
         query.dtype in _GPU_DTYPES
-        and query.dtype == key_cache.dtype == value_cache.dtype
+        and key_cache.dtype == value_cache.dtype
+        and key_cache.dtype in (query.dtype, FP8)
         and query.shape[2] <= 256
     )

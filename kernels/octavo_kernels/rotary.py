@@ -34,12 +34,12 @@ def rotary_and_cache(
     cos_sin:      [max_position, rotary_dim] fp32: rotary_dim / 2 cosines, then as many sines;
                   elements of a head past rotary_dim do not turn
     positions:    [T] int64
-    key_cache, value_cache: see `kv_cache_shapes`; changed in place
+    key_cache, value_cache: see `kv_cache_shapes`, same dtype or `FP8`; changed in place
     slot_mapping: [T] int64; a token with -1 is not written, its query turns all the same
     query_norm, key_norm: [head_dim], both or none: each head goes through `rms_norm` with this
                   weight, and `eps`, before it turns
 
-    Computed in fp32; rounded once, and after a norm where there is one.
+    Computed in fp32; rounded once, and after a norm where there is one, and to `FP8` at the end.
     """
     if query.is_cuda:
         from octavo_kernels.gpu import rotary as gpu

@@ -7,6 +7,7 @@ from typing import Any, Literal
 LogprobsMode = Literal["raw_logprobs", "processed_logprobs", "raw_logits", "processed_logits"]
 DeviceName = Literal["auto", "cpu", "cuda"]
 DTypeName = Literal["auto", "bfloat16", "float16", "float32"]
+KVCacheDTypeName = Literal["auto", "fp8", "fp8_e4m3"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -20,6 +21,7 @@ class EngineConfig:
     device: auto = a GPU where torch sees one.
     max_num_seqs, max_num_batched_tokens: sequences and tokens of a step; None = by device.
     is_offline: all requests are there from the start, so that larger steps are better by default.
+    kv_cache_dtype: of keys and values; auto = as `dtype`, fp8 = fp8_e4m3 with scale 1 (a GPU's).
     kv_cache_memory_bytes: size of the KV pool; None = on a CPU `kv_memory_fraction` of available
     memory; on a GPU what weights and the largest step leave of `gpu_memory_utilization` of its
     memory. Never more than `max_num_seqs` sequences of `max_model_len` could use.
@@ -46,6 +48,7 @@ class EngineConfig:
     is_offline: bool = False
     long_prefill_token_threshold: int = 0
     block_size: int = 16
+    kv_cache_dtype: KVCacheDTypeName = "auto"
     kv_cache_memory_bytes: int | None = None
     kv_memory_fraction: float = 0.3
     gpu_memory_utilization: float = 0.92

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from octavo_kernels.kv_cache import FP8
 from octavo_protocol.errors import ConfigError
 
 _DTYPES = {
@@ -109,6 +110,32 @@ def resolve_dtype(name: str, checkpoint: torch.dtype, device: str) -> torch.dtyp
     if device == "cpu" and checkpoint is torch.float16:
         return torch.bfloat16
     return checkpoint
+
+
+def resolve_kv_cache_dtype(name: str, dtype: torch.dtype, device: str) -> torch.dtype:
+    """What keys and values are stored in; auto is the compute dtype.
+
+    Raises `ConfigError` where the device has no arithmetic for fp8.
+    """
+    if name == "auto":
+        return dtype
+    if device == "cpu":
+        raise ConfigError(
+            f"kv_cache_dtype is {name}, but a CPU keeps keys and values in --dtype: set "
+            "kv_cache_dtype to auto, or run on an NVIDIA GPU"
+        )
+    capability = torch.cuda.get_device_capability()
+    if capability < (8, 9):
+        raise ConfigError(
+            f"kv_cache_dtype is {name}, which takes a GPU of compute capability 8.9 or newer; this "
+            f"one has {capability[0]}.{capability[1]}: set kv_cache_dtype to auto"
+        )
+    return FP8
+
+
+def kv_identity(model: str, kv_dtype: torch.dtype) -> str:
+    """`HashIdentity.model` of blocks: those of another dtype never match."""
+    return f"{model}+{kv_dtype}".replace("torch.", "")
 
 
 def cache_identity(folder: Path, overrides: Mapping[str, Any] | None = None) -> str:

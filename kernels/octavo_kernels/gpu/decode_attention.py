@@ -19,12 +19,14 @@ from octavo_kernels.gpu.attention_tile import (
     LOG2_E,
     TileConfig,
     attend,
-    can_overlap,
+    dims_of,
     load_queries,
     num_multiprocessors,
+    packed,
     padded_dim,
     store_rows,
 )
+from octavo_kernels.gpu.overlap import can_overlap
 
 _MAX_SPLITS = 64
 
@@ -97,8 +99,9 @@ def _decode(
     heads = kv_head * GROUP + rows
     is_row = rows < GROUP
     tokens = sequence + tl.zeros_like(rows)
+    dims = dims_of(key_ptr, BLOCK_D)
     query = load_queries(
-        query_ptr, tokens, heads, is_row, query_stride_token, query_stride_head, HEAD_DIM, BLOCK_D
+        query_ptr, tokens, heads, is_row, query_stride_token, query_stride_head, dims, HEAD_DIM
     )
     slopes = tl.zeros([BLOCK_M], tl.float32)
     if HAS_SLOPES:
@@ -137,13 +140,13 @@ def _decode(
     if num_parts <= 1:
         store_rows(
             out_ptr, output, tokens, heads, is_row, out_stride_token, out_stride_head,
-            HEAD_DIM, BLOCK_D,
+            dims, HEAD_DIM,
         )  # fmt: skip
     else:
         part = (sequence * num_splits + split) * num_heads
         store_rows(
             partial_ptr, output, part + tl.zeros_like(rows), heads, is_row, HEAD_DIM, HEAD_DIM,
-            HEAD_DIM, BLOCK_D,
+            dims, HEAD_DIM,
         )  # fmt: skip
         tl.store(weight_ptr + part + heads, row_max + tl.log2(row_sum), mask=is_row)
 
@@ -198,6 +201,9 @@ _CONFIGS = {
     (64, 2): TileConfig(16, 64, 4, 3),
     (128, 2): TileConfig(16, 64, 4, 2),
     (256, 2): TileConfig(16, 32, 4, 2),
+    (64, 1): TileConfig(16, 128, 4, 2),
+    (128, 1): TileConfig(16, 128, 4, 2),
+    (256, 1): TileConfig(16, 64, 4, 2),
     (64, 4): TileConfig(16, 32, 4, 2),
     (128, 4): TileConfig(16, 32, 4, 2),
     (256, 4): TileConfig(16, 16, 4, 2),
@@ -230,7 +236,8 @@ def decode_attention(
     group = num_heads // num_kv_heads
     block_d = padded_dim(head_dim)
     pairs = num_sequences * num_kv_heads
-    config = config or _config(pairs, query)
+    keys, values = packed(key_cache, value_cache)
+    config = config or _config(pairs, query, key_cache)
     if num_splits is None:
         num_splits, min_keys = _splits(pairs, block_tables.shape[1] * block_size, query.device)
     shape = (num_sequences if num_splits > 1 else 0, num_splits, num_heads)
@@ -250,8 +257,8 @@ def decode_attention(
         partial,
         weight,
         query,
-        key_cache,
-        value_cache,
+        keys,
+        values,
         block_tables,
         context_lens,
         alibi_slopes,
@@ -259,8 +266,8 @@ def decode_attention(
         soft_cap * LOG2_E.value,
         *out.stride()[:2],
         *query.stride()[:2],
-        *key_cache.stride(),
-        *value_cache.stride(),
+        *keys.stride(),
+        *values.stride(),
         block_tables.stride(0),
         min_keys,
         GROUP=group,
@@ -301,8 +308,9 @@ def _splits(pairs: int, longest: int, device: torch.device) -> tuple[int, int]:
     return num_splits, max(128, 1024 // balanced) if balanced > 1 else 2048
 
 
-def _config(pairs: int, query: Tensor) -> TileConfig:
+def _config(pairs: int, query: Tensor, cache: Tensor) -> TileConfig:
     """Few programs each keep more in flight; many share the memory of a multiprocessor."""
-    config = _CONFIGS[max(padded_dim(query.shape[2]), 64), query.element_size()]
+    num_bytes = 4 if query.element_size() == 4 else cache.element_size()
+    config = _CONFIGS[max(padded_dim(query.shape[2]), 64), num_bytes]
     is_few = pairs <= 2 * num_multiprocessors(query.device)
     return config._replace(num_stages=config.num_stages + is_few)

@@ -20,6 +20,7 @@ from triton.tools.tensor_descriptor import TensorDescriptor
 from octavo_kernels.gpu.linear_plans import SMALLEST_TILE, DotProducts, Plan, Streams, Tiles
 from octavo_kernels.gpu.linear_streams import dot_products, streams
 from octavo_kernels.gpu.linear_tiles import tiles
+from octavo_kernels.gpu.overlap import can_overlap
 
 _ALIGNMENT = 16  # bytes, of the copy engine and of a thread's widest load
 
@@ -69,7 +70,7 @@ def linear(
     num_columns = weight.shape[0] // 2 if is_gated else weight.shape[0]
     output = torch.empty(num_rows, num_columns, dtype=x.dtype, device=x.device)
     num_tiles = triton.cdiv(num_columns, plan.block_n)
-    overlap = overlap and x.is_cuda
+    overlap = overlap and can_overlap(x.device)
     settings = {
         "BLOCK_N": plan.block_n,
         "BLOCK_K": plan.block_k,

@@ -21,7 +21,9 @@ from octavo_kernels.gpu.attention_tile import (
     LOG2_E,
     TileConfig,
     attend,
+    dims_of,
     load_queries,
+    packed,
     padded_dim,
     store_rows,
 )
@@ -102,9 +104,10 @@ def _prefill(
     tokens = first + rows // GROUP
     heads = kv_head * GROUP + rows % GROUP
     is_row = (rows < TOKENS * GROUP) & (tokens < query_len)
+    dims = dims_of(key_ptr, BLOCK_D)
     query = load_queries(
         query_ptr, start + tokens, heads, is_row, query_stride_token, query_stride_head,
-        HEAD_DIM, BLOCK_D,
+        dims, HEAD_DIM,
     )  # fmt: skip
     slopes = tl.zeros([BLOCK_M], tl.float32)
     if HAS_SLOPES:
@@ -138,7 +141,7 @@ def _prefill(
     output = output / tl.where(row_sum > 0, row_sum, 1.0)[:, None]
     store_rows(
         out_ptr, output, start + tokens, heads, is_row, out_stride_token, out_stride_head,
-        HEAD_DIM, BLOCK_D,
+        dims, HEAD_DIM,
     )  # fmt: skip
 
 
@@ -179,14 +182,15 @@ def prefill_attention(
     num_sequences = context_lens.shape[0] - first_sequence
     group = num_heads // num_kv_heads
     block_d = padded_dim(head_dim)
+    keys, values = packed(key_cache, value_cache)
     config = config or _CONFIGS[max(block_d, 64), query.element_size()]
     block_m = max(config.block_m, triton.next_power_of_2(group))
     num_tiles = num_tokens // (block_m // group) + num_sequences
     _prefill[(num_tiles * num_kv_heads,)](
         out,
         query,
-        key_cache,
-        value_cache,
+        keys,
+        values,
         block_tables,
         query_start_loc,
         context_lens,
@@ -198,8 +202,8 @@ def prefill_attention(
         soft_cap * LOG2_E.value,
         *out.stride()[:2],
         *query.stride()[:2],
-        *key_cache.stride(),
-        *value_cache.stride(),
+        *keys.stride(),
+        *values.stride(),
         block_tables.stride(0),
         GROUP=group,
         HEAD_DIM=head_dim,

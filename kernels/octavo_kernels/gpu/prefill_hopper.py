@@ -274,6 +274,7 @@ def fits_hopper(query: Tensor, key_cache: Tensor, value_cache: Tensor) -> bool:
         query.device.type == "cuda"
         and torch.cuda.get_device_capability(query.device)[0] == 9
         and query.element_size() == 2
+        and query.dtype == key_cache.dtype  # the copied bytes are what the tensor cores multiply
         and head_dim in (64, 128)
         and block_size in (8, 16, 32, 64)
         and query.shape[1] // key_cache.shape[1] <= _BLOCK_M

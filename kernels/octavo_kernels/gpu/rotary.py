@@ -9,9 +9,10 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from octavo_kernels.gpu.fp8 import store_rounded
 from octavo_kernels.gpu.overlap import can_overlap
 
-_HEADS = 4
+_FEW_TOKENS = 1024
 
 
 @triton.jit
@@ -136,10 +137,10 @@ def _rotary_and_cache(
                 block_ptr = key_cache_ptr + block * key_block_stride + offset * key_slot_stride
                 out_ptr = block_ptr + heads * key_cache_head_stride
                 mask = inside & (lanes < HALF)
-                tl.store(out_ptr + lanes * key_dim_stride, left, mask=mask)
-                tl.store(out_ptr + (HALF + lanes) * key_dim_stride, right, mask=mask)
+                store_rounded(out_ptr + lanes * key_dim_stride, left, mask)
+                store_rounded(out_ptr + (HALF + lanes) * key_dim_stride, right, mask)
                 rest_ptr = out_ptr + (2 * HALF + rest_lanes) * key_dim_stride
-                tl.store(rest_ptr, rest, mask=inside & (rest_lanes < REST))
+                store_rounded(rest_ptr, rest, inside & (rest_lanes < REST))
             else:
                 first = (group - query_groups - kv_groups) * HEADS
                 kv_heads = first + tl.arange(0, HEADS)[:, None]
@@ -148,7 +149,7 @@ def _rotary_and_cache(
                 from_ptr = value_ptr + token * value_stride + kv_heads * value_head_stride + dims
                 slot_ptr = value_cache_ptr + block * value_block_stride + offset * value_slot_stride
                 to_ptr = slot_ptr + kv_heads * value_cache_head_stride + dims
-                tl.store(to_ptr, tl.load(from_ptr, mask=is_value), mask=is_value)
+                store_rounded(to_ptr, tl.load(from_ptr, mask=is_value), is_value)
 
 
 def rotary_and_cache(
@@ -172,7 +173,8 @@ def rotary_and_cache(
         return
     half = cos_sin.shape[1] // 2
     rest = head_dim - 2 * half
-    groups = triton.cdiv(num_heads, _HEADS) + 2 * triton.cdiv(num_kv_heads, _HEADS)
+    heads, num_warps = _program_shape(num_tokens)
+    groups = triton.cdiv(num_heads, heads) + 2 * triton.cdiv(num_kv_heads, heads)
     has_norm = query_norm is not None
     _rotary_and_cache[(num_tokens, groups)](
         query,
@@ -204,8 +206,13 @@ def rotary_and_cache(
         REST_LANES=triton.next_power_of_2(max(rest, 1)),
         VALUE_LANES=triton.next_power_of_2(head_dim),
         HAS_NORM=has_norm,
-        HEADS=_HEADS,
+        HEADS=heads,
         OVERLAP=can_overlap(query.device),
         launch_pdl=can_overlap(query.device),
-        num_warps=4 if num_tokens < 1024 else 2,
+        num_warps=num_warps,
     )
+
+
+def _program_shape(num_tokens: int) -> tuple[int, int]:
+    """Heads and warps of a program: many small ones fill the chip, few large ones the memory."""
+    return (4, 4) if num_tokens < _FEW_TOKENS else (8, 2)

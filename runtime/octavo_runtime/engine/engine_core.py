@@ -47,7 +47,7 @@ from octavo_runtime.engine.sleep import KV_CACHE, WEIGHTS, SleepState
 from octavo_runtime.engine.start_up import timed
 from octavo_runtime.engine.step_rates import StepRates
 from octavo_runtime.engine.wakeup import Wakeup
-from octavo_runtime.model_config import ModelConfig, cache_identity
+from octavo_runtime.model_config import ModelConfig, cache_identity, kv_identity
 from octavo_runtime.structured_outputs.sequence_grammars import SequenceGrammars
 from octavo_runtime.worker.device import new_model_runner, resolve_config
 from octavo_runtime.worker.model_runner import ModelRunner, RunningStep, SampleWork
@@ -89,6 +89,7 @@ class EngineCore:
         with timed(stages, "kv_cache"):
             self._runner.allocate_kv_cache(num_blocks)
         cache_model = config.cache_model or cache_identity(config.model, config.hf_overrides)
+        cache_model = kv_identity(cache_model, self._runner.kv_dtype)
         self.scheduler = Scheduler(
             SchedulerConfig(
                 max_num_seqs=resolved.max_num_seqs,

@@ -20,7 +20,7 @@ from octavo_runtime.layers.sampling.processors import LogitsProcessors, load_pro
 from octavo_runtime.layers.sampling.rows import SamplingRow
 from octavo_runtime.layers.sampling.sampler import SampledRow, Sampler
 from octavo_runtime.layers.token_mask import TokenMask
-from octavo_runtime.model_config import ModelConfig, resolve_dtype
+from octavo_runtime.model_config import ModelConfig, resolve_dtype, resolve_kv_cache_dtype
 from octavo_runtime.models.loader import load_dummy_weights, load_weights
 from octavo_runtime.models.registry import build_model
 from octavo_runtime.worker.prompt_scores import PromptPart, score_prompt
@@ -73,6 +73,7 @@ class ModelRunner(ABC):
         self.model_config = model_config
         self.block_size = config.block_size
         self.dtype = resolve_dtype(config.dtype, model_config.dtype, device)
+        self.kv_dtype = resolve_kv_cache_dtype(config.kv_cache_dtype, self.dtype, self.device.type)
         self._config = config
         started = time.perf_counter()
         self.load_model()
@@ -108,7 +109,7 @@ class ModelRunner(ABC):
         """Bytes of one block over all layers, keys and values."""
         config = self.model_config
         elements = 2 * config.num_layers * self.block_size * config.num_kv_heads * config.head_dim
-        return elements * self.dtype.itemsize
+        return elements * self.kv_dtype.itemsize
 
     def load_model(self) -> None:
         """Builds the model and reads its weights; also what `drop_model` gave up.
@@ -143,7 +144,7 @@ class ModelRunner(ABC):
                         self.block_size,
                         config.num_kv_heads,
                         config.head_dim,
-                        dtype=self.dtype,
+                        dtype=self.kv_dtype,
                         device=self.device,
                     )
                 )

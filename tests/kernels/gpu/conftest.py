@@ -19,6 +19,7 @@ def _use_interpreter() -> None:
         return
     builder = interpreter.InterpreterBuilder
     patch_tensor, create_dot = interpreter._patch_lang_tensor, builder.create_dot
+    create_fp_to_fp = builder.create_fp_to_fp
 
     def patch(tensor: Any, scope: Any) -> None:
         patch_tensor(tensor, scope)
@@ -29,7 +30,17 @@ def _use_interpreter() -> None:
         # It would multiply the bits of bf16 as integers.
         return create_dot(self, _widened(a), _widened(b), *rest)
 
+    def fp_to_fp(self: Any, source: Any, target: Any, rounding: Any) -> Any:
+        from triton import language as tl
+
+        # It loses the carry of a mantissa that is rounded up.
+        if target.scalar != tl.float8e4nv or source.dtype.scalar != tl.float32:
+            return create_fp_to_fp(self, source, target, rounding)
+        rounded = torch.from_numpy(source.data.copy()).to(torch.float8_e4m3fn)
+        return interpreter.TensorHandle(rounded.view(torch.uint8).numpy(), target.scalar)
+
     interpreter._patch_lang_tensor, builder.create_dot = patch, dot
+    builder.create_fp_to_fp = fp_to_fp
 
 
 def _widened(handle: Any) -> Any:

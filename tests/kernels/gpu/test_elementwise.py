@@ -4,15 +4,16 @@ import pytest
 import torch
 
 from octavo_kernels.gpu import activation as gpu_activation
+from octavo_kernels.gpu import kv_cache as gpu_kv_cache
 from octavo_kernels.gpu import norm as gpu_norm
 from octavo_kernels.gpu import rotary as gpu_rotary
 from octavo_kernels.gpu import token_bitmask as gpu_token_bitmask
-from octavo_kernels.kv_cache import new_kv_cache
-from octavo_kernels.reference import activation, norm, rotary, token_bitmask
+from octavo_kernels.kv_cache import FP8, new_kv_cache, write_kv_cache
+from octavo_kernels.reference import activation, kv_cache, norm, rotary, token_bitmask
 
-_DTYPES = [torch.float32, torch.bfloat16]
+_DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 # The interpreter cuts bf16 off where a GPU rounds.
-_TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 1.6e-2}
+_TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 1.6e-2, torch.float16: 2e-3}
 
 
 def _random(*shape: int, dtype: torch.dtype, seed: int = 0) -> torch.Tensor:
@@ -81,6 +82,28 @@ def test_token_bitmask(device: str, dtype: torch.dtype) -> None:
 
 
 @pytest.mark.parametrize("dtype", _DTYPES)
+def test_write_kv_cache(device: str, dtype: torch.dtype) -> None:
+    num_kv_heads, head_dim, block_size = 6, 80, 8
+    qkv = _random(5, 3 * num_kv_heads, head_dim, dtype=dtype)
+    slots = torch.tensor([0, 9, -1, 23, 16])
+    outcomes: list[tuple[torch.Tensor, ...]] = []
+    for where, write in (
+        ("cpu", kv_cache.write_kv_cache),
+        (device, gpu_kv_cache.write_kv_cache),
+    ):
+        shape = (3, block_size, num_kv_heads, head_dim)
+        caches = new_kv_cache(*shape, dtype=dtype, device=where)
+        for cache in caches:
+            cache.fill_(-7)
+        _, key, value = qkv.to(where).chunk(3, dim=1)
+        write(key, value, *caches, slots.to(where))
+        outcomes.append(caches)
+
+    for expected, actual in zip(*outcomes, strict=True):
+        assert torch.equal(actual.cpu(), expected)
+
+
+@pytest.mark.parametrize("dtype", _DTYPES)
 @pytest.mark.parametrize(
     ("head_dim", "rotary_dim", "has_norm"), [(64, 64, False), (80, 80, True), (64, 32, True)]
 )
@@ -119,3 +142,45 @@ def test_rotary_and_cache(
 
     for expected, actual in zip(*outcomes, strict=True):
         _close(actual, expected.cpu())
+
+
+@pytest.mark.parametrize("dtype", _DTYPES)
+@pytest.mark.parametrize(("head_dim", "rotary_dim"), [(64, 64), (80, 32)])
+def test_an_fp8_cache_is_written_like_the_reference(
+    device: str, head_dim: int, rotary_dim: int, dtype: torch.dtype
+) -> None:
+    """A number near the middle of two may become either; a too large one becomes the largest."""
+    key, value = _random(2, 7, 2, head_dim, dtype=dtype) * 4
+    key[3, 1] *= 1000
+    value[4, 0, ::2] = -(2.0**100)
+    value[4, 0, 1::2] = float("inf")
+    angles = _random(40, rotary_dim // 2, dtype=torch.float32, seed=1)
+    cos_sin = torch.cat([angles.cos(), angles.sin()], dim=-1)
+    slots = torch.tensor([0, 9, -1, 23, 16, 1, 2])
+    outcomes = []
+    for rotate, where in ((rotary, "cpu"), (gpu_rotary, device)):
+        caches = new_kv_cache(3, 8, 2, head_dim, dtype=FP8, device=where)
+        for cache in caches:
+            cache.fill_(-7)
+        inputs = [key.clone(), key.clone(), value, cos_sin, torch.arange(7)]
+        rotate.rotary_and_cache(*(each.to(where) for each in inputs), *caches, slots.to(where))
+        outcomes.append([cache.cpu().float() for cache in caches])
+
+    for expected, actual in zip(*outcomes, strict=True):
+        assert expected.abs().max() == 448
+        assert (actual == expected).float().mean() > 0.98
+        torch.testing.assert_close(actual, expected, rtol=2**-3, atol=2**-9)  # the next number
+
+
+def test_an_fp8_cache_is_written_unrotated(device: str) -> None:
+    key, value = _random(2, 3, 2, 64, dtype=torch.bfloat16) * 300
+    caches = [cache.fill_(-7) for cache in new_kv_cache(2, 8, 2, 64, dtype=FP8, device=device)]
+    write_kv_cache(
+        key.to(device), value.to(device), *caches, torch.tensor([3, -1, 8], device=device)
+    )
+
+    keys, values = (cache.cpu().float() for cache in caches)
+    for written, given in ((keys[0, :, :, 3], key[0]), (values[1, :, 0], value[2])):
+        bounded = given.float().clamp(-448, 448)
+        torch.testing.assert_close(written, bounded, rtol=2**-4, atol=2**-10)  # half a step
+    assert (keys[1, :, :, 1:] == -7).all()

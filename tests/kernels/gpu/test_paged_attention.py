@@ -39,6 +39,13 @@ def on_device(batch: Any, device: str) -> tuple[Tensor, Tensor, Tensor, Attentio
     return batch.query.to(device), key_cache, batch.value_cache.to(device), metadata
 
 
+def with_fp8_cache(batch: Any) -> Any:
+    """NaN stays NaN."""
+    caches = (batch.key_cache, batch.value_cache)
+    key_cache, value_cache = (cache.to(torch.float8_e4m3fn) for cache in caches)
+    return dataclasses.replace(batch, key_cache=key_cache, value_cache=value_cache)
+
+
 def check(batch: Any, device: str, **features: Any) -> None:
     from octavo_kernels.gpu.paged_attention import paged_attention
 
@@ -113,6 +120,49 @@ def test_head_shapes_match_reference(
         dtype=dtype,
     )
     check(batch, device)
+
+
+@pytest.mark.parametrize("dtype", TOLERANCES, ids=["fp32", "bf16", "fp16"])
+@pytest.mark.parametrize("name", BATCHES)
+def test_fp8_cache_matches_reference(
+    make_batch: MakeBatch, device: str, name: str, dtype: torch.dtype
+) -> None:
+    """As close as without fp8: both read the same cache, and fp16 is finer than bf16."""
+    check(with_fp8_cache(make_batch(*BATCHES[name], dtype=dtype)), device)
+
+
+@pytest.mark.parametrize(
+    ("head_dim", "heads", "block_size"),
+    [(64, (9, 3), 8), (80, (4, 4), 16), (128, (20, 1), 32), (256, (4, 1), 16)],
+)
+def test_fp8_cache_of_any_shape(
+    make_batch: MakeBatch, device: str, head_dim: int, heads: tuple[int, int], block_size: int
+) -> None:
+    batch = make_batch(
+        [1, 1, 19],
+        [block_size + 1, 2 * block_size, 50],
+        num_heads=heads[0],
+        num_kv_heads=heads[1],
+        head_dim=head_dim,
+        block_size=block_size,
+        dtype=torch.bfloat16,
+    )
+    check(with_fp8_cache(batch), device, sliding_window=30, soft_cap=4.0)
+
+
+@pytest.mark.parametrize("size", [2.0**-30, 2.0**30])
+def test_fp8_cache_takes_queries_of_any_size(
+    make_batch: MakeBatch, device: str, size: float
+) -> None:
+    """Small and large beyond fp16, in which they meet the keys."""
+    from octavo_kernels.gpu.paged_attention import paged_attention
+
+    batch = with_fp8_cache(make_batch([1, 20], [300, 70], dtype=torch.bfloat16))
+    query, key_cache, value_cache, metadata = on_device(batch, device)
+    rest = (key_cache, value_cache, metadata)
+    expected = paged_attention(query, *rest, scale=0.125)
+    actual = paged_attention(query * size, *rest, scale=0.125 / size)
+    assert torch.equal(actual, expected)
 
 
 def test_more_sequences_than_are_searched_at_once(make_batch: MakeBatch, device: str) -> None:
