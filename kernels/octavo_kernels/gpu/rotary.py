@@ -12,7 +12,7 @@ from torch import Tensor
 from octavo_kernels.gpu.fp8 import store_rounded
 from octavo_kernels.gpu.overlap import can_overlap
 
-_FEW_TOKENS = 1024
+_HEADS = 4
 
 
 @triton.jit
@@ -173,8 +173,7 @@ def rotary_and_cache(
         return
     half = cos_sin.shape[1] // 2
     rest = head_dim - 2 * half
-    heads, num_warps = _program_shape(num_tokens)
-    groups = triton.cdiv(num_heads, heads) + 2 * triton.cdiv(num_kv_heads, heads)
+    groups = triton.cdiv(num_heads, _HEADS) + 2 * triton.cdiv(num_kv_heads, _HEADS)
     has_norm = query_norm is not None
     _rotary_and_cache[(num_tokens, groups)](
         query,
@@ -206,13 +205,8 @@ def rotary_and_cache(
         REST_LANES=triton.next_power_of_2(max(rest, 1)),
         VALUE_LANES=triton.next_power_of_2(head_dim),
         HAS_NORM=has_norm,
-        HEADS=heads,
+        HEADS=_HEADS,
         OVERLAP=can_overlap(query.device),
         launch_pdl=can_overlap(query.device),
-        num_warps=num_warps,
+        num_warps=4 if num_tokens < 1024 else 2,
     )
-
-
-def _program_shape(num_tokens: int) -> tuple[int, int]:
-    """Heads and warps of a program: many small ones fill the chip, few large ones the memory."""
-    return (4, 4) if num_tokens < _FEW_TOKENS else (8, 2)
