@@ -16,7 +16,7 @@ PYTEST_ARGS ?=
 
 BENCH_ARGS ?=
 
-.PHONY: help setup run model test check lint format bench-cpu clean
+.PHONY: help setup run model test check lint format bench-cpu bench-gpu clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -49,6 +49,14 @@ format: $(VENV)/.installed-dev ## format the code and sort its imports
 bench-cpu: $(VENV)/.installed-dev ## measure this machine beside Hugging Face; takes minutes
 	@$(BIN)/octavo models pull smollm2
 	@$(BIN)/python -m benchmarks.cpu $(BENCH_ARGS)
+
+# A machine with a GPU often has a torch for its driver: without .venv, $(PYTHON) is taken as it is.
+bench-gpu: GPU_PYTHON = $(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON))
+bench-gpu: export PYTHONPATH := client:kernels:protocol:runtime:$(PYTHONPATH)
+bench-gpu: ## measure an NVIDIA GPU beside vLLM, with .venv or else PYTHON; takes minutes
+	@$(GPU_PYTHON) -c 'import msgspec, torch, triton, zmq' || { \
+	  echo "$(GPU_PYTHON) lacks what is named above. Run make setup, or name another: make bench-gpu PYTHON=..." >&2; exit 1; }
+	@$(GPU_PYTHON) -m benchmarks.gpu.engine $(BENCH_ARGS)
 
 clean: ## remove .venv and tool caches; models stay (octavo models remove)
 	@rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache dist build

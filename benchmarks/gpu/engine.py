@@ -1,23 +1,27 @@
-"""W1 to W5 on one GPU with random weights: the engine in this process, token ids in and out.
+"""W1 to W5 on one GPU with random weights, token ids in and out.
 
-    python -m benchmarks.gpu.engine [--models qwen3-0.6b llama-3.1-8b] [--workloads W1 W2 W3 W4 W5]
+    python -m benchmarks.gpu.engine [--models qwen3-0.6b llama-3.1-8b] [--workloads ready W1 …]
 
-    W1  offline: 256 sequences, inputs and outputs of 100 to 1,024 tokens (uniform, seed 0)
+    ready  seconds until the engine serves, without and with compiled kernels on the disk
+
+    W1  offline: 256 sequences, inputs and outputs of 100 to 1,024 tokens (uniform, seed 0), and
+        the share of the time in which the GPU computes, from a trace of a second run
     W2  decode: time per token at batch 1 to 256, context 960 to 1,088
     W3  prefill: 16 x 2,048 and 1 x 8,192 tokens
     W4  prefix cache: 200 requests, 2,048 shared and 128 own tokens, 64 out, on and off
     W5  serving: Poisson arrivals, 512 in, 128 out: time to first token and per output token
 
-Floors: W2, the bytes of weights and KV over the read bandwidth that this GPU shows; W3, the
-operations over the rate of its bf16 matrix product. Both are measured first, in the same run. One
-record for each row goes to benchmarks/results/h200.json, beside what vLLM 0.25 took on such a
-machine.
+W1 to W4 run the engine in this process; W5 in one of its own, as a server does. Floors: W2, the
+bytes of weights and KV over the read bandwidth that this GPU shows; W3, the operations over the
+rate of its bf16 matrix product. One record for each row goes to benchmarks/results/h200.json,
+beside what vLLM 0.25 took on such a machine.
 """
 
 import argparse
-import json
+import asyncio
+import gc
 import random
-import statistics
+import sys
 import tempfile
 import time
 from collections.abc import Iterable, Iterator
@@ -26,6 +30,7 @@ from typing import Any
 
 import torch
 
+from benchmarks.gpu.busy import gpu_busy
 from benchmarks.gpu.models import (
     SHAPES,
     kv_bytes_per_token,
@@ -33,117 +38,14 @@ from benchmarks.gpu.models import (
     weight_bytes,
     write_model,
 )
-from benchmarks.record import RESULTS, conditions
+from benchmarks.gpu.report import Report
+from benchmarks.gpu.serving import measure_ready, measure_serving
+from benchmarks.record import RESULTS
 from octavo_protocol.sampling_params import RequestOutputKind, SamplingParams
 from octavo_runtime.config import EngineConfig
 from octavo_runtime.engine.llm_engine import LLMEngine
 
-# vLLM 0.25.0 on one H200, defaults, dummy weights, token ids in and out.
-VLLM: dict[str, dict[str, float]] = {
-    "qwen3-0.6b": {
-        "W1": 23951,
-        "W2 1": 1.67,
-        "W2 8": 1.78,
-        "W2 32": 2.59,
-        "W2 64": 3.64,
-        "W2 128": 5.66,
-        "W2 256": 9.75,
-        "W3 16x2048": 386045,
-        "W3 1x8192": 249386,
-        "W4 on": 0.88,
-        "ready": 44.6,
-    },
-    "llama-3.1-8b": {
-        "W1": 10142,
-        "W2 1": 4.94,
-        "W2 8": 5.21,
-        "W2 32": 6.22,
-        "W2 64": 7.48,
-        "W2 128": 10.32,
-        "W2 256": 17.10,
-        "W3 16x2048": 42851,
-        "W3 1x8192": 38067,
-        "W4 on": 1.81,
-        "W4 off": 11.53,
-        "W5 4 ttft p50": 22.5,
-        "W5 4 ttft p99": 41.9,
-        "W5 4 tpot p50": 5.06,
-        "W5 16 ttft p50": 25.6,
-        "W5 16 ttft p99": 45.8,
-        "W5 16 tpot p50": 6.15,
-        "W5 32 ttft p50": 34.4,
-        "W5 32 ttft p99": 68.6,
-        "W5 32 tpot p50": 8.95,
-        "W5 40 ttft p50": 41.3,
-        "W5 40 ttft p99": 114,
-        "W5 40 tpot p50": 10.90,
-        "W5 48 ttft p50": 50.3,
-        "W5 48 ttft p99": 147,
-        "W5 48 tpot p50": 13.07,
-        "ready": 41.9,
-    },
-}
-_WORKLOADS = ("W1", "W2", "W3", "W4", "W5")
-
-
-class Report:
-    """Prints each row and collects the records."""
-
-    def __init__(self) -> None:
-        self.records: list[dict[str, Any]] = []
-        print(f"{'model':14}{'row':18}{'value':>12}{'unit':>10}", end="")
-        print(f"{'floor':>11}{'vLLM':>11}{'to vLLM':>9}")
-
-    def add(
-        self,
-        workload: str,
-        model: str,
-        value: float,
-        unit: str,
-        *,
-        floor: float | None = None,
-        batch: int | None = None,
-        higher_is_better: bool = False,
-    ) -> None:
-        vllm = VLLM[model].get(workload)
-        ratio = "" if vllm is None else f"{value / vllm:.2f}x"
-        numbers = "".join(f"{'' if n is None else f'{n:.2f}':>11}" for n in (floor, vllm))
-        print(f"{model:14}{workload:18}{value:12.2f}{unit:>10}{numbers}{ratio:>9}", flush=True)
-        self.records.append(
-            {
-                "workload": workload,
-                "model": model,
-                "batch": batch,
-                "value": value,
-                "unit": unit,
-                "floor": floor,
-                "vllm": vllm,
-                "higher_is_better": higher_is_better,
-            }
-        )
-
-
-def read_bandwidth() -> float:
-    """Bytes per second of reading 8 GB once, the best of several."""
-    data = torch.ones(2**31, dtype=torch.float32, device="cuda").view(2**10, -1)
-    times = [_seconds(lambda: torch.sum(data, dim=1)) for _ in range(8)]
-    return data.numel() * 4 / min(times)
-
-
-def matmul_rate() -> float:
-    """bf16 operations per second of a product of 8192 x 8192 matrices, the median of several."""
-    left, right = (torch.randn(8192, 8192, device="cuda", dtype=torch.bfloat16) for _ in range(2))
-    times = [_seconds(lambda: left @ right) for _ in range(12)]
-    return 2 * 8192**3 / statistics.median(times[2:])
-
-
-def _seconds(work: Any) -> float:
-    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
-    start.record()
-    work()
-    end.record()
-    torch.cuda.synchronize()
-    return float(start.elapsed_time(end)) / 1000
+_WORKLOADS = ("ready", "W1", "W2", "W3", "W4", "W5")
 
 
 def prompts(lengths: Iterable[int], vocab_size: int, seed: int = 0) -> list[list[int]]:
@@ -168,67 +70,68 @@ def drain(engine: LLMEngine) -> Iterator[tuple[float, list[Any]]]:
         yield time.perf_counter(), outputs
 
 
-class Bench:
-    def __init__(self, model: str, report: Report, bandwidth: float, rate: float) -> None:
-        self.model, self.report = model, report
-        self.bandwidth, self.rate = bandwidth, rate
-        self.vocab_size = SHAPES[model]["vocab_size"]
-        self._folder = Path(tempfile.mkdtemp())
-        self.engine: LLMEngine | None = None
+def run(engine: LLMEngine, requests: list[tuple[list[int], int]]) -> float:
+    """Seconds from the first request, a prompt and an output length, to the last token of all."""
+    engine.reset_prefix_cache()
+    started = time.perf_counter()
+    for i, (prompt, length) in enumerate(requests):
+        engine.add_request(str(i), prompt, params(length))
+    num_tokens = 0
+    for _, outputs in drain(engine):
+        num_tokens += sum(len(each.outputs[0].token_ids) for each in outputs if each.finished)
+    seconds = time.perf_counter() - started
+    assert num_tokens == sum(length for _, length in requests)
+    return seconds
 
-    def start(self, **options: Any) -> LLMEngine:
-        """A fresh engine; the one before is shut down."""
-        self.stop()
-        write_model(self.model, self._folder)
-        settings: dict[str, Any] = {
-            "load_format": "dummy",
-            "max_num_seqs": 256,
-            "max_num_batched_tokens": 8192,
-            "max_model_len": 9216,
-        }
-        started = time.perf_counter()
-        config = EngineConfig(model=self._folder, **(settings | options))
-        self.engine = LLMEngine(config, None)
-        self.ready_s = time.perf_counter() - started
-        return self.engine
+
+class Bench:
+    """The workloads of one model. folder: its config.json."""
+
+    def __init__(self, folder: Path, model: str, report: Report) -> None:
+        self.model, self.report = model, report
+        self.vocab_size = SHAPES[model]["vocab_size"]
+        self._folder = folder
+        self._engine: LLMEngine | None = None
+        self._options: dict[str, Any] = {}
+
+    def config(self, **options: Any) -> EngineConfig:
+        """Defaults for a GPU, but for a context that all workloads fit."""
+        settings: dict[str, Any] = {"load_format": "dummy", "max_model_len": 9216} | options
+        return EngineConfig(model=self._folder, **settings)
+
+    def engine(self, **options: Any) -> LLMEngine:
+        """One with these options and an empty prefix cache; one with others is shut down."""
+        if self._engine is None or self._options != options:
+            self.stop()
+            self._engine = LLMEngine(self.config(is_offline=True, **options), None)
+            self._options = options
+        self._engine.reset_prefix_cache()
+        return self._engine
 
     def stop(self) -> None:
-        if self.engine is not None:
-            self.engine.shutdown()
-            self.engine = None
-            torch.cuda.empty_cache()
-
-    def run(self, requests: list[tuple[list[int], int]]) -> float:
-        """Seconds from the first request to the last token of all."""
-        assert self.engine is not None
-        started = time.perf_counter()
-        for i, (prompt, length) in enumerate(requests):
-            self.engine.add_request(str(i), prompt, params(length))
-        num_tokens = 0
-        for _, outputs in drain(self.engine):
-            num_tokens += sum(len(each.outputs[0].token_ids) for each in outputs if each.finished)
-        seconds = time.perf_counter() - started
-        assert num_tokens == sum(length for _, length in requests)
-        return seconds
+        """Leaves the GPU's memory to whoever comes next."""
+        if self._engine is not None:
+            self._engine.shutdown()
+            self._engine = None
+        gc.collect()
+        torch.cuda.empty_cache()
 
     def w1(self) -> None:
         rng = random.Random(0)
         sizes = [(rng.randint(100, 1024), rng.randint(100, 1024)) for _ in range(256)]
-        self.start()
-        self.report.add("ready", self.model, self.ready_s, "s")
-        assert self.engine is not None
-        print("    stages:", {k: round(v, 2) for k, v in self.engine.info.stages.items()})
+        engine = self.engine()
         requests = list(
             zip(prompts((i for i, _ in sizes), self.vocab_size), (o for _, o in sizes), strict=True)
         )
-        self.run(requests[:16])
-        self.engine.reset_prefix_cache()
-        seconds = self.run(requests)
+        run(engine, requests[:16])
+        seconds = run(engine, requests)
         value = sum(length for _, length in requests) / seconds
         self.report.add("W1", self.model, value, "tokens/s", higher_is_better=True)
+        share = gpu_busy(lambda: run(engine, requests))
+        self.report.add("W1 busy", self.model, 100 * share, "%", floor=100, higher_is_better=True)
 
     def w2(self) -> None:
-        engine = self.start()
+        engine = self.engine()
         for batch in (1, 8, 32, 64, 128, 256):
             for i, prompt in enumerate(prompts([960] * batch, self.vocab_size, batch)):
                 engine.add_request(f"{batch}-{i}", prompt, params(128))
@@ -241,21 +144,17 @@ class Bench:
                 pass
             value = (times[-5] - times[-69]) / 64 * 1000  # the last steps before the first end
             read = weight_bytes(self.model) + batch * 1024 * kv_bytes_per_token(self.model)
-            floor = read / self.bandwidth * 1000
+            floor = read / self.report.bandwidth * 1000
             self.report.add(f"W2 {batch}", self.model, value, "ms", floor=floor, batch=batch)
             engine.reset_prefix_cache()
 
     def w3(self) -> None:
+        engine = self.engine()
         for count, length in ((16, 2048), (1, 8192)):
-            self.start()
             requests = [(prompt, 1) for prompt in prompts([length] * count, self.vocab_size)]
-            times = []
-            for _ in range(3):
-                times.append(self.run(requests))
-                assert self.engine is not None
-                self.engine.reset_prefix_cache()
-            value = count * length / min(times)
-            ceiling = count * length / (prefill_flops(self.model, [length] * count) / self.rate)
+            value = count * length / min(run(engine, requests) for _ in range(3))
+            operations = prefill_flops(self.model, [length] * count)
+            ceiling = count * length / (operations / self.report.rate)
             self.report.add(
                 f"W3 {count}x{length}",
                 self.model,
@@ -269,51 +168,19 @@ class Bench:
         [shared] = prompts([2048], self.vocab_size, 1)
         requests = [(shared + own, 64) for own in prompts([128] * 200, self.vocab_size, 2)]
         for is_on in (True, False):
-            self.start(enable_prefix_caching=is_on)
-            self.run(requests[:2])
-            assert self.engine is not None
-            self.engine.reset_prefix_cache()
-            seconds = self.run(requests)
+            engine = self.engine() if is_on else self.engine(enable_prefix_caching=False)
+            run(engine, requests[:2])
+            seconds = run(engine, requests)
             self.report.add(f"W4 {'on' if is_on else 'off'}", self.model, seconds, "s")
 
     def w5(self) -> None:
-        engine = self.start()
-        for rate in (4, 16, 32, 40, 48):
-            rng = random.Random(rate)
-            count = min(rate * 12, 400)
-            due, at = [], 0.0
-            for _ in range(count):
-                at += rng.expovariate(rate)
-                due.append(at)
-            texts = prompts([512] * count, self.vocab_size, rate)
-            started, added = time.perf_counter(), 0
-            first: dict[str, float] = {}
-            last: dict[str, float] = {}
-            while len(last) < count:
-                now = time.perf_counter() - started
-                while added < count and due[added] <= now:
-                    sampling = params(128)
-                    sampling.output_kind = RequestOutputKind.DELTA
-                    engine.add_request(str(added), texts[added], sampling)
-                    added += 1
-                if not engine.has_unfinished_requests():
-                    continue
-                outputs = engine.step()
-                now = time.perf_counter() - started
-                for each in outputs:
-                    first.setdefault(each.request_id, now)
-                    if each.finished:
-                        last[each.request_id] = now
-            ttft = sorted(1000 * (first[str(i)] - due[i]) for i in range(count))
-            tpot = sorted(1000 * (last[str(i)] - first[str(i)]) / 127 for i in range(count))
-            for name, values, q in (
-                ("ttft p50", ttft, 0.5),
-                ("ttft p99", ttft, 0.99),
-                ("tpot p50", tpot, 0.5),
-                ("tpot p99", tpot, 0.99),
-            ):
-                self.report.add(f"W5 {rate} {name}", self.model, values[int(q * (count - 1))], "ms")
-            engine.reset_prefix_cache()
+        self.stop()
+        config = self.config()
+        asyncio.run(measure_serving(config, self.model, self.vocab_size, self.report))
+
+    def ready(self) -> None:
+        self.stop()
+        asyncio.run(measure_ready(self.config(), self.model, self.report))
 
 
 def main() -> None:
@@ -322,19 +189,16 @@ def main() -> None:
     parser.add_argument("--workloads", nargs="+", choices=_WORKLOADS, default=list(_WORKLOADS))
     parser.add_argument("--out", type=Path, default=RESULTS / "h200.json")
     arguments = parser.parse_args()
-    bandwidth, rate = read_bandwidth(), matmul_rate()
-    print(f"read {bandwidth / 1e12:.2f} TB/s, bf16 product {rate / 1e12:.0f} TFLOP/s")
+    if not torch.cuda.is_available():
+        sys.exit("torch sees no NVIDIA GPU here; nvidia-smi tells whether the driver does")
     report = Report()
     for model in arguments.models:
-        bench = Bench(model, report, bandwidth, rate)
-        for workload in arguments.workloads:
-            getattr(bench, workload.lower())()
-        bench.stop()
-    machine = conditions() | {"gpu": torch.cuda.get_device_name(), "read_tb_s": bandwidth / 1e12}
-    machine["matmul_tflop_s"] = rate / 1e12
-    arguments.out.write_text(
-        json.dumps([record | machine for record in report.records], indent=1) + "\n"
-    )
+        with tempfile.TemporaryDirectory() as folder:
+            bench = Bench(write_model(model, Path(folder)), model, report)
+            for workload in arguments.workloads:
+                getattr(bench, workload.lower())()
+                report.write(arguments.out)
+            bench.stop()
 
 
 if __name__ == "__main__":

@@ -48,9 +48,11 @@ SHAPES: dict[str, dict[str, Any]] = {
 
 
 def write_model(name: str, folder: Path) -> Path:
-    """A model folder of that shape, for load_format="dummy"."""
+    """A model folder of that shape, for load_format="dummy", with a tokenizer of one word."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.json").write_text(json.dumps(SHAPES[name]))
+    words = {"type": "WordLevel", "vocab": {"word": 0}, "unk_token": "word"}
+    (folder / "tokenizer.json").write_text(json.dumps({"version": "1.0", "model": words}))
     return folder
 
 
@@ -79,4 +81,4 @@ def prefill_flops(name: str, lengths: list[int]) -> float:
     matrices = weight_bytes(name) / 2 - shape["vocab_size"] * hidden
     per_pair = 4 * shape["num_attention_heads"] * head_dim * shape["num_hidden_layers"]
     pairs = sum(length * (length + 1) / 2 for length in lengths)
-    return 2 * matrices * sum(lengths) + per_pair * pairs
+    return float(2 * matrices * sum(lengths) + per_pair * pairs)

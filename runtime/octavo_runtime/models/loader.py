@@ -26,7 +26,7 @@ def load_weights(model: nn.Module, folder: Path, *, progress: Progress | None = 
     progress: called with (tensors loaded, tensors in all).
     Raises `ConfigError` for missing files, missing or misshapen tensors, and damaged files.
     """
-    targets = dict(_targets(model))
+    targets = dict(weight_targets(model))
     files = _weight_files(folder)
     is_on_gpu = any(target.is_cuda for target in targets.values())
     missing = set(targets)
@@ -59,7 +59,7 @@ def stream_weights(targets: Mapping[str, Tensor], files: Iterable[Path]) -> Iter
 def load_dummy_weights(model: nn.Module, seed: int) -> None:
     """Random weights of a trained model's scale, to measure a shape without its checkpoint."""
     generator: torch.Generator | None = None
-    for _, target in _targets(model):
+    for _, target in weight_targets(model):
         if generator is None:
             generator = torch.Generator(target.device).manual_seed(seed)
         if target.dim() == 1:
@@ -69,12 +69,13 @@ def load_dummy_weights(model: nn.Module, seed: int) -> None:
     _pack(model)
 
 
-def _targets(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+def weight_targets(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """(checkpoint name, tensor to fill) for every weight of the model, before it is packed."""
     for path, module in model.named_modules():
-        weight_targets = getattr(module, "weight_targets", None)
-        if weight_targets is not None:
+        of_module = getattr(module, "weight_targets", None)
+        if of_module is not None:
             parent = path.rpartition(".")[0]
-            yield from weight_targets(f"{parent}." if parent else "")
+            yield from of_module(f"{parent}." if parent else "")
 
 
 def _pack(model: nn.Module) -> None:
