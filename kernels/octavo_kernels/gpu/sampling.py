@@ -119,7 +119,7 @@ def _race(
     tl.store(winner_ptr + row * tl.num_programs(1) + split, winner)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["num_splits"])  # compiled once, not anew as batches shrink
 def _final(
     lead_ptr, winner_ptr, out_ptr, num_splits, size, SPLITS: tl.constexpr, OVERLAP: tl.constexpr
 ):
@@ -186,7 +186,7 @@ def sample_tokens(
         out,
         num_splits,
         size,
-        SPLITS=triton.next_power_of_2(num_splits),
+        SPLITS=_MAX_SPLITS,
         OVERLAP=can_overlap(device),
         launch_pdl=can_overlap(device),
         num_warps=1,

@@ -249,9 +249,10 @@ class GpuModelRunner(ModelRunner):
 
     def warm_up(self, max_model_len: int) -> None:
         """Captures the graphs, and runs a step of each kind: what is not compiled yet is now."""
-        if self._graphs.sizes:
-            with torch.inference_mode():
+        with torch.inference_mode():
+            if self._graphs.sizes:
                 self._capture()
+            self._run_heads()
         num_tokens = min(self._config.max_num_batched_tokens, max_model_len - 1)
         table = range(-(-(num_tokens + 1) // self.block_size))
         half = num_tokens // 2
@@ -315,6 +316,12 @@ class GpuModelRunner(ModelRunner):
             return self._forward(ones, ones)
 
         self._graphs.capture(run)
+
+    def _run_heads(self) -> None:
+        """Logits for each size of the ladder: their kernels are chosen by the number of rows."""
+        size, dtype = self.model_config.hidden_size, self.dtype
+        for num_rows in self._graphs.sizes or [self._config.max_num_seqs]:
+            self.model.compute_logits(self._new(num_rows, size, dtype=dtype))
 
     def _run_largest_step(self) -> None:
         """A step of as many tokens as there may be, and logits and samples of all sequences."""
