@@ -174,7 +174,9 @@ def test_an_fp8_cache_is_written_like_the_reference(
 
 def test_an_fp8_cache_is_written_unrotated(device: str) -> None:
     key, value = _random(2, 3, 2, 64, dtype=torch.bfloat16) * 300
-    caches = [cache.fill_(-7) for cache in new_kv_cache(2, 8, 2, 64, dtype=FP8, device=device)]
+    caches = new_kv_cache(2, 8, 2, 64, dtype=FP8, device=device)
+    for cache in caches:
+        cache.fill_(-7)
     write_kv_cache(
         key.to(device), value.to(device), *caches, torch.tensor([3, -1, 8], device=device)
     )
