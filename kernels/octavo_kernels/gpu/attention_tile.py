@@ -12,9 +12,6 @@ from typing import NamedTuple
 import torch
 import triton
 import triton.language as tl
-from torch import Tensor
-
-from octavo_kernels.kv_cache import FP8
 
 
 class TileConfig(NamedTuple):
@@ -27,17 +24,6 @@ class TileConfig(NamedTuple):
 
 
 LOG2_E = tl.constexpr(1.4426950408889634)
-IS_INTERPRETED = tl.constexpr(triton.knobs.runtime.interpret)
-
-
-@triton.jit
-def dims_of(cache_ptr, BLOCK_D: tl.constexpr):
-    """The element of a head that each column of a tile is: of an fp8 cache, even ones first."""
-    columns = tl.arange(0, BLOCK_D)
-    if cache_ptr.dtype.element_ty == tl.int16:
-        return columns % (BLOCK_D // 2) * 2 + columns // (BLOCK_D // 2)
-    else:
-        return columns
 
 
 @triton.jit
@@ -48,9 +34,10 @@ def load_queries(
     is_row,
     stride_token,
     stride_head,
-    dims,
     HEAD_DIM: tl.constexpr,
+    BLOCK_D: tl.constexpr,
 ):
+    dims = tl.arange(0, BLOCK_D)
     places = tokens.to(tl.int64) * stride_token + heads * stride_head
     mask = is_row[:, None] & (dims[None, :] < HEAD_DIM)
     return tl.load(query_ptr + places[:, None] + dims[None, :], mask=mask, other=0.0)
@@ -65,9 +52,10 @@ def store_rows(
     is_row,
     stride_token,
     stride_head,
-    dims,
     HEAD_DIM: tl.constexpr,
+    BLOCK_D: tl.constexpr,
 ):
+    dims = tl.arange(0, BLOCK_D)
     places = tokens.to(tl.int64) * stride_token + heads * stride_head
     mask = is_row[:, None] & (dims[None, :] < HEAD_DIM)
     tl.store(
@@ -82,32 +70,6 @@ def _as_half(query):
     largest = tl.maximum(tl.max(tl.abs(query), 1), 1e-30)
     unit = tl.exp2(tl.floor(tl.log2(largest)))  # a power of two: nothing is rounded
     return (query / unit[:, None]).to(tl.float16), unit
-
-
-@triton.jit
-def _unpack(pairs):
-    """Pairs of fp8 numbers [N, W] as fp16 [N, 2 W]: the first of each, then the second of each."""
-    if IS_INTERPRETED:
-        first = (pairs & 0xFF).to(tl.uint8).to(tl.float8e4nv, bitcast=True).to(tl.float16)
-        second = ((pairs >> 8) & 0xFF).to(tl.uint8).to(tl.float8e4nv, bitcast=True).to(tl.float16)
-    else:
-        first, second = tl.inline_asm_elementwise(
-            """{
-            .reg .b32 both;
-            .reg .b16 firsts, seconds;
-            prmt.b32 both, $2, 0, 0x3120;
-            mov.b32 {firsts, seconds}, both;
-            cvt.rn.f16x2.e4m3x2 $0, firsts;
-            cvt.rn.f16x2.e4m3x2 $1, seconds;
-            }""",
-            "=r,=r,r",
-            [pairs],
-            dtype=(tl.float16, tl.float16),
-            is_pure=True,
-            pack=2,
-        )
-    joined = tl.join(first, second).permute(0, 2, 1)
-    return joined.reshape(pairs.shape[0], 2 * pairs.shape[1])
 
 
 @triton.jit
@@ -151,13 +113,9 @@ def attend(
     MASKED:                   False promises whole tiles of keys that every row sees
     """
     lanes = tl.arange(0, BLOCK_N)
-    # A cache of pairs is one of fp8 numbers: loaded so, they pass through shared memory in the way
-    # of numbers of 16 bits. As fp16, which holds them all, they take two instructions a pair.
-    IS_PAIRED: tl.constexpr = key_ptr.dtype.element_ty == tl.int16
-    IS_HALVED: tl.constexpr = IS_PAIRED and query.dtype == tl.bfloat16
-    WIDTH: tl.constexpr = HEAD_DIM // 2 if IS_PAIRED else HEAD_DIM
-    BLOCK_W: tl.constexpr = BLOCK_D // 2 if IS_PAIRED else BLOCK_D
-    dims = tl.arange(0, BLOCK_W)
+    dims = tl.arange(0, BLOCK_D)
+    # Two numbers of fp8 become fp16, which holds them all, in one instruction; bf16 takes four.
+    IS_HALVED: tl.constexpr = key_ptr.dtype.element_ty.is_fp8() and query.dtype == tl.bfloat16
     if IS_HALVED:
         query, unit = _as_half(query)
     # Block ids are asked for one step before the keys whose addresses they are.
@@ -177,18 +135,17 @@ def attend(
         value_ptrs = value_ptr + value_places[:, None] + dims[None, :] * value_stride_dim
         # The slots past the end may hold NaN: zero times NaN would reach the output.
         if MASKED:
-            wanted = inside[:, None] & (dims[None, :] < WIDTH)
-            keys = tl.load(key_ptrs, mask=wanted, other=0)
-            values = tl.load(value_ptrs, mask=wanted, other=0)
-        elif WIDTH < BLOCK_W:
-            keys = tl.load(key_ptrs, mask=dims[None, :] < WIDTH, other=0)
-            values = tl.load(value_ptrs, mask=dims[None, :] < WIDTH, other=0)
+            wanted = inside[:, None] & (dims[None, :] < HEAD_DIM)
+            keys = tl.load(key_ptrs, mask=wanted, other=0.0)
+            values = tl.load(value_ptrs, mask=wanted, other=0.0)
+        elif HEAD_DIM < BLOCK_D:
+            keys = tl.load(key_ptrs, mask=dims[None, :] < HEAD_DIM, other=0.0)
+            values = tl.load(value_ptrs, mask=dims[None, :] < HEAD_DIM, other=0.0)
         else:
             keys = tl.load(key_ptrs)
             values = tl.load(value_ptrs)
-        if IS_PAIRED:
-            keys = _unpack(keys).to(query.dtype)
-            values = _unpack(values).to(query.dtype)
+        keys = keys.to(query.dtype)
+        values = values.to(query.dtype)
 
         scores = tl.dot(query, tl.trans(keys), input_precision="ieee")
         if IS_HALVED:
@@ -231,11 +188,3 @@ def num_multiprocessors(device: torch.device) -> int:
     if device.type == "cuda":
         return torch.cuda.get_device_properties(device).multi_processor_count
     return 2
-
-
-def packed(key_cache: Tensor, value_cache: Tensor) -> tuple[Tensor, Tensor]:
-    """The caches as kernels read them: of fp8, pairs of elements of a head."""
-    if value_cache.dtype is not FP8:
-        return key_cache, value_cache
-    keys = key_cache.transpose(2, 3).view(torch.int16).transpose(2, 3)
-    return keys, value_cache.view(torch.int16)
