@@ -17,7 +17,8 @@ class EngineConfig:
 
     model: a local model folder (see `models/source.py` for how names become folders).
     hf_overrides: keys that replace those of the folder's config.json.
-    cache_model: `HashIdentity.model` for block hashes; None = the folder's resolved name.
+    cache_model: `HashIdentity.model` for block hashes, before the KV cache's dtype; None = the
+    folder's resolved name.
     device: auto = a GPU where torch sees one.
     max_num_seqs, max_num_batched_tokens: sequences and tokens of a step; None = by device.
     is_offline: all requests are there from the start, so that larger steps are better by default.
