@@ -29,6 +29,8 @@ _IGNORED = {
         --performance-mode= --attention-backend=
         --attention-config/-ac={} --moe-backend= --linear-backend= --optimization-level/-O=
         -O0 -O1 -O2 -O3 --disable-cascade-attn --enable-dbo --kernel-config={}""",
+    "code from model repositories is never run, and no model here needs it": "--trust-remote-code",
+    "prompts beyond --max-num-batched-tokens are always split": "--enable-chunked-prefill",
     "sequences that do not fit are recomputed, never swapped": "--swap-space=",
     "weights and KV blocks stay on the device": """
         --cpu-offload-gb= --offload-backend= --offload-group-size= --offload-num-in-group=
@@ -80,7 +82,6 @@ _REFUSED: tuple[tuple[str, tuple[str, ...], str], ...] = (
     ("--pooler-config={}", (), "pooling models are not served yet"),
     ("--tokenizer-mode=", ("auto", "hf"), "tokenizers come as tokenizer.json: leave it out"),
     ("--skip-tokenizer-init", ("false",), "the API reads and writes text: leave it out"),
-    ("--trust-remote-code", ("false",), "code from model repositories is never run: leave it out"),
     ("--hf-token=", (), "set HF_TOKEN in the environment instead"),
     ("--hf-config-path= --config-format=", ("auto", "hf"), "config.json lies in MODEL's folder"),
     ("--code-revision=", (), "code from model repositories is never run: leave it out"),
@@ -97,7 +98,6 @@ _REFUSED: tuple[tuple[str, tuple[str, ...], str], ...] = (
         ("none", "None", "gguf", "null"),
         "quantized weights are not served yet; a .gguf file as MODEL is converted to --dtype",
     ),
-    ("--enable-chunked-prefill", ("true",), "long prompts are always split between steps"),
     ("--disable-sliding-window", ("false",), "leave it out, and set --max-model-len"),
     ("--enable-lora --lora-modules=*", ("false",), "adapters are not served yet"),
     (

@@ -68,7 +68,7 @@ def test_an_ignored_flag_says_why() -> None:
     ("name", "values", "message"),
     [
         ("--task", ["embed"], "--task embed is not supported: vLLM has removed it too"),
-        ("--trust-remote-code", ["true"], "--trust-remote-code is not supported"),
+        ("--code-revision", ["main"], "code from model repositories is never run"),
         ("--tensor-parallel-size", ["2"], "run more with `octavo up`"),
         ("--speculative-config", ['{"method": "ngram"}'], "speculative decoding is not there yet"),
         ("--quantization", ["awq"], "quantized weights are not served yet"),
