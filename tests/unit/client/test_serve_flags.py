@@ -87,7 +87,7 @@ def test_vllms_way_of_writing_flags(
     flags = (
         "--max_model_len auto -tp 1 --swap-space 4 --attention-backend FLASH_ATTN "
         "--disable-log-requests --enable-auto-tool-choice --tool_call_parser hermes "
-        "--override-generation-config.temperature 0.5 --api-key a b --no-trust-remote-code "
+        "--override-generation-config.temperature 0.5 --api-key a b --trust-remote-code "
         "--default-chat-template-kwargs.enable_thinking false --disable-prefix-caching"
     )
     assert run("serve", model, *flags.split()) == 0
@@ -103,6 +103,7 @@ def test_vllms_way_of_writing_flags(
     assert [re.findall(r"--[a-z-]+", each)[0] for each in warnings] == [
         "--swap-space",
         "--attention-backend",
+        "--trust-remote-code",
     ]
 
 
