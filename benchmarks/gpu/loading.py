@@ -3,7 +3,8 @@
     python -m benchmarks.gpu.loading [--folder /models] [--layers 8] [--threads 8] [--part-mib 8]
 
 Writes a checkpoint of the 8B shape with fewer layers, in shards, and loads it: cold, from the disk,
-and warm, from the page cache. Bytes of files per second.
+and warm, from the page cache. GB/s; the last setting's go to benchmarks/results/h200.json, with
+reading alone as their floor.
 """
 
 import argparse
@@ -24,6 +25,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from benchmarks.gpu.models import write_model
+from benchmarks.gpu.report import write_rows
+from benchmarks.record import RESULTS
 from octavo_runtime.model_config import ModelConfig
 from octavo_runtime.models.loader import weight_targets
 from octavo_runtime.models.registry import build_model
@@ -38,6 +41,7 @@ def main() -> None:
     parser.add_argument("--layers", type=int, default=8)
     parser.add_argument("--threads", type=int, nargs="+", default=[8])
     parser.add_argument("--part-mib", type=int, nargs="+", default=[8])
+    parser.add_argument("--out", type=Path, default=RESULTS / "h200.json")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=arguments.folder) as name:
         folder = write_model("llama-3.1-8b", Path(name))
@@ -51,16 +55,35 @@ def main() -> None:
         num_bytes = sum(path.stat().st_size for path in files)
         print(f"{num_bytes / 1e9:.2f} GB in {len(files)} files; GB/s cold, then warm")
         for threads in arguments.threads:
-            _report(f"read, {threads} threads", partial(_read, files, threads), files)
+            floors = _report(f"read, {threads} threads", partial(_read, files, threads), files)
         _report("safetensors", partial(_load_by_safetensors, targets, files), files)
         for threads in arguments.threads:
             for mib in arguments.part_mib:
                 settings = {"num_threads": threads, "part_bytes": mib * 2**20}
-                _report(
+                rates = _report(
                     f"stream, {threads} threads, {mib} MiB",
                     partial(_stream, targets, files, **settings),
                     files,
                 )
+
+    write_rows(
+        arguments.out,
+        [
+            {
+                "workload": f"load {name}",
+                "model": "llama-3.1-8b",
+                "batch": None,
+                "value": rate,
+                "unit": "GB/s",
+                "floor": floor,
+                "vllm": None,
+                "higher_is_better": True,
+                "num_layers": arguments.layers,
+                **settings,
+            }
+            for name, rate, floor in zip(("cold", "warm"), rates, floors, strict=True)
+        ],
+    )
 
 
 def _write(targets: dict[str, Tensor], folder: Path) -> list[Path]:
@@ -78,7 +101,8 @@ def _write(targets: dict[str, Tensor], folder: Path) -> list[Path]:
     return files
 
 
-def _report(name: str, work: Callable[[], Any], files: list[Path]) -> None:
+def _report(name: str, work: Callable[[], Any], files: list[Path]) -> list[float]:
+    """GB/s cold and warm."""
     num_bytes = sum(path.stat().st_size for path in files)
     rates = []
     for is_cold in (True, False):
@@ -89,6 +113,7 @@ def _report(name: str, work: Callable[[], Any], files: list[Path]) -> None:
         torch.cuda.synchronize()
         rates.append(num_bytes / (time.perf_counter() - started) / 1e9)
     print(f"{name:36}{rates[0]:8.2f}{rates[1]:8.2f}", flush=True)
+    return rates
 
 
 def _forget(files: list[Path]) -> None:

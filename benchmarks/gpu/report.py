@@ -111,15 +111,17 @@ class Report:
 
     def write(self, path: Path) -> None:
         """Puts the rows into the file, in place of former ones of the same model and workload."""
-        machine = conditions() | {
-            "gpu": torch.cuda.get_device_name(),
-            "read_tb_s": self.bandwidth / 1e12,
-            "matmul_tflop_s": self.rate / 1e12,
-        }
-        former = json.loads(path.read_text()) if path.is_file() else []
-        rows = merged(former, [record | machine for record in self.records])
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(rows, indent=1) + "\n")
+        machine = {"read_tb_s": self.bandwidth / 1e12, "matmul_tflop_s": self.rate / 1e12}
+        write_rows(path, [record | machine for record in self.records])
+
+
+def write_rows(path: Path, rows: Rows) -> None:
+    """With the conditions of this run; see `merged`."""
+    machine = conditions() | {"gpu": torch.cuda.get_device_name()}
+    former = json.loads(path.read_text()) if path.is_file() else []
+    path.parent.mkdir(parents=True, exist_ok=True)
+    new = [row | machine for row in rows]
+    path.write_text(json.dumps(merged(former, new), indent=1) + "\n")
 
 
 def merged(former: Rows, new: Rows) -> Rows:
