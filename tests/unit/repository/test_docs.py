@@ -104,7 +104,7 @@ def test_flags_that_are_named_are_known() -> None:
     """By the command that they are for, or as flags of vLLM with an answer."""
     group: Any = typer.main.get_command(app)
     known = {"--help", "--debug", "--config", *_long_flags(_all_commands(group))}
-    for name in ("cli", "http-api", "from-vllm", "router", "benchmarks", "getting-started"):
+    for name in ("cli", "http-api", "from-vllm", "gpu", "router", "benchmarks", "getting-started"):
         text = (REPOSITORY / "docs" / f"{name}.md").read_text(encoding="utf-8")
         unknown = {flag.replace("_", "-") for flag in _FLAG.findall(text)} - known
         own = {"--batches", "--vocabulary", "--threads", "--repeats", "--dry"}  # of benchmarks
