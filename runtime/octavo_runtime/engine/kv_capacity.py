@@ -38,10 +38,13 @@ def num_kv_blocks(
             memory = memory_bytes()
         num_blocks = min(memory // block_bytes, config.max_num_seqs * blocks_per_sequence)
     if num_blocks < (1 if config.max_model_len == -1 else blocks_per_sequence):
+        num_tokens = num_blocks * config.block_size
+        needed = blocks_per_sequence * block_bytes
+        shorter = f" or set --max-model-len {num_tokens}" if num_blocks else ""
         raise ConfigError(
-            f"the KV cache holds {num_blocks} blocks x {config.block_size} tokens = "
-            f"{num_blocks * config.block_size} tokens, but max_model_len is {max_model_len}. Give "
-            f"at least {blocks_per_sequence * block_bytes} bytes "
-            f"({block_bytes} per block), or set --max-model-len {num_blocks * config.block_size}"
+            f"the KV cache holds {num_blocks} blocks x {config.block_size} tokens = {num_tokens} "
+            f"tokens, but max_model_len is {max_model_len}: it needs {blocks_per_sequence} blocks "
+            f"x {block_bytes} bytes = {needed} bytes. Give it that much "
+            f"(--kv-cache-memory-bytes, --gpu-memory-utilization){shorter}"
         )
     return num_blocks

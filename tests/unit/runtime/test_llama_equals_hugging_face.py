@@ -181,7 +181,10 @@ def test_an_empty_folder_is_no_model(tmp_path: Path) -> None:
         ({"max_model_len": 257}, "takes 2 to 256 tokens"),
         ({"max_model_len": 1}, "takes 2 to 256 tokens"),
         ({"num_gpu_blocks_override": 15}, "holds 15 blocks x 16 tokens = 240 tokens"),
-        ({"kv_cache_memory_bytes": 4096, "num_gpu_blocks_override": None}, "per block"),
+        (
+            {"kv_cache_memory_bytes": 4096, "num_gpu_blocks_override": None},
+            "it needs 16 blocks x 8192 bytes = 131072 bytes",
+        ),
         ({"max_num_batched_tokens": 8, "max_num_seqs": 9}, r"must be at least max_num_seqs \(9\)"),
     ],
     ids=["long", "short", "blocks", "memory", "budget"],
