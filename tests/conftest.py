@@ -1,9 +1,15 @@
 """Fixtures that several parts share."""
 
+import os
 from pathlib import Path
 
 import hypothesis
 import pytest
+import torch
+
+# Triton reads this when it is imported, which others do too (transformers, for one): first of all.
+if not torch.cuda.is_available():
+    os.environ["TRITON_INTERPRET"] = "1"
 
 # The same examples in every run: a failure is never luck. Look further with
 # `--hypothesis-profile=default`.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from typing import Any
 
 import numpy as np
@@ -10,9 +9,7 @@ import pytest
 import torch
 
 
-def _use_interpreter() -> None:
-    # Read when a kernel is decorated, hence before any module with kernels is imported.
-    os.environ["TRITON_INTERPRET"] = "1"
+def _mend_interpreter() -> None:
     try:
         from triton.runtime import interpreter
     except ImportError:
@@ -53,7 +50,7 @@ def _widened(handle: Any) -> Any:
 
 
 if not torch.cuda.is_available():
-    _use_interpreter()
+    _mend_interpreter()
 
 
 @pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])

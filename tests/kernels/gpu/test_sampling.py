@@ -168,10 +168,10 @@ def test_draws_follow_the_distribution(device: str) -> None:
     assert chisquare(observed, expected).pvalue > 0.001
 
 
+# Too much for the interpreter.
+@pytest.mark.parametrize("device", [pytest.param("cuda", marks=pytest.mark.gpu)], indirect=True)
 def test_rows_far_into_a_large_vocabulary_draw_as_alone(device: str) -> None:
     """Other rows, and over how many programs a row is split, change nothing."""
-    if device == "cpu":
-        pytest.skip("too slow in the interpreter")
     num_rows, size = 300, 151_936
     logits = (torch.randn(num_rows, size, device=device) * 3).bfloat16()
     columns = [torch.tensor(each).repeat(num_rows // 3) for each in _MIXED]
