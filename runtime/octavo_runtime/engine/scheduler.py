@@ -62,11 +62,6 @@ class StepPlan:
     def num_tokens(self) -> int:
         return sum(item.num_new_tokens for item in self.scheduled)
 
-    @property
-    def num_decodes(self) -> int:
-        """Leading sequences of `scheduled` that have exactly one new token."""
-        return sum(1 for item in self.scheduled if item.num_new_tokens == 1)
-
 
 @dataclass(frozen=True, slots=True)
 class SampledToken:
