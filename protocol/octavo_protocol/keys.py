@@ -1,4 +1,9 @@
-"""Every Redis key that Octavo uses, under `octavo:{namespace}:{deployment}:`.
+"""Every Redis key that Octavo uses.
+
+octavo:deployments           hash: `deployment_field` -> msgpack `DeploymentRecord` of every
+                             deployment of a cluster; the operator writes all of it again on a timer
+
+and under `octavo:{namespace}:{deployment}:`
 
 replica:{id}                 record with a time to live (msgpack `ReplicaRecord`)
 replicas                     sorted set: replica id -> Unix time of its last heartbeat; an index
@@ -15,6 +20,12 @@ HEARTBEAT_S = 1.0
 EVENT_STREAM_MAXLEN = 10_000
 SNAPSHOT_TTL_S = 60
 EVENT_FIELD = b"batch"
+DEPLOYMENTS = "octavo:deployments"
+
+
+def deployment_field(namespace: str, deployment: str) -> str:
+    """A deployment's field in the hash `DEPLOYMENTS`. Neither name has a slash in it."""
+    return f"{namespace}/{deployment}"
 
 
 @dataclass(frozen=True, slots=True)

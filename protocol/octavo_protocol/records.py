@@ -38,6 +38,20 @@ class ReplicaRecord(msgspec.Struct, omit_defaults=True):
     tokenizer_id: str = ""
 
 
+class DeploymentRecord(msgspec.Struct, omit_defaults=True):
+    """A deployment as the routers of its cluster know it.
+
+    served_names: models that clients ask for by these names. policy: a `RoutingPolicyName`.
+    created_at: Unix time; of two deployments with one served name the older keeps it.
+    """
+
+    namespace: str
+    deployment: str
+    served_names: list[str]
+    policy: str
+    created_at: float
+
+
 class BlocksStored(msgspec.Struct, tag="stored", array_like=True):
     """Blocks that are now cached: a chain that follows `parent` (None = start of a prompt)."""
 
@@ -74,18 +88,24 @@ class KVSnapshot(msgspec.Struct, array_like=True):
 
 
 _encoder = msgspec.msgpack.Encoder()
+_deployment_decoder = msgspec.msgpack.Decoder(DeploymentRecord)
 _record_decoder = msgspec.msgpack.Decoder(ReplicaRecord)
 _batch_decoder = msgspec.msgpack.Decoder(KVEventBatch)
 _snapshot_decoder = msgspec.msgpack.Decoder(KVSnapshot)
 
 
-def encode(value: ReplicaRecord | KVEventBatch | KVSnapshot) -> bytes:
+def encode(value: ReplicaRecord | DeploymentRecord | KVEventBatch | KVSnapshot) -> bytes:
     return _encoder.encode(value)
 
 
 def decode_record(raw: bytes) -> ReplicaRecord:
     """Raises `msgspec.DecodeError` on anything that is not a record."""
     return _record_decoder.decode(raw)
+
+
+def decode_deployment(raw: bytes) -> DeploymentRecord:
+    """Raises `msgspec.DecodeError` on anything that is not a record of a deployment."""
+    return _deployment_decoder.decode(raw)
 
 
 def decode_batch(raw: bytes) -> KVEventBatch:
