@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 
 from octavo_protocol.errors import ConfigError
 from octavo_protocol.http_options import HttpOptions
-from octavo_protocol.model_deployment import RoutingPolicyName
+from octavo_protocol.resources.model_deployment import RoutingPolicyName
 
 
 @dataclass(frozen=True, kw_only=True)

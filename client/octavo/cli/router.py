@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from octavo.cli import serve_flags
 from octavo.cli.options import option, size_option
-from octavo_protocol.model_deployment import RoutingPolicyName
+from octavo_protocol.resources.model_deployment import RoutingPolicyName
 from octavo_router.options import RouterOptions
 
 _ROUTER: dict[str, Any] = {field.name: field.default for field in dataclasses.fields(RouterOptions)}

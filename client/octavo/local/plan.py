@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from octavo.local.process import ProcessSpec
-from octavo_protocol.model_deployment import EngineSpec, ModelDeployment
+from octavo_protocol.resources.engine_spec import EngineSpec, serve_flags
+from octavo_protocol.resources.model_deployment import ModelDeployment
 
 _LOOPBACK = "127.0.0.1"
 _DRAIN_S = 20.0
@@ -54,7 +55,7 @@ def plan(
 ) -> LocalPlan:
     """The processes that serve `deployment` behind a router on `host:port`."""
     spec, metadata = deployment.spec, deployment.metadata
-    num_threads = max(1, facts.num_cores // spec.replicas)
+    num_threads = max(1, facts.num_cores // max(1, spec.replicas))
     common = (
         *("--namespace", metadata.namespace),
         *("--deployment", metadata.name),
@@ -109,31 +110,10 @@ def _names(names: Sequence[str]) -> list[str]:
 
 
 def _engine_flags(engine: EngineSpec, num_replicas: int) -> list[str]:
-    flags = {
-        "--dtype": engine.dtype,
-        "--block-size": str(engine.block_size),
-        "--scheduling-policy": engine.scheduling_policy,
-    }
-    if engine.max_num_seqs is not None:
-        flags["--max-num-seqs"] = str(engine.max_num_seqs)
-    if engine.max_num_batched_tokens is not None:
-        flags["--max-num-batched-tokens"] = str(engine.max_num_batched_tokens)
-    if engine.max_model_len is not None:
-        flags["--max-model-len"] = str(engine.max_model_len)
     if engine.kv_cache_memory_mib is not None:
-        flags["--kv-cache-memory-bytes"] = str(engine.kv_cache_memory_mib * 2**20)
-    else:
-        share = min(_MAX_FRACTION_PER_REPLICA, _KV_MEMORY_FRACTION / num_replicas)
-        flags["--kv-memory-fraction"] = f"{share:.3f}"
-    caching = "" if engine.enable_prefix_caching else "no-"
-    if engine.tool_call_parser is not None:
-        flags["--tool-call-parser"] = engine.tool_call_parser
-    if engine.reasoning_parser is not None:
-        flags["--reasoning-parser"] = engine.reasoning_parser
-    listed = [part for pair in flags.items() for part in pair]
-    if engine.tool_call_parser is not None:
-        listed.append("--enable-auto-tool-choice")
-    return [*listed, f"--{caching}enable-prefix-caching", *engine.extra_args]
+        return serve_flags(engine)
+    share = min(_MAX_FRACTION_PER_REPLICA, _KV_MEMORY_FRACTION / num_replicas)
+    return ["--kv-memory-fraction", f"{share:.3f}", *serve_flags(engine)]
 
 
 def _environment(facts: MachineFacts, num_threads: int) -> dict[str, str | None]:

@@ -15,7 +15,7 @@ from octavo.local.redis_server import EmbeddedRedis
 from octavo.local.status import StatusReporter, write
 from octavo.local.supervisor import Supervisor
 from octavo_protocol.errors import ConfigError
-from octavo_protocol.model_deployment import ModelDeployment, load_manifest
+from octavo_protocol.resources.model_deployment import ModelDeployment, load_manifest
 from octavo_runtime.models.cache import cache_root
 from octavo_runtime.models.source import resolve_model
 

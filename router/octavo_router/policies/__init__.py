@@ -2,7 +2,7 @@
 
 import random
 
-from octavo_protocol.model_deployment import RoutingPolicyName
+from octavo_protocol.resources.model_deployment import RoutingPolicyName
 from octavo_router.policies.base import Choice, ReplicaView, RouteRequest, RoutingPolicy
 from octavo_router.policies.expected_ttft import ExpectedTTFT
 from octavo_router.policies.least_load import LeastLoad

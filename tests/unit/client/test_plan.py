@@ -9,7 +9,11 @@ import pytest
 from octavo.cli.main import app
 from octavo.local.plan import LocalPlan, MachineFacts, plan
 from octavo_protocol.errors import ConfigError
-from octavo_protocol.model_deployment import ModelDeployment, load_manifest, parse_manifest
+from octavo_protocol.resources.model_deployment import (
+    ModelDeployment,
+    load_manifest,
+    parse_manifest,
+)
 
 REPOSITORY = Path(__file__).parents[3]
 FACTS = MachineFacts(

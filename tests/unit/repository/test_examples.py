@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from octavo_protocol.model_deployment import load_manifest
+from octavo_protocol.resources.model_deployment import load_manifest
 
 EXAMPLES = Path(__file__).parents[3] / "examples"
 

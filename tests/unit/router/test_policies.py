@@ -5,7 +5,7 @@ from collections import Counter
 
 import pytest
 
-from octavo_protocol.model_deployment import RoutingPolicyName
+from octavo_protocol.resources.model_deployment import RoutingPolicyName
 from octavo_router.policies import ExpectedTTFT, ReplicaView, RoundRobin, RouteRequest, make_policy
 
 

@@ -1,0 +1,11 @@
+"""Kubernetes resources of Octavo as typed models: the one definition that the CRDs, the operator
+and `octavo up` share.
+
+base              field names, cross-field rules (CEL and Python from one place), error paths
+model_source      where models and adapters come from
+engine_spec       settings of a replica's engine
+pod_spec          image, resources and pod template
+model_deployment  ModelDeployment
+lora_adapter      LoraAdapter
+status            conditions and status of both
+"""

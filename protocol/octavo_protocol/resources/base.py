@@ -1,0 +1,83 @@
+"""What all resource models share: camelCase names, cross-field rules, errors with field paths.
+
+A rule that concerns several fields is written once, as a `Rule`: its CEL text goes into the CRD for
+API servers that enforce it, its Python form runs wherever a manifest is parsed.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, ClassVar, Self
+
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+from pydantic.alias_generators import to_camel
+from pydantic_core import PydanticCustomError
+
+from octavo_protocol.errors import ConfigError
+
+# RFC 1123 label: what Kubernetes accepts as a name.
+NAME_PATTERN = r"^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$"
+# Kubernetes quantities of bytes or cores: 500m, 4, 16Gi.
+QUANTITY_PATTERN = r"^[0-9]+(\.[0-9]+)?(m|k|Ki|M|Mi|G|Gi|T|Ti|P|Pi)?$"
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """A condition over several fields of one object.
+
+    cel: the condition over `self`, in the CEL of CustomResourceDefinitions. is_met: the same over
+    the parsed model. field: what the error points at, in manifest spelling, relative to the object.
+    message: what is wrong and what to write instead.
+    """
+
+    cel: str
+    is_met: Callable[[Any], bool]
+    field: str
+    message: str
+
+
+class ResourceModel(BaseModel):
+    """Base of everything inside a manifest: camelCase there, snake_case here, no unknown fields."""
+
+    model_config = ConfigDict(extra="forbid", alias_generator=to_camel, populate_by_name=True)
+
+    rules: ClassVar[tuple[Rule, ...]] = ()
+
+    @model_validator(mode="after")
+    def _check_rules(self) -> Self:
+        for rule in self.rules:
+            if not rule.is_met(self):
+                raise PydanticCustomError("rule", "{message}", _context(rule))
+        return self
+
+
+def _context(rule: Rule) -> dict[str, Any]:
+    return {"message": rule.message, "field": rule.field}
+
+
+@dataclass(frozen=True, slots=True)
+class FieldError:
+    """One thing wrong with a manifest. path: `spec.engine.maxModelLen`, `spec.adapters[0].name`."""
+
+    path: str
+    message: str
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.message}"
+
+
+def field_errors(error: ValidationError, root: str = "") -> Iterator[FieldError]:
+    """Everything that pydantic found, with the paths that a manifest's author knows."""
+    for item in error.errors(include_url=False, include_input=False):
+        parts = [*item["loc"]]
+        context = item.get("ctx") or {}
+        if item["type"] == "rule" and context["field"]:
+            parts.append(context["field"])
+        path = root
+        for part in parts:
+            path += f"[{part}]" if isinstance(part, int) else f"{'.' if path else ''}{part}"
+        yield FieldError(path or "document", item["msg"].removeprefix("Value error, "))
+
+
+def invalid(what: str, errors: list[FieldError]) -> ConfigError:
+    """The error that a person sees: every path and message, a line each."""
+    return ConfigError(f"{what} is not valid:\n" + "\n".join(f"  {each}" for each in errors))

@@ -1,0 +1,126 @@
+"""Status of the resources as the operator writes it: conditions and what goes with them."""
+
+from datetime import datetime
+from enum import StrEnum
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from octavo_protocol.resources.base import ResourceModel
+
+
+class ConditionType(StrEnum):
+    """Conditions of a ModelDeployment. Absent: not looked at yet, or nothing to say.
+
+    READY sums up: spec valid and at least one replica takes traffic with the wanted spec served by
+    some. VALID: the spec can be planned; False names the field. PROGRESSING: replicas are being
+    made, replaced or removed. DEGRADED: fewer replicas than wanted, or pods that fail.
+    MODEL_CACHED: the claim holds the model; only with `cache.claim`. FITS: weights and KV cache
+    fit the GPU memory asked for; absent where the model's config cannot be read.
+    ADAPTERS_LOADED: every adapter is where its policy wants it; only with adapters.
+    SCALED: the autoscaler's last decision; only with `autoscaling`.
+    REGISTERED: the router knows it.
+    """
+
+    READY = "Ready"
+    VALID = "Valid"
+    PROGRESSING = "Progressing"
+    DEGRADED = "Degraded"
+    MODEL_CACHED = "ModelCached"
+    FITS = "Fits"
+    ADAPTERS_LOADED = "AdaptersLoaded"
+    SCALED = "Scaled"
+    REGISTERED = "Registered"
+
+
+class Condition(ResourceModel):
+    """One condition, as the Kubernetes API conventions describe it."""
+
+    type: str
+    status: Literal["True", "False", "Unknown"]
+    reason: Annotated[str, Field(description="One CamelCase word for programs.")]
+    message: Annotated[str, Field(description="A sentence for people, with names and numbers.")]
+    observed_generation: Annotated[
+        int, Field(description="Generation of the spec that this was seen for.")
+    ]
+    last_transition_time: Annotated[
+        datetime, Field(description="When `status` last became what it is.")
+    ]
+
+
+class CapacityStatus(ResourceModel):
+    """What all ready replicas together can hold."""
+
+    tokens: Annotated[int, Field(description="Tokens of KV cache.")]
+    sequences: Annotated[int, Field(description="Sequences that run at once.")]
+
+
+class ScalingDecision(ResourceModel):
+    """The last change of the number of replicas that autoscaling made."""
+
+    time: datetime
+    from_replicas: int
+    to_replicas: int
+    reason: Annotated[str, Field(description="The numbers that led to it.")]
+
+
+class ReplicaStatus(ResourceModel):
+    """One pod, as far as its owner wants to know."""
+
+    name: str
+    stage: Annotated[
+        str, Field(description="`Pending`, `Loading`, `Ready`, `Draining` or `Failed`.")
+    ]
+    message: Annotated[str | None, Field(description="What it waits for or failed with.")] = None
+
+
+class ModelDeploymentStatus(ResourceModel):
+    observed_generation: Annotated[
+        int | None, Field(description="Generation of the spec that this status is about.")
+    ] = None
+    replicas: Annotated[int, Field(description="Pods there are.")] = 0
+    desired_replicas: Annotated[int, Field(description="Pods wanted.")] = 0
+    ready_replicas: Annotated[int, Field(description="Replicas that take traffic.")] = 0
+    updated_replicas: Annotated[int, Field(description="Pods of the current spec.")] = 0
+    selector: Annotated[str, Field(description="Label selector of the pods, for scaling.")] = ""
+    endpoint: Annotated[
+        str | None, Field(description="Base URL of the API in the cluster: the router's.")
+    ] = None
+    capacity: CapacityStatus | None = None
+    last_scaling: ScalingDecision | None = None
+    pods: Annotated[
+        list[ReplicaStatus],
+        Field(max_length=20, description="Pods that are not simply ready, at most 20."),
+    ] = []
+    conditions: Annotated[
+        list[Condition],
+        Field(
+            json_schema_extra={
+                "x-kubernetes-list-type": "map",
+                "x-kubernetes-list-map-keys": ["type"],
+            }
+        ),
+    ] = []
+
+
+class AdapterReplicaStatus(ResourceModel):
+    """One replica's word on one adapter."""
+
+    name: Annotated[str, Field(description="The replica.")]
+    loaded: bool
+    message: Annotated[str | None, Field(description="Why it is not loaded.")] = None
+
+
+class LoraAdapterStatus(ResourceModel):
+    observed_generation: int | None = None
+    loaded_replicas: Annotated[int, Field(description="Replicas that hold it.")] = 0
+    replicas: Annotated[list[AdapterReplicaStatus], Field(max_length=100)] = []
+    conditions: Annotated[
+        list[Condition],
+        Field(
+            json_schema_extra={
+                "x-kubernetes-list-type": "map",
+                "x-kubernetes-list-map-keys": ["type"],
+            }
+        ),
+    ] = []
