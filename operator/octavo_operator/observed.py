@@ -1,0 +1,70 @@
+"""What the operator knows of one ModelDeployment when it decides: read before, never changed.
+
+Kubernetes objects are plain dictionaries, as the API server gives them.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from octavo_protocol.records import ReplicaRecord
+
+KubernetesObject = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class ModelFacts:
+    """What a model's config.json and index say, as far as memory goes.
+
+    num_parameters: from the checkpoint's index where there is one, else estimated from the shapes.
+    bytes_per_parameter: as stored. kv_bytes_per_token: keys and values of all layers, in the
+    weights' dtype. max_model_len: tokens that the model was made for.
+    """
+
+    num_parameters: int
+    bytes_per_parameter: float
+    kv_bytes_per_token: int
+    max_model_len: int
+
+
+@dataclass(frozen=True, slots=True)
+class Recommendation:
+    """How many replicas the numbers asked for at one moment."""
+
+    time: datetime
+    replicas: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Observed:
+    """One moment of one deployment.
+
+    deployment: the ModelDeployment itself. children: every object with its label that it owns, the
+    workload among them. pods: of its replicas. adapters: LoraAdapters that target it. replicas:
+    live records in Redis. is_fleet_known: Redis answered; else `replicas` is empty and says nothing.
+    owners_of_names: for each served name that an older deployment claims, its `namespace/name`.
+    facts: None where the model's config could not be read. served: `group/version/Kind` of what the
+    API server serves. recommendations: the autoscaler's, of the last scale-down window, oldest first.
+    adapter_errors: for (replica id, adapter name), what the replica answered to the last attempt to load it.
+    """
+
+    now: datetime
+    deployment: KubernetesObject
+    children: Sequence[KubernetesObject] = ()
+    pods: Sequence[KubernetesObject] = ()
+    adapters: Sequence[KubernetesObject] = ()
+    replicas: Sequence[ReplicaRecord] = ()
+    is_fleet_known: bool = True
+    owners_of_names: Mapping[str, str] = field(default_factory=dict)
+    facts: ModelFacts | None = None
+    served: frozenset[str] = frozenset()
+    recommendations: Sequence[Recommendation] = ()
+    adapter_errors: Mapping[tuple[str, str], str] = field(default_factory=dict)
+
+    def child(self, kind: str, name: str) -> KubernetesObject | None:
+        """The child of that kind and name, if it is there."""
+        for each in self.children:
+            if each["kind"] == kind and each["metadata"]["name"] == name:
+                return each
+        return None
