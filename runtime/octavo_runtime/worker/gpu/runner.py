@@ -4,8 +4,10 @@ A step is: one copy of what is new, one launch that makes its inputs, the forwar
 graph where every sequence has one token), logits, sampling, one copy of the tokens back.
 """
 
+import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -22,6 +24,8 @@ from octavo_runtime.layers.sampling.logprobs import TokenScores
 from octavo_runtime.layers.sampling.rows import SamplingRow
 from octavo_runtime.layers.token_mask import apply_token_masks
 from octavo_runtime.model_config import ModelConfig
+from octavo_runtime.models.loader import load_dummy_weights
+from octavo_runtime.models.registry import build_model
 from octavo_runtime.worker.gpu.decode_graphs import DecodeGraphs
 from octavo_runtime.worker.gpu.device_sampler import DeviceSampler, DeviceSamples, new_event
 from octavo_runtime.worker.gpu.host_weights import HostWeights
@@ -90,6 +94,10 @@ class GpuModelRunner(ModelRunner):
             max_blocks=min(num_rows * width, _MAX_NEW_BLOCKS),
         )
         self._graphs = DecodeGraphs(config.cuda_graph_sizes)
+        if self.device.type == "cuda":
+            started = time.perf_counter()
+            self._compile_kernels()
+            self.stages["kernels"] = time.perf_counter() - started
 
     # -- the step -----------------------------------------------------------------------------
 
@@ -226,6 +234,7 @@ class GpuModelRunner(ModelRunner):
         before = torch.cuda.memory_allocated()
         try:
             self._run_largest_step()
+            torch.cuda.synchronize()
         except torch.OutOfMemoryError as error:
             raise ConfigError(
                 f"a step of {self._config.max_num_batched_tokens} tokens and "
@@ -251,8 +260,36 @@ class GpuModelRunner(ModelRunner):
         """Captures the graphs, and runs a step of each kind: what is not compiled yet is now."""
         with torch.inference_mode():
             if self._graphs.sizes:
-                self._capture()
+                self._send_no_sequences()
+                self._graphs.capture(self._run_no_sequences)
             self._run_heads()
+        self._run_steps(max_model_len)
+
+    @torch.inference_mode()
+    def _compile_kernels(self) -> None:
+        """Rehearses the profile and the warm-up with a single layer: the others launch no more."""
+        from octavo_kernels.gpu.rehearsal import rehearsal
+
+        whole = self.model, self.model_config
+        self.model_config = replace(self.model_config, num_layers=1)
+        # What does not fit in memory is said, with the arithmetic, by the profile.
+        with rehearsal(), suppress(torch.OutOfMemoryError):
+            with torch.device(self.device):
+                self.model = build_model(self.model_config, self.dtype)
+            load_dummy_weights(self.model, self._config.seed)
+            self._run_largest_step()
+            self.allocate_kv_cache(self._rows.block_tables.shape[1])
+            self._send_no_sequences()
+            for size in self._graphs.sizes:
+                self._run_no_sequences(size)
+            self._run_heads()
+            self._run_steps(self._max_model_len)
+        self.model, self.model_config = whole
+        super().drop_kv_cache()
+        self._free_unused()
+
+    def _run_steps(self, max_model_len: int) -> None:
+        """A step of each kind, sampled with filters and without."""
         num_tokens = min(self._config.max_num_batched_tokens, max_model_len - 1)
         table = range(-(-(num_tokens + 1) // self.block_size))
         half = num_tokens // 2
@@ -306,16 +343,14 @@ class GpuModelRunner(ModelRunner):
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
 
-    def _capture(self) -> None:
-        """Graphs of decode steps in which no sequence is there."""
+    def _send_no_sequences(self) -> None:
         size = self._config.max_num_seqs
         self._staging.write({"rows": [-1] * size, "query_start_loc": range(size + 1)})
 
-        def run(size: int) -> Tensor:
-            ones = np.ones(size, dtype=np.int32)
-            return self._forward(ones, ones)
-
-        self._graphs.capture(run)
+    def _run_no_sequences(self, size: int) -> Tensor:
+        """A decode step in which no sequence is there: what a graph captures."""
+        ones = np.ones(size, dtype=np.int32)
+        return self._forward(ones, ones)
 
     def _run_heads(self) -> None:
         """Logits for each size of the ladder: their kernels are chosen by the number of rows."""
@@ -346,7 +381,6 @@ class GpuModelRunner(ModelRunner):
         logits = self.model.compute_logits(hidden[torch.arange(num_rows) % len(hidden)])
         rows = [SamplingRow(SamplingParams(top_p=0.9, logprobs=1))] * num_rows
         self._device_sampler.sample(logits, rows, self._staging.samples)
-        torch.cuda.synchronize()
         super().drop_kv_cache()
 
     def _new(self, *shape: int, dtype: torch.dtype) -> Tensor:

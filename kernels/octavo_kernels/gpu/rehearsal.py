@@ -1,0 +1,52 @@
+"""Kernels compiled all at once before work begins, rather than one by one as it goes on.
+
+Triton compiles a kernel for the dtypes, constants and alignments of the launch that needs it first.
+A rehearsal goes through the same launches without one of them happening: what is missing is
+compiled by threads (most of a compilation happens outside of Python), and kept where the launches
+will look for it.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import Any
+
+import triton
+from triton.runtime.jit import KernelInterface
+
+
+@contextmanager
+def rehearsal() -> Iterator[None]:
+    """Triton's kernels that this thread launches inside are only compiled; all are at the end.
+
+    What torch itself launches runs, on memory that holds anything. A kernel that cannot be compiled
+    says so when it is launched in earnest.
+    """
+    with (
+        ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool,
+        triton.AsyncCompileMode(pool, ignore_errors=True),
+        _no_launches(),
+    ):
+        yield
+
+
+@contextmanager
+def _no_launches() -> Iterator[None]:
+    launch = KernelInterface.__getitem__
+    rehearsing = threading.get_ident()
+
+    def compiled_only(kernel: Any, grid: Any) -> Callable[..., object]:
+        if threading.get_ident() != rehearsing:
+            return launch(kernel, grid)  # type: ignore[no-any-return]
+        return functools.partial(kernel.warmup, grid=grid)
+
+    KernelInterface.__getitem__ = compiled_only
+    try:
+        yield
+    finally:
+        KernelInterface.__getitem__ = launch
