@@ -10,7 +10,6 @@ from octavo_kernels.kv_cache import kv_cache_shapes, new_kv_cache, write_kv_cach
 from octavo_kernels.linear import (
     PackedWeight,
     linear,
-    linear_add,
     linear_silu_and_mul,
     pack_linear_weight,
 )
@@ -31,7 +30,6 @@ __all__ = [
     "gelu_and_mul",
     "kv_cache_shapes",
     "linear",
-    "linear_add",
     "linear_silu_and_mul",
     "new_kv_cache",
     "pack_linear_weight",

@@ -70,21 +70,11 @@ def linear_silu_and_mul(x: Tensor, packed: PackedWeight) -> Tensor:
     return silu_and_mul(linear(x, packed)) if output is None else output
 
 
-def linear_add(x: Tensor, packed: PackedWeight, residual: Tensor) -> Tensor:
-    """linear(x, packed) + residual, the product rounded to the dtype before the sum.
-
-    x: [..., in_features]; residual: [..., out_features]; returns [..., out_features], new.
-    """
-    output = _few_rows(x, packed, residual=residual)
-    return linear(x, packed) + residual if output is None else output
-
-
 def _few_rows(
     x: Tensor,
     packed: PackedWeight,
     *,
     bias: Tensor | None = None,
-    residual: Tensor | None = None,
     is_gated: bool = False,
 ) -> Tensor | None:
     """By a GPU kernel of our own; None where there is none for the case, or a slower one."""
@@ -98,15 +88,12 @@ def _few_rows(
     plan = choose_plan(num_rows, Shape(num_columns, packed.in_features, is_gated))
     if plan is None:
         return None
-    if residual is not None:
-        residual = residual.contiguous()
     output = gpu.linear(
         x.reshape(num_rows, packed.in_features).contiguous(),
         packed.data,
         packed.arrivals,
         plan,
         bias=bias,
-        residual=residual,
         is_gated=is_gated,
     )
     return output.view(*x.shape[:-1], num_columns)

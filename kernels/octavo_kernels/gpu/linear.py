@@ -55,16 +55,15 @@ def linear(
     plan: Plan,
     *,
     bias: Tensor | None = None,
-    residual: Tensor | None = None,
     is_gated: bool = False,
     overlap: bool = True,
 ) -> Tensor:
-    """x @ weight.T, then + bias, silu(first half) * second half, or + residual, as `plan` says.
+    """x @ weight.T, then + bias, or silu(first half) * second half, as `plan` says.
 
     x: [rows, in_features], contiguous, aligned to 16 bytes, rows as `plan` allows; weight:
     [out_features, in_features], one that `can_read`; arrivals: from `new_arrivals`, for one launch
-    at a time; bias: [out_features]; residual: [rows, out_features], contiguous. Returns [rows,
-    out_features], where is_gated [rows, out_features / 2], new.
+    at a time; bias: [out_features]. Returns [rows, out_features], where is_gated [rows,
+    out_features / 2], new.
     """
     num_rows, in_features = x.shape
     num_columns = weight.shape[0] // 2 if is_gated else weight.shape[0]
@@ -76,12 +75,11 @@ def linear(
         "BLOCK_K": plan.block_k,
         "GATED": is_gated,
         "HAS_BIAS": bias is not None,
-        "HAS_RESIDUAL": residual is not None,
         "OVERLAP": overlap,
         "num_warps": plan.num_warps,
         "launch_pdl": overlap,
     }
-    operands = (weight, output, bias, residual)
+    operands = (weight, output, bias)
     match plan:
         case DotProducts():
             dot_products[(num_tiles,)](

@@ -12,7 +12,6 @@ def finish(
     up,  # alike; read where GATED
     output_ptr,
     bias_ptr,
-    residual_ptr,
     first_n,
     num_rows,
     num_columns,
@@ -20,9 +19,8 @@ def finish(
     BLOCK_N: tl.constexpr,
     GATED: tl.constexpr,
     HAS_BIAS: tl.constexpr,
-    HAS_RESIDUAL: tl.constexpr,
 ):
-    """Store product + bias, silu(product) * up or product + residual.
+    """Store product + bias or silu(product) * up.
 
     Rounds to the dtype of the output wherever the operations one by one would.
     """
@@ -38,7 +36,4 @@ def finish(
         gate = result.to(tl.float32)
         gate = (gate / (1.0 + tl.exp(-gate))).to(dtype).to(tl.float32)
         result = (gate * up.to(dtype).to(tl.float32)).to(dtype)
-    if HAS_RESIDUAL:
-        residual = tl.load(residual_ptr + offsets, mask=inside, other=0.0)
-        result = (result.to(tl.float32) + residual.to(tl.float32)).to(dtype)
     tl.store(output_ptr + offsets, result, mask=inside)

@@ -36,7 +36,6 @@ def streams(
     weight_ptr,
     output_ptr,
     bias_ptr,
-    residual_ptr,
     num_rows,
     num_columns,
     in_features,
@@ -46,7 +45,6 @@ def streams(
     SLICES: tl.constexpr,
     GATED: tl.constexpr,
     HAS_BIAS: tl.constexpr,
-    HAS_RESIDUAL: tl.constexpr,
     OVERLAP: tl.constexpr,
 ):
     first_n = tl.program_id(0) * BLOCK_N
@@ -97,7 +95,6 @@ def streams(
         up,
         output_ptr,
         bias_ptr,
-        residual_ptr,
         first_n,
         num_rows,
         num_columns,
@@ -105,7 +102,6 @@ def streams(
         BLOCK_N,
         GATED,
         HAS_BIAS,
-        HAS_RESIDUAL,
     )
 
 
@@ -115,7 +111,6 @@ def dot_products(
     weight_ptr,
     output_ptr,
     bias_ptr,
-    residual_ptr,
     num_columns,
     in_features,
     ROWS: tl.constexpr,
@@ -123,7 +118,6 @@ def dot_products(
     BLOCK_K: tl.constexpr,
     GATED: tl.constexpr,
     HAS_BIAS: tl.constexpr,
-    HAS_RESIDUAL: tl.constexpr,
     OVERLAP: tl.constexpr,
 ):
     first_n = tl.program_id(0) * BLOCK_N
@@ -161,7 +155,6 @@ def dot_products(
         up,
         output_ptr,
         bias_ptr,
-        residual_ptr,
         first_n,
         ROWS,
         num_columns,
@@ -169,5 +162,4 @@ def dot_products(
         BLOCK_N,
         GATED,
         HAS_BIAS,
-        HAS_RESIDUAL,
     )

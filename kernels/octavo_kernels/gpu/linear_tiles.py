@@ -35,7 +35,6 @@ def tiles(
     weight_ptr,
     output_ptr,
     bias_ptr,
-    residual_ptr,
     parts_ptr,
     arrivals_ptr,
     num_rows,
@@ -47,7 +46,6 @@ def tiles(
     SPLITS: tl.constexpr,
     GATED: tl.constexpr,
     HAS_BIAS: tl.constexpr,
-    HAS_RESIDUAL: tl.constexpr,
     OVERLAP: tl.constexpr,
     PREFETCH: tl.constexpr,
 ):
@@ -114,7 +112,6 @@ def tiles(
             up,
             output_ptr,
             bias_ptr,
-            residual_ptr,
             first_n,
             num_rows,
             num_columns,
@@ -122,5 +119,4 @@ def tiles(
             BLOCK_N,
             GATED,
             HAS_BIAS,
-            HAS_RESIDUAL,
         )

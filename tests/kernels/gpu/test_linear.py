@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from octavo_kernels.activation import silu_and_mul
-from octavo_kernels.linear import linear, linear_add, linear_silu_and_mul, pack_linear_weight
+from octavo_kernels.linear import linear, linear_silu_and_mul, pack_linear_weight
 from octavo_kernels.reference import activation as reference
 
 pytest.importorskip("triton")
@@ -33,7 +33,7 @@ PLANS: dict[str, tuple[int, Plan]] = {  # and the most rows that each takes
     "streams, one slice": (32, Streams(32, 64, 64, 1, 4)),
     "dot products": (2, DotProducts(8, 128, 4)),
 }
-EPILOGUES = ["plain", "bias", "silu_and_mul", "add"]
+EPILOGUES = ["plain", "bias", "silu_and_mul"]
 # The sum in fp32 is exact to ~1e-6 of its size; what is left is up to three roundings, each of
 # 2^-9 (bf16) of values no larger than the terms: the product, the activation, the result.
 BOUND = {torch.bfloat16: 3 * 2**-8, torch.float16: 3 * 2**-11}
@@ -79,13 +79,10 @@ def test_every_kernel_matches_fp32_and_repeats_its_bits(
     for num_rows in {min(3, most), most}:
         x = _randn(generator, num_rows, in_features, dtype=dtype, device=device)
         expected = F.linear(x.float(), weight.float())
-        bias = residual = None
+        bias = None
         if epilogue == "bias":
             bias = _randn(generator, out_features, dtype=dtype, device=device)
             expected += bias.float()
-        if epilogue == "add":
-            residual = _randn(generator, num_rows, out_features, dtype=dtype, device=device)
-            expected += residual.float()
         if epilogue == "silu_and_mul":
             expected = reference.silu_and_mul(expected)
         arrivals = torch.zeros(16, dtype=torch.int32, device=device)
@@ -97,7 +94,6 @@ def test_every_kernel_matches_fp32_and_repeats_its_bits(
                 arrivals,
                 plan,
                 bias=bias,
-                residual=residual,
                 is_gated=epilogue == "silu_and_mul",
             )
             for _ in range(2)
@@ -108,17 +104,14 @@ def test_every_kernel_matches_fp32_and_repeats_its_bits(
         assert not arrivals.any()
 
 
-def test_fused_steps_round_as_the_steps_one_by_one(generator: torch.Generator, device: str) -> None:
-    """To the bit, where the product itself is exact: small integers."""
+def test_the_activation_rounds_as_it_does_alone(generator: torch.Generator, device: str) -> None:
+    """The product itself is exact: small integers."""
     x = torch.randint(-3, 4, (2, 64), generator=generator).half().to(device)
     weight = torch.randint(-3, 4, (32, 64), generator=generator).half().to(device)
-    residual = _randn(generator, 2, 32, dtype=torch.float16, device=device)
     arrivals = torch.zeros(2, dtype=torch.int32, device=device)
     _synchronize(device)
     product = F.linear(x, weight)
     for _, plan in PLANS.values():
-        added = gpu.linear(x, weight, arrivals, plan, residual=residual)
-        assert torch.equal(added, product + residual)
         gated = gpu.linear(x, weight, arrivals, plan, is_gated=True)
         _check(gated, silu_and_mul(product))
 
@@ -143,9 +136,7 @@ def test_on_a_cpu_the_fused_forms_are_compositions(
 ) -> None:
     packed = pack_linear_weight(torch.randn(64, 32, generator=generator).to(dtype))
     x = torch.randn(2, 3, 32, generator=generator).to(dtype)
-    residual = torch.randn(2, 3, 64, generator=generator).to(dtype)
     assert torch.equal(linear_silu_and_mul(x, packed), silu_and_mul(linear(x, packed)))
-    assert torch.equal(linear_add(x, packed, residual), linear(x, packed) + residual)
 
 
 def test_table_covers_every_bucket_with_plans_that_hold_its_rows() -> None:
@@ -183,10 +174,9 @@ def test_public_functions_at_the_sizes_of_models(shape: Shape) -> None:
         if shape.is_gated:
             _check(linear_silu_and_mul(x, packed), silu_and_mul(product))
             continue
-        residual = torch.randn(num_rows, size[0], device="cuda", dtype=torch.bfloat16)
+        bias = torch.randn(size[0], device="cuda", dtype=torch.bfloat16)
         _check(linear(x, packed), product)
-        _check(linear(x, packed, residual[0]), product + residual[0].float())
-        _check(linear_add(x, packed, residual), product + residual.float())
+        _check(linear(x, packed, bias), product + bias.float())
 
 
 @pytest.mark.gpu
