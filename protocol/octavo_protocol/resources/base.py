@@ -42,6 +42,14 @@ class ResourceModel(BaseModel):
 
     rules: ClassVar[tuple[Rule, ...]] = ()
 
+    @model_validator(mode="before")
+    @classmethod
+    def _drop_nulls(cls, value: Any) -> Any:
+        # API servers do so before they fill in defaults: `replicas:` with nothing means nothing.
+        if isinstance(value, dict):
+            return {key: item for key, item in value.items() if item is not None}
+        return value
+
     @model_validator(mode="after")
     def _check_rules(self) -> Self:
         for rule in self.rules:
@@ -52,6 +60,10 @@ class ResourceModel(BaseModel):
 
 def _context(rule: Rule) -> dict[str, Any]:
     return {"message": rule.message, "field": rule.field}
+
+
+# Where pydantic's words are not a manifest author's.
+_MESSAGES = {"extra_forbidden": "there is no such field", "missing": "this field is required"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +87,8 @@ def field_errors(error: ValidationError, root: str = "") -> Iterator[FieldError]
         path = root
         for part in parts:
             path += f"[{part}]" if isinstance(part, int) else f"{'.' if path else ''}{part}"
-        yield FieldError(path or "document", item["msg"].removeprefix("Value error, "))
+        message = _MESSAGES.get(item["type"], item["msg"])
+        yield FieldError(path or "document", message.removeprefix("Value error, "))
 
 
 def invalid(what: str, errors: list[FieldError]) -> ConfigError:

@@ -24,7 +24,8 @@ class ModelSource(ResourceModel):
             max_length=2048,
             description="Where it comes from: `hf://org/name` (Hugging Face hub), "
             "`s3://bucket/path`, `gs://bucket/path`, `https://host/file.tar`, "
-            "`oci://registry/repository:tag`, `pvc://claim/path` (a PersistentVolumeClaim of the namespace, mounted read-only), "
+            "`oci://registry/repository:tag`, `pvc://claim/path` (a PersistentVolumeClaim of the "
+            "namespace, mounted read-only), "
             "`file:///path` (a path inside the container), or a catalogue name (`smollm2`).",
         ),
     ]
