@@ -16,7 +16,7 @@ PYTEST_ARGS ?=
 
 BENCH_ARGS ?=
 
-.PHONY: help setup run model test check lint format bench-cpu bench-gpu clean
+.PHONY: help setup run model test test-gpu check lint format bench-cpu bench-gpu clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -51,8 +51,15 @@ bench-cpu: $(VENV)/.installed-dev ## measure this machine beside Hugging Face; t
 	@$(BIN)/python -m benchmarks.cpu $(BENCH_ARGS)
 
 # A machine with a GPU often has a torch for its driver: without .venv, $(PYTHON) is taken as it is.
-bench-gpu: GPU_PYTHON = $(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON))
-bench-gpu: export PYTHONPATH := client:kernels:protocol:runtime:$(PYTHONPATH)
+GPU_TARGETS := test-gpu bench-gpu
+$(GPU_TARGETS): GPU_PYTHON = $(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON))
+$(GPU_TARGETS): export PYTHONPATH := client:kernels:protocol:runtime:$(PYTHONPATH)
+
+# Without pyproject.toml, whose settings are those of plugins that such a Python may lack.
+test-gpu: ## test kernels and engine on an NVIDIA GPU, with .venv or else PYTHON
+	@$(GPU_PYTHON) -m pytest -c /dev/null --rootdir . --import-mode=importlib -p no:cacheprovider \
+	  -m gpu tests/kernels/gpu tests/gpu $(PYTEST_ARGS)
+
 bench-gpu: ## measure an NVIDIA GPU beside vLLM, with .venv or else PYTHON; takes minutes
 	@$(GPU_PYTHON) -c 'import msgspec, torch, triton, zmq' || { \
 	  echo "$(GPU_PYTHON) lacks what is named above. Run make setup, or name another: make bench-gpu PYTHON=..." >&2; exit 1; }
