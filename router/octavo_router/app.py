@@ -29,6 +29,7 @@ from octavo_protocol.openai.answers import Model, ModelList
 from octavo_protocol.openai.responses import ResponsesRequest
 from octavo_protocol.openapi import ApiRoute, Content, Operation
 from octavo_router.decisions import GenerationRequest, PromptKey
+from octavo_router.deployment import Deployment
 from octavo_router.proxy import ProxyRequest
 from octavo_router.state import RouterState
 
@@ -70,10 +71,10 @@ class Routes:
         """Every route whose prompt decides where it goes."""
         raw = await self._body(request)
         body = _generation(parse_body(raw, _GENERATION[request.url.path]))
-        self.state.decider.check_model(body.model)
+        deployment = self._deployment(body.model)
         body.sampling_params(self.state.defaults, max_tokens=None)  # the replica's checks, early
-        key = await self.state.decider.prompt_key(body)
-        return _Relayed(self.state, self._proxied(request, raw, body.model, key))
+        key = await self.state.decider.prompt_key(deployment, body)
+        return _Relayed(self.state, self._proxied(request, deployment, raw, body.model, key))
 
     async def tokenize(self, request: Request) -> Any:
         return await self._plain(request, TokenizeRequest)
@@ -82,13 +83,10 @@ class Routes:
         return await self._plain(request, DetokenizeRequest)
 
     async def models(self, request: Request) -> Response:
-        models: dict[str, Model] = {}
-        for record in self.state.replicas.records:
-            for name in record.served_names:
-                models[name] = Model(
-                    name, self.state.started_at, record.max_model_len, record.model
-                )
-        return json_response(ModelList([models[name] for name in sorted(models)]))
+        names = self.state.deployments.names()
+        return json_response(
+            ModelList([self._model(name, deployment) for name, deployment in sorted(names.items())])
+        )
 
     async def health(self, request: Request) -> Response:
         return Response(status_code=200 if self.state.is_healthy else 503)
@@ -119,10 +117,10 @@ class Routes:
         # Told apart before parsing: each kind has its own complaints about a wrong field.
         path = "/v1/chat/completions" if b'"messages"' in raw else "/v1/completions"
         body = _generation(parse_body(raw, _GENERATION[path]))
-        self.state.decider.check_model(body.model)
-        key = await self.state.decider.prompt_key(body)
+        deployment = self._deployment(body.model)
+        key = await self.state.decider.prompt_key(deployment, body)
         decision = self.state.decider.choose(
-            request.state.request_id, body.model, key, is_dry_run=True
+            deployment, request.state.request_id, body.model or None, key, is_dry_run=True
         )
         return json_response(decision.as_json())
 
@@ -131,13 +129,39 @@ class Routes:
     ) -> Any:
         raw = await self._body(request)
         body = parse_body(raw, kind)
-        self.state.decider.check_model(body.model)
-        return _Relayed(self.state, self._proxied(request, raw, body.model, PromptKey()))
+        deployment = self._deployment(body.model)
+        return _Relayed(
+            self.state, self._proxied(request, deployment, raw, body.model, PromptKey())
+        )
+
+    def _deployment(self, model: str | None) -> Deployment:
+        """Whose replicas may answer. Raises what says why there are none."""
+        deployment = self.state.deployments.find(model)
+        try:
+            deployment.check(model or None)
+        except UnavailableError as error:
+            self.state.metrics.answered(deployment.name, error.status_code)
+            raise
+        return deployment
+
+    def _model(self, name: str, deployment: Deployment) -> Model:
+        """As a replica that serves it tells; before there is one, what is registered."""
+        created = int(deployment.created_at) or self.state.started_at
+        for record in deployment.replicas.records:
+            if name in record.served_names:
+                return Model(name, created, record.max_model_len, record.model)
+        return Model(name, created, None)
 
     def _proxied(
-        self, request: Request, raw: bytes, model: str | None, key: PromptKey
+        self,
+        request: Request,
+        deployment: Deployment,
+        raw: bytes,
+        model: str | None,
+        key: PromptKey,
     ) -> ProxyRequest:
         return ProxyRequest(
+            deployment=deployment,
             request_id=request.state.request_id,
             path=request.url.path,
             body=raw,

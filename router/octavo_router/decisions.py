@@ -7,16 +7,14 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from octavo_protocol.errors import NotFoundError, UnavailableError
+from octavo_protocol.errors import UnavailableError
 from octavo_protocol.hashing import HashIdentity, block_hashes, cached_tokens
 from octavo_protocol.openai import ChatCompletionRequest, CompletionRequest
 from octavo_protocol.records import ReplicaRecord
 from octavo_protocol.tokenizer import Tokenizer
-from octavo_router.load_tracker import LoadTracker
+from octavo_router.deployment import Deployment
 from octavo_router.metrics import RouterMetrics
-from octavo_router.policies import ReplicaView, RouteRequest, RoutingPolicy
-from octavo_router.prefix_index import PrefixIndex
-from octavo_router.replicas import ReplicaSet
+from octavo_router.policies import ReplicaView, RouteRequest
 from octavo_router.tokenizers import TokenizerCache
 
 # Longer texts are tokenized in a thread: on the event loop they would delay other streams.
@@ -46,6 +44,7 @@ class Decision:
     """One routing decision, as `GET /debug/route/{request_id}` shows it."""
 
     request_id: str
+    deployment: str
     policy: str
     replica: ReplicaRecord
     num_prompt_tokens: int
@@ -67,6 +66,7 @@ class Decision:
     def as_json(self) -> dict[str, Any]:
         return {
             "request_id": self.request_id,
+            "deployment": self.deployment,
             "policy": self.policy,
             "replica": self.replica.replica_id,
             "prompt_tokens": self.num_prompt_tokens,
@@ -81,40 +81,14 @@ class Decision:
 class Decider:
     """Picks replicas. Its only wait is for tokenization."""
 
-    def __init__(
-        self,
-        *,
-        replicas: ReplicaSet,
-        index: PrefixIndex,
-        loads: LoadTracker,
-        tokenizers: TokenizerCache,
-        policy: RoutingPolicy,
-        metrics: RouterMetrics,
-    ) -> None:
-        self._replicas = replicas
-        self._index = index
-        self._loads = loads
+    def __init__(self, tokenizers: TokenizerCache, metrics: RouterMetrics) -> None:
         self._tokenizers = tokenizers
-        self._policy = policy
         self._metrics = metrics
         self._remembered: OrderedDict[str, Decision] = OrderedDict()
 
-    def check_model(self, model: str | None) -> None:
-        """Raises `NotFoundError` for a name that no replica serves, `UnavailableError` for none."""
-        names = self._replicas.served_names()
-        if not names:
-            raise UnavailableError("no replica is ready; try again in a moment")
-        if model and model not in names:
-            raise NotFoundError(
-                f"the model {model!r} does not exist; there are "
-                + ", ".join(repr(name) for name in names),
-                parameter="model",
-                code="model_not_found",
-            )
-
-    async def prompt_key(self, request: GenerationRequest) -> PromptKey:
+    async def prompt_key(self, deployment: Deployment, request: GenerationRequest) -> PromptKey:
         """Tokens and hashes as the replicas will compute them. Raises `ValidationError`."""
-        usable = self._replicas.usable(request.model or None)
+        usable = deployment.replicas.usable(request.model or None)
         record = next((each for each in usable if each.block_size), None)
         if record is None:
             return PromptKey()
@@ -128,6 +102,7 @@ class Decider:
 
     def choose(
         self,
+        deployment: Deployment,
         request_id: str,
         model: str | None,
         key: PromptKey,
@@ -138,34 +113,36 @@ class Decider:
         """Picks a replica that is not among `tried`. Raises `UnavailableError` without one."""
         tried = list(tried)
         started = time.perf_counter()
-        records = self._replicas.usable(model, without=tried)
+        records = deployment.replicas.usable(model, without=tried)
         if not records:
             raise UnavailableError(
                 f"no replica could serve the request; {len(tried)} were tried"
                 if tried
                 else "no replica is ready; try again in a moment"
             )
-        depths = self._index.match(key.hashes) if key.hashes else {}
+        loads = deployment.loads
+        depths = deployment.index.match(key.hashes) if key.hashes else {}
         prefill_rate = _mean_known([record.prefill_tokens_per_s for record in records])
         decode_rate = _mean_known([record.decode_tokens_per_s for record in records])
         views = {
             record.incarnation: ReplicaView(
                 replica_id=record.replica_id,
                 num_cached_tokens=_num_cached(record, key, depths),
-                num_queued_tokens=self._loads.num_queued_tokens(record.incarnation),
-                num_running=self._loads.num_running(record.incarnation),
+                num_queued_tokens=loads.num_queued_tokens(record.incarnation),
+                num_running=loads.num_running(record.incarnation),
                 prefill_tokens_per_s=record.prefill_tokens_per_s or prefill_rate,
                 decode_tokens_per_s=record.decode_tokens_per_s or decode_rate,
             )
             for record in records
         }
         num_tokens = key.num_tokens + key.num_other_tokens
-        choice = self._policy.choose(RouteRequest(num_tokens), list(views.values()))
+        choice = deployment.policy.choose(RouteRequest(num_tokens), list(views.values()))
         record = next(each for each in records if views[each.incarnation] is choice.replica)
         seconds = time.perf_counter() - started
         decision = Decision(
             request_id=request_id,
-            policy=self._policy.name,
+            deployment=deployment.name,
+            policy=deployment.policy.name,
             replica=record,
             num_prompt_tokens=num_tokens,
             num_cached_tokens=choice.replica.num_cached_tokens,
@@ -178,7 +155,7 @@ class Decider:
             self._metrics.decision.observe(seconds)
             self._remember(decision)
             if key.hashes:
-                self._index.speculate(record.incarnation, key.hashes)
+                deployment.index.speculate(record.incarnation, key.hashes)
         return decision
 
     def recall(self, request_id: str) -> Decision | None:

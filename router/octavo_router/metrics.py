@@ -1,10 +1,18 @@
-"""Prometheus metrics of the router. Labels are bounded: status codes and fixed words."""
+"""Prometheus metrics of the router.
+
+Labels are bounded: status codes, fixed words, and the names of at most `MAX_LABELLED` deployments
+that are there now; the rest of them count as "other".
+"""
+
+from collections.abc import Mapping
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 _TTFT_BUCKETS = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30, 60)
 _DECISION_BUCKETS = (0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.05)
 _PREFIX = "octavo_router_"
+MAX_LABELLED = 200
+_OTHER = "other"
 
 
 class RouterMetrics:
@@ -52,6 +60,19 @@ class RouterMetrics:
             "Times a replica's entries were forgotten because they were wrong.",
             registry=registry,
         )
+        self.deployment_requests = Counter(
+            _PREFIX + "deployment_requests",
+            "Answers of each deployment's replicas, and 503 where none gave one, by status.",
+            ["deployment", "code"],
+            registry=registry,
+        )
+        self.deployment_replicas = Gauge(
+            _PREFIX + "deployment_replicas",
+            "Replicas known of each deployment.",
+            ["deployment"],
+            registry=registry,
+        )
+        self._labelled: dict[str, set[str]] = {}  # deployment -> codes
         self.replicas = Gauge(_PREFIX + "replicas", "Replicas known.", registry=registry)
         self.degraded = Gauge(_PREFIX + "degraded", "1 while Redis is away.", registry=registry)
         self.index_entries = Gauge(
@@ -63,6 +84,27 @@ class RouterMetrics:
         self.index_refused = Gauge(
             _PREFIX + "prefix_index_refused", "Entries not taken: budget full.", registry=registry
         )
+
+    def answered(self, deployment: str, status: int) -> None:
+        """A request to a deployment was answered with `status`."""
+        label, code = self._label(deployment), str(status)
+        self._labelled.setdefault(label, set()).add(code)
+        self.deployment_requests.labels(label, code).inc()
+
+    def measure_deployments(self, num_replicas: Mapping[str, int]) -> None:
+        """These are the deployments that there are; series of others end."""
+        for gone in self._labelled.keys() - num_replicas.keys() - {_OTHER}:
+            for code in self._labelled.pop(gone):
+                self.deployment_requests.remove(gone, code)
+        self.deployment_replicas.clear()
+        for name, number in num_replicas.items():
+            label = self._label(name)
+            self._labelled.setdefault(label, set())
+            self.deployment_replicas.labels(label).inc(number)
+
+    def _label(self, deployment: str) -> str:
+        is_shown = deployment in self._labelled or len(self._labelled) < MAX_LABELLED
+        return deployment if is_shown else _OTHER
 
     def render(self) -> bytes:
         return generate_latest(self._registry)

@@ -11,6 +11,11 @@ from octavo_protocol.resources.model_deployment import RoutingPolicyName
 class RouterOptions(HttpOptions):
     """redis_url: where replicas make themselves known; replica_urls: fixed addresses instead.
 
+    all_deployments: serve every deployment in the registry of the cluster (of `namespaces`, where
+    given), each by its own policy, in place of the one that `namespace` and `deployment` name.
+    drain_delay_s: how long a router that is to stop still takes requests while it says that it is
+    not ready. index_budget_bytes: for the prefix indexes of all deployments.
+
     max_attempts: replicas that one request may be sent to. Timeouts in seconds; read_timeout_s is
     the longest silence of a replica, also before its first token. replica_api_key: what replicas
     ask for; without it they get the key that the client sent.
@@ -20,12 +25,15 @@ class RouterOptions(HttpOptions):
     replica_urls: tuple[str, ...] = ()
     namespace: str = "default"
     deployment: str = "default"
+    all_deployments: bool = False
+    namespaces: tuple[str, ...] = ()
     policy: RoutingPolicyName = "expected-ttft"
     connect_timeout_s: float = 2.0
     read_timeout_s: float = 600.0
     replica_api_key: str | None = field(default=None, repr=False)
     max_attempts: int = 4
     max_body_bytes: int = 16 * 2**20
+    drain_delay_s: float = 0.0
     drain_timeout_s: float = 30.0
     index_budget_bytes: int = 512 * 2**20
     log_level: str = "info"
@@ -37,3 +45,7 @@ class RouterOptions(HttpOptions):
             )
         if self.redis_url is not None and self.replica_urls:
             raise ConfigError("give either --redis-url or --replica-url, not both")
+        if self.all_deployments and self.redis_url is None:
+            raise ConfigError("--all-deployments needs --redis-url: the registry is in Redis")
+        if self.namespaces and not self.all_deployments:
+            raise ConfigError("--namespaces filters --all-deployments; give that too")

@@ -41,21 +41,43 @@ class PrefixIndex(Protocol):
         """`holder` is gone."""
 
 
-class MemoryPrefixIndex:
-    """A `PrefixIndex` in this process, bounded in bytes.
+class IndexBudget:
+    """The room that indexes share, in entries.
 
     At the bound new entries are not taken (`num_refused` counts them): routing loses hits, nothing
     else.
     """
 
+    def __init__(self, num_bytes: int = DEFAULT_BUDGET_BYTES) -> None:
+        self.max_entries = max(1, num_bytes // BYTES_PER_ENTRY)
+        self.num_entries = 0
+        self.num_refused = 0
+
+    @property
+    def num_bytes(self) -> int:
+        """Estimated size of what replicas reported."""
+        return self.num_entries * BYTES_PER_ENTRY
+
+    def take(self) -> bool:
+        """Room for one entry, if there is."""
+        if self.num_entries >= self.max_entries:
+            self.num_refused += 1
+            return False
+        self.num_entries += 1
+        return True
+
+
+class MemoryPrefixIndex:
+    """A `PrefixIndex` in this process. budget: shared with other indexes; None = one of its own."""
+
     def __init__(
         self,
         *,
-        budget_bytes: int = DEFAULT_BUDGET_BYTES,
+        budget: IndexBudget | None = None,
         speculation_s: float = SPECULATION_S,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._max_entries = max(1, budget_bytes // BYTES_PER_ENTRY)
+        self._budget = budget or IndexBudget()
         self._speculation_s = speculation_s
         self._clock = clock
         self._bits: dict[str, int] = {}  # holder -> its bit
@@ -65,12 +87,6 @@ class MemoryPrefixIndex:
         self._speculative: dict[bytes, dict[int, float]] = {}  # hash -> bit -> end
         self._ends: deque[tuple[float, int, tuple[bytes, ...]]] = deque()
         self.num_entries = 0
-        self.num_refused = 0
-
-    @property
-    def num_bytes(self) -> int:
-        """Estimated size of what replicas reported."""
-        return self.num_entries * BYTES_PER_ENTRY
 
     def match(self, hashes: Sequence[bytes]) -> dict[str, int]:
         self._expire()
@@ -98,10 +114,7 @@ class MemoryPrefixIndex:
         bit = self._bit(holder)
         held = self._held[holder]
         for block_hash in hashes:
-            if block_hash in held:
-                continue
-            if self.num_entries >= self._max_entries:
-                self.num_refused += 1
+            if block_hash in held or not self._budget.take():
                 continue
             held.add(block_hash)
             self._masks[block_hash] = self._masks.get(block_hash, 0) | bit
@@ -150,7 +163,7 @@ class MemoryPrefixIndex:
                 masks[block_hash] = masks.get(block_hash, 0) | self._bits[holder]
         assert masks == self._masks
         assert self.num_entries == sum(map(len, self._held.values()))
-        assert self.num_entries <= self._max_entries
+        assert self.num_entries <= self._budget.num_entries <= self._budget.max_entries
         assert {bit: holder for holder, bit in self._bits.items()} == self._names
 
     def _bit(self, holder: str) -> int:
@@ -171,6 +184,7 @@ class MemoryPrefixIndex:
         else:
             del self._masks[block_hash]
         self.num_entries -= 1
+        self._budget.num_entries -= 1
 
     def _note(self, depths: dict[str, int], mask: int, depth: int) -> None:
         for bit, holder in self._names.items():

@@ -10,7 +10,7 @@ import asyncio
 import logging
 import re
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import aiohttp
@@ -19,12 +19,8 @@ from octavo_protocol.asgi import Message, Send
 from octavo_protocol.errors import OctavoError, UnavailableError, error_body
 from octavo_protocol.wire_formats import wire_format
 from octavo_router.decisions import Decider, Decision, PromptKey
-from octavo_router.kv_follower import KVFollower
-from octavo_router.load_tracker import LoadTracker
+from octavo_router.deployment import Deployment
 from octavo_router.metrics import RouterMetrics
-from octavo_router.replicas import ReplicaSet
-from octavo_router.retry_budget import RetryBudget
-from octavo_router.trust import PredictionTrust
 
 logger = logging.getLogger(__name__)
 
@@ -40,9 +36,11 @@ _RELAYED_HEADERS = ("cache-control", "content-encoding", "retry-after")
 class ProxyRequest:
     """A client's request as it goes to a replica: the bytes that came.
 
-    key: what the choice of a replica goes by. headers: the client's that replicas read.
+    deployment: whose replicas may answer. key: what the choice among them goes by. headers: the
+    client's that replicas read.
     """
 
+    deployment: Deployment
     request_id: str
     path: str
     body: bytes
@@ -68,31 +66,23 @@ class Proxy:
         *,
         session: aiohttp.ClientSession,
         decider: Decider,
-        replicas: ReplicaSet,
-        loads: LoadTracker,
-        follower: KVFollower | None,
         metrics: RouterMetrics,
         max_attempts: int,
-        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._session = session
         self._decider = decider
-        self._replicas = replicas
-        self._loads = loads
-        self._follower = follower
         self._metrics = metrics
         self._max_attempts = max_attempts
-        self._budget = RetryBudget(clock=clock)
-        self._trust = PredictionTrust()
 
     async def relay(self, request: ProxyRequest, send: Send) -> None:
         """Answers the client. Raises `UnavailableError` when no replica could, before any byte."""
         tried: list[str] = []
         names: list[str] = []
-        self._budget.request()
+        deployment = request.deployment
+        deployment.retries.request()
         while True:
             decision = self._decider.choose(
-                request.request_id, request.model, request.key, tried=tried
+                deployment, request.request_id, request.model, request.key, tried=tried
             )
             decision.tried = names
             incarnation = decision.replica.incarnation
@@ -107,17 +97,18 @@ class Proxy:
                     extra={"request_id": request.request_id},
                 )
                 if failure.is_broken:
-                    self._replicas.failed(incarnation)
+                    deployment.replicas.failed(incarnation)
                 tried.append(incarnation)
                 names.append(decision.replica.replica_id)
-            if len(tried) >= self._max_attempts or not self._budget.retry():
+            if len(tried) >= self._max_attempts or not deployment.retries.retry():
+                self._metrics.answered(deployment.name, UnavailableError.status_code)
                 raise UnavailableError(f"{len(tried)} replicas failed to answer; try again")
             self._metrics.retries.inc()
 
     async def _attempt(self, request: ProxyRequest, decision: Decision, send: Send) -> None:
         incarnation = decision.replica.incarnation
         num_uncached = max(0, decision.num_prompt_tokens - decision.num_cached_tokens)
-        ticket = self._loads.sent(incarnation, num_uncached)
+        ticket = request.deployment.loads.sent(incarnation, num_uncached)
         headers = {
             **request.headers,
             "content-type": "application/json",
@@ -137,7 +128,7 @@ class Proxy:
             except _FAILURES as error:
                 raise _ReplicaFailed(f"{type(error).__name__}: {error}", is_broken=True) from error
         finally:
-            self._loads.ended(incarnation, ticket)
+            request.deployment.loads.ended(incarnation, ticket)
 
     async def _relay_whole(
         self,
@@ -147,8 +138,9 @@ class Proxy:
         send: Send,
     ) -> None:
         body = await response.read()
-        self._replicas.succeeded(decision.replica.incarnation)
-        self._check_prediction(decision, body)
+        request.deployment.replicas.succeeded(decision.replica.incarnation)
+        self._check_prediction(request.deployment, decision, body)
+        self._metrics.answered(request.deployment.name, response.status)
         await send(_start(response, decision))
         await send({"type": "http.response.body", "body": body})
 
@@ -164,8 +156,9 @@ class Proxy:
         chunk = await content.readany()
         if not chunk:
             raise _ReplicaFailed("the stream ended before its first byte", is_broken=True)
-        self._loads.first_token(decision.replica.incarnation, ticket)
+        request.deployment.loads.first_token(decision.replica.incarnation, ticket)
         self._metrics.ttft.observe(time.perf_counter() - request.arrived)
+        self._metrics.answered(request.deployment.name, response.status)
         await send(_start(response, decision))
         format = wire_format(request.path)
         tail, told, is_whole = b"", b"", False
@@ -188,7 +181,7 @@ class Proxy:
                 extra={"request_id": request.request_id},
             )
             self._metrics.broken_streams.inc()
-            self._replicas.failed(decision.replica.incarnation)
+            request.deployment.replicas.failed(decision.replica.incarnation)
             broken = error_body(
                 "the replica that generated this answer failed",
                 error_type=OctavoError.error_type,
@@ -197,11 +190,11 @@ class Proxy:
             last = format.event(502, broken)
             await send({"type": "http.response.body", "body": last, "more_body": False})
             return
-        self._replicas.succeeded(decision.replica.incarnation)
-        self._check_prediction(decision, told)
+        request.deployment.replicas.succeeded(decision.replica.incarnation)
+        self._check_prediction(request.deployment, decision, told)
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
-    def _check_prediction(self, decision: Decision, data: bytes) -> None:
+    def _check_prediction(self, deployment: Deployment, decision: Decision, data: bytes) -> None:
         """Compares the answer's cached tokens, where it tells them, with what was predicted."""
         found = _CACHED_TOKENS.findall(data)
         if not found or not decision.num_prompt_tokens:
@@ -211,11 +204,10 @@ class Proxy:
         self._metrics.actual_tokens.inc(actual)
         self._metrics.prediction_error.inc(abs(predicted - actual))
         record = decision.replica
-        if self._trust.report(record.incarnation, predicted, actual, record.block_size):
+        if deployment.trust.report(record.incarnation, predicted, actual, record.block_size):
             logger.warning("the cache entries of %s are wrong", record.replica_id)
             self._metrics.distrusted.inc()
-            if self._follower is not None:
-                self._follower.distrust(record.incarnation)
+            deployment.blocks.distrust(record.incarnation)
 
 
 def _start(response: aiohttp.ClientResponse, decision: Decision) -> Message:

@@ -37,6 +37,10 @@ async def _run(options: RouterOptions, sock: socket.socket) -> None:
         serving = asyncio.create_task(server.serve(sockets=[sock]))
         logger.info("listening on %s", _where(sock))
         await server.stop_requested.wait()
+        state.is_leaving = True
+        leaving_until = time.monotonic() + options.drain_delay_s
+        while time.monotonic() < leaving_until and not server.stop_now:
+            await asyncio.sleep(_POLL_S)
         state.is_draining = True
         deadline = time.monotonic() + options.drain_timeout_s
         while state.num_open and time.monotonic() < deadline and not server.stop_now:

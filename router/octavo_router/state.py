@@ -3,8 +3,9 @@
 import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from types import TracebackType
+from typing import Any
 
 import redis.asyncio
 
@@ -13,15 +14,13 @@ from octavo_protocol.keys import Keys
 from octavo_protocol.sampling_params import SamplingParams
 from octavo_protocol.tasks import stop_tasks
 from octavo_router.decisions import Decider
+from octavo_router.deployments import Deployments
 from octavo_router.discovery import Discovery
 from octavo_router.kv_follower import KVFollower
-from octavo_router.load_tracker import LoadTracker
 from octavo_router.metrics import RouterMetrics
 from octavo_router.options import RouterOptions
-from octavo_router.policies import make_policy
-from octavo_router.prefix_index import MemoryPrefixIndex
+from octavo_router.prefix_index import IndexBudget
 from octavo_router.proxy import ROUTE_HEADER, Proxy, make_session
-from octavo_router.replicas import ReplicaSet
 from octavo_router.tokenizers import TokenizerCache
 
 logger = logging.getLogger(__name__)
@@ -32,7 +31,8 @@ _REDIS_TIMEOUT_S = 2.0
 class RouterState:
     """An async context manager: inside it the router follows its replicas.
 
-    num_open: requests being answered. is_draining: no new ones are taken.
+    num_open: requests being answered. is_leaving: new ones are still taken, but should go to
+    another router. is_draining: no new ones are taken.
     """
 
     def __init__(self, options: RouterOptions, clock: Callable[[], float] = time.monotonic) -> None:
@@ -41,22 +41,25 @@ class RouterState:
         self.defaults = SamplingParams()
         self.started_at = int(time.time())
         self.metrics = RouterMetrics()
-        self.replicas = ReplicaSet(clock)
-        self.index = MemoryPrefixIndex(budget_bytes=options.index_budget_bytes, clock=clock)
-        self.loads = LoadTracker(clock)
-        self.discovery = Discovery(self.replicas, self.loads, clock)
+        self.index_budget = IndexBudget(options.index_budget_bytes)
+        self.deployments = Deployments(
+            budget=self.index_budget, namespaces=options.namespaces, clock=clock
+        )
+        self.discovery = Discovery(self.deployments, clock)
         self.num_open = 0
+        self.is_leaving = False
         self.is_draining = False
-        self._clock = clock
         self._tasks: list[asyncio.Task[None]] = []
         self._redis: redis.asyncio.Redis | None = None
 
     @property
     def stage(self) -> str:
         """What the router is doing, for /ready: "ready" when requests can be served."""
-        if self.is_draining:
+        if self.is_leaving or self.is_draining:
             return "draining"
-        if not self.replicas.usable(None):
+        if self.options.all_deployments:
+            return "ready" if self.discovery.has_answered else "waiting for Redis"
+        if not any(deployment.replicas.usable(None) for deployment in self.deployments):
             return "waiting for a replica"
         return "ready"
 
@@ -73,11 +76,13 @@ class RouterState:
 
     def measure(self) -> None:
         """Brings the gauges up to date."""
-        self.metrics.replicas.set(len(self.replicas))
+        num_replicas = {each.name: len(each.replicas) for each in self.deployments}
+        self.metrics.measure_deployments(num_replicas)
+        self.metrics.replicas.set(sum(num_replicas.values()))
         self.metrics.degraded.set(self.discovery.is_degraded)
-        self.metrics.index_entries.set(self.index.num_entries)
-        self.metrics.index_bytes.set(self.index.num_bytes)
-        self.metrics.index_refused.set(self.index.num_refused)
+        self.metrics.index_entries.set(self.index_budget.num_entries)
+        self.metrics.index_bytes.set(self.index_budget.num_bytes)
+        self.metrics.index_refused.set(self.index_budget.num_refused)
 
     async def __aenter__(self) -> "RouterState":
         options = self.options
@@ -86,40 +91,14 @@ class RouterState:
             read_s=options.read_timeout_s,
             api_key=options.replica_api_key,
         )
-        follower: KVFollower | None = None
-        if options.redis_url is not None:
-            keys = Keys(options.namespace, options.deployment)
-            client = self._redis = redis.asyncio.Redis.from_url(
-                options.redis_url,
-                socket_timeout=_REDIS_TIMEOUT_S,
-                socket_connect_timeout=_REDIS_TIMEOUT_S,
-            )
-            follower = KVFollower(self.index, self.replicas, keys)
-            self._tasks.append(asyncio.create_task(self.discovery.follow_redis(client, keys)))
-            self._tasks.append(asyncio.create_task(follower.follow(client)))
-        if options.replica_urls:
-            urls = [url.rstrip("/") for url in options.replica_urls]
-            self._tasks.append(asyncio.create_task(self.discovery.follow_urls(self._session, urls)))
-        for task in self._tasks:
-            task.add_done_callback(_log_end)
+        self._follow()
         self._tokenizers = TokenizerCache(self._session)
-        self.decider = Decider(
-            replicas=self.replicas,
-            index=self.index,
-            loads=self.loads,
-            tokenizers=self._tokenizers,
-            policy=make_policy(options.policy),
-            metrics=self.metrics,
-        )
+        self.decider = Decider(self._tokenizers, self.metrics)
         self.proxy = Proxy(
             session=self._session,
             decider=self.decider,
-            replicas=self.replicas,
-            loads=self.loads,
-            follower=follower,
             metrics=self.metrics,
             max_attempts=options.max_attempts,
-            clock=self._clock,
         )
         return self
 
@@ -134,6 +113,29 @@ class RouterState:
         await self._session.close()
         if self._redis is not None:
             await self._redis.aclose()
+
+    def _follow(self) -> None:
+        """Starts what keeps the deployments true."""
+        options = self.options
+        if not options.all_deployments:
+            deployment = self.deployments.add(Keys(options.namespace, options.deployment))
+            deployment.set_policy(options.policy)
+        if options.redis_url is None:
+            urls = [url.rstrip("/") for url in options.replica_urls]
+            self._start(self.discovery.follow_urls(self._session, urls, deployment))
+            return
+        client = self._redis = redis.asyncio.Redis.from_url(
+            options.redis_url,
+            socket_timeout=_REDIS_TIMEOUT_S,
+            socket_connect_timeout=_REDIS_TIMEOUT_S,
+        )
+        self._start(self.discovery.follow_redis(client, with_registry=options.all_deployments))
+        self._start(KVFollower(lambda: self.deployments).follow(client))
+
+    def _start(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        task.add_done_callback(_log_end)
+        self._tasks.append(task)
 
 
 def _log_end(task: asyncio.Task[None]) -> None:

@@ -1,4 +1,4 @@
-"""Tokenizers of the deployment's replicas, fetched from them and kept."""
+"""Tokenizers of the replicas, fetched from them; those used last are kept."""
 
 import asyncio
 import logging
@@ -13,7 +13,7 @@ from octavo_protocol.tokenizer import Tokenizer, TokenizerBundle
 
 logger = logging.getLogger(__name__)
 
-_MAX_KEPT = 8
+_MAX_KEPT = 32
 _RETRY_S = 2.0
 _TIMEOUT = aiohttp.ClientTimeout(total=10)
 _MAX_WAIT_S = 1.0
@@ -38,6 +38,7 @@ class TokenizerCache:
             return None
         kept = self._kept.get(record.tokenizer_id)
         if kept is not None:
+            self._kept.move_to_end(record.tokenizer_id)
             return kept
         if record.tokenizer_id not in self._fetches:
             task = asyncio.create_task(self._fetch(record))
@@ -68,8 +69,13 @@ class TokenizerCache:
             tokenizer = await asyncio.to_thread(Tokenizer, bundle)
         except Exception as error:  # noqa: BLE001  # the tokenizers library raises bare Exception
             logger.warning("no tokenizer from %s: %s", record.replica_id, error)
-            self._failed_at[record.tokenizer_id] = time.monotonic()
+            self._note_failure(record.tokenizer_id)
             return
         self._kept[record.tokenizer_id] = tokenizer
         if len(self._kept) > _MAX_KEPT:
             self._kept.popitem(last=False)
+
+    def _note_failure(self, tokenizer_id: str) -> None:
+        now = time.monotonic()
+        recent = {name: at for name, at in self._failed_at.items() if now - at < _RETRY_S}
+        self._failed_at = {**recent, tokenizer_id: now}

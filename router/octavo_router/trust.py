@@ -25,3 +25,7 @@ class PredictionTrust:
             return False
         del self._lies[incarnation]
         return True
+
+    def drop(self, incarnation: str) -> None:
+        """The replica is gone."""
+        self._lies.pop(incarnation, None)

@@ -75,7 +75,7 @@ def urls() -> Iterator[dict[str, str]]:
         async with RouterState(options) as routing:
             router = DrainingServer(create_router(routing))
             tasks.append(asyncio.create_task(router.serve(sockets=[socks["router"]])))
-            while not routing.replicas.usable(None):
+            while routing.stage != "ready":
                 await asyncio.sleep(0.01)
             started.set()
             await asyncio.to_thread(stop.wait)

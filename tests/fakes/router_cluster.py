@@ -13,6 +13,7 @@ from octavo.local.redis_server import EmbeddedRedis
 from octavo_protocol.keys import Keys
 from octavo_protocol.serving import DrainingServer, bind
 from octavo_router.app import create_app
+from octavo_router.deployment import Deployment
 from octavo_router.options import RouterOptions
 from octavo_router.state import RouterState
 from tests.fakes.fake_replica import FakeReplica
@@ -27,6 +28,12 @@ class RunningRouter:
     url: str
     state: RouterState
     client: aiohttp.ClientSession
+
+    @property
+    def deployment(self) -> Deployment:
+        """The one that it serves."""
+        (only,) = self.state.deployments
+        return only
 
     async def completion(self, prompt: str, **fields: Any) -> tuple[int, dict[str, Any], str]:
         """(status, body, x-octavo-route) of a text completion."""
@@ -90,5 +97,5 @@ class RouterCluster:
             redis_url=self.redis.url, **options
         )
         router = await self.stack.enter_async_context(opened)
-        await until(lambda: len(router.state.replicas) == num_replicas)
+        await until(lambda: len(router.deployment.replicas) == num_replicas)
         return router

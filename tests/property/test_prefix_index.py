@@ -6,7 +6,7 @@ import hypothesis.strategies as st
 from hypothesis import settings
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from octavo_router.prefix_index import BYTES_PER_ENTRY, MemoryPrefixIndex
+from octavo_router.prefix_index import BYTES_PER_ENTRY, IndexBudget, MemoryPrefixIndex
 
 GUESS_S = 5.0
 REPLICAS = st.sampled_from(["a", "b", "c"])
@@ -98,17 +98,33 @@ TestPrefixIndex.settings = settings(max_examples=80, stateful_step_count=40, dea
 
 
 def test_past_its_bound_the_index_refuses_blocks_and_predicts_less() -> None:
-    index = MemoryPrefixIndex(budget_bytes=10 * BYTES_PER_ENTRY)
+    budget = IndexBudget(10 * BYTES_PER_ENTRY)
+    index = MemoryPrefixIndex(budget=budget)
     hashes = chain("x" * 50)
 
     index.add("a", hashes)
 
     assert index.match(hashes) == {"a": 10}
-    assert index.num_refused == 40
-    assert index.num_bytes == 10 * BYTES_PER_ENTRY
+    assert budget.num_refused == 40
+    assert budget.num_bytes == 10 * BYTES_PER_ENTRY
 
     index.clear("a")
-    assert index.num_bytes == 0
+    assert budget.num_bytes == 0
+
+
+def test_indexes_on_one_budget_share_its_room() -> None:
+    budget = IndexBudget(10 * BYTES_PER_ENTRY)
+    first, second = MemoryPrefixIndex(budget=budget), MemoryPrefixIndex(budget=budget)
+    first.add("a", chain("x" * 8))
+
+    second.add("b", chain("x" * 8))
+    assert (first.match(chain("x" * 8)), second.match(chain("x" * 8))) == ({"a": 8}, {"b": 2})
+
+    first.drop("a")
+    second.add("b", chain("x" * 8))
+    assert second.match(chain("x" * 8)) == {"b": 8}
+    first.check()
+    second.check()
 
 
 def test_a_bit_of_a_dropped_replica_may_be_reused_before_its_guesses_expire() -> None:

@@ -31,6 +31,22 @@ def router(
     deployment: Annotated[
         str, option("--deployment", help="Deployment whose replicas to route to.")
     ] = _ROUTER["deployment"],
+    all_deployments: Annotated[
+        bool,
+        option(
+            "--all-deployments/--no-all-deployments",
+            help="Serve every deployment that the operator has registered in Redis, each by its "
+            "own policy, in place of the one that --namespace and --deployment name.",
+        ),
+    ] = _ROUTER["all_deployments"],
+    namespaces: Annotated[
+        str | None,
+        option(
+            "--namespaces",
+            help="With --all-deployments: only of these namespaces, separated by commas.",
+            show_default=False,
+        ),
+    ] = None,
     policy: Annotated[
         RoutingPolicyName, option("--policy", help="How the router picks a replica.")
     ] = _ROUTER["policy"],
@@ -48,6 +64,15 @@ def router(
     max_body_bytes: Annotated[
         Any, size_option("--max-body-bytes", help="Largest request body; larger ones get a 413.")
     ] = _ROUTER["max_body_bytes"],
+    drain_delay: Annotated[
+        float,
+        option(
+            "--drain-delay",
+            help="Seconds at shutdown in which the router says that it is not ready and still "
+            "takes requests, for load balancers to leave it first.",
+            min=0,
+        ),
+    ] = _ROUTER["drain_delay_s"],
     drain_timeout: Annotated[
         float,
         option("--drain-timeout", help="Seconds that running requests get at shutdown.", min=0),
@@ -66,7 +91,7 @@ def router(
     ] = _ROUTER["log_level"],
     **http: Any,
 ) -> None:
-    """Route requests to a deployment's replicas.
+    """Route requests to the replicas of a deployment, or of all.
 
     Each request goes where its first token is expected soonest: by what is queued there and by how
     much of its prompt is already cached. Replicas are found through Redis (`octavo serve
@@ -78,11 +103,14 @@ def router(
         replica_urls=tuple(replica_url or ()),
         namespace=namespace,
         deployment=deployment,
+        all_deployments=all_deployments,
+        namespaces=_names(namespaces),
         policy=policy,
         connect_timeout_s=connect_timeout,
         read_timeout_s=read_timeout,
         max_attempts=max_attempts,
         max_body_bytes=max_body_bytes,
+        drain_delay_s=drain_delay,
         drain_timeout_s=drain_timeout,
         replica_api_key=replica_api_key,
         log_level=log_level,
@@ -91,6 +119,10 @@ def router(
     from octavo_router.server import run_router
 
     run_router(options)
+
+
+def _names(text: str | None) -> tuple[str, ...]:
+    return tuple(name for part in (text or "").split(",") if (name := part.strip()))
 
 
 def _signature() -> inspect.Signature:

@@ -101,7 +101,7 @@ async def test_a_defect_in_a_background_task_shows_in_health(
     def broken(raw: dict[str, bytes]) -> None:
         raise RuntimeError("a defect")
 
-    router.state.discovery.take = broken  # type: ignore[method-assign]
+    router.deployment.take = broken  # type: ignore[method-assign]
     await until(lambda: not router.state.is_healthy)
     async with router.client.get("/health") as response:
         assert response.status == 503

@@ -109,7 +109,7 @@ async def test_a_draining_replica_gets_nothing(cluster: RouterCluster) -> None:
     leaving, staying = await cluster.replica("leaving"), await cluster.replica("staying")
     router = await cluster.router(2, policy="round-robin")
     await leaving.set_draining()
-    await until(lambda: len(router.state.replicas.usable("fake")) == 1)
+    await until(lambda: len(router.deployment.replicas.usable("fake")) == 1)
     for _ in range(4):
         assert (await router.completion("hello"))[0] == 200
     assert (len(leaving.seen.requests), len(staying.seen.requests)) == (0, 4)
@@ -119,8 +119,8 @@ async def test_redis_killed_and_restarted_empty_costs_no_request(cluster: Router
     replicas = [await cluster.replica(name) for name in "ab"]
     router = await cluster.router(2)
     _, _, before = await router.completion(PROMPT)
-    await until(lambda: router.state.index.num_entries > 0)
-    num_entries = router.state.index.num_entries
+    await until(lambda: router.deployment.index.num_entries > 0)
+    num_entries = router.deployment.index.num_entries
     statuses: list[int] = []
     is_over = asyncio.Event()
 
@@ -142,7 +142,7 @@ async def test_redis_killed_and_restarted_empty_costs_no_request(cluster: Router
             for replica, num in zip(replicas, snapshots, strict=True)
         )
     )
-    await until(lambda: router.state.index.num_entries >= num_entries)
+    await until(lambda: router.deployment.index.num_entries >= num_entries)
     is_over.set()
     await asyncio.gather(*clients)
 
@@ -156,7 +156,7 @@ async def test_a_gap_in_the_events_is_healed_by_a_snapshot(cluster: RouterCluste
     replica = await cluster.replica("a")
     router = await cluster.router(1)
     await router.completion(PROMPT)
-    await until(lambda: router.state.index.num_entries > 0)
+    await until(lambda: router.deployment.index.num_entries > 0)
     assert replica.presence is not None
     num_snapshots = replica.presence.num_snapshots
     gone = list(replica.presence.cached)
@@ -166,15 +166,15 @@ async def test_a_gap_in_the_events_is_healed_by_a_snapshot(cluster: RouterCluste
 
     presence = replica.presence
     await until(lambda: presence.num_snapshots > num_snapshots)
-    await until(lambda: router.state.index.match([b"x" * 16]) != {})
-    assert router.state.index.num_entries == 1
+    await until(lambda: router.deployment.index.match([b"x" * 16]) != {})
+    assert router.deployment.index.num_entries == 1
 
 
 async def test_a_replica_whose_cache_lies_is_asked_for_a_snapshot(cluster: RouterCluster) -> None:
     replica = await cluster.replica("a")
     router = await cluster.router(1)
     await router.completion(PROMPT)
-    await until(lambda: router.state.index.num_entries > 0)
+    await until(lambda: router.deployment.index.num_entries > 0)
     assert replica.presence is not None
     num_snapshots = replica.presence.num_snapshots
     replica.behaviour.cached_tokens = 0
@@ -191,7 +191,7 @@ async def test_replicas_at_fixed_addresses_serve_without_redis() -> None:
         FakeReplica("b", keys=KEYS) as b,
         running_router(replica_urls=(a.record.url, b.record.url)) as router,
     ):
-        await until(lambda: len(router.state.replicas) == 2)
+        await until(lambda: len(router.deployment.replicas) == 2)
         for _ in range(10):
             assert (await router.completion("hello"))[0] == 200
         await a.kill()

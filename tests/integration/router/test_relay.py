@@ -147,7 +147,9 @@ async def test_a_router_that_starts_later_knows_the_caches(cluster: RouterCluste
     prompt = "the quick brown fox jumps over the lazy dog " * 8
     _, _, before = await first.completion(prompt)
     second = await cluster.router(2)
-    await until(lambda: second.state.index.num_entries == first.state.index.num_entries > 0)
+    await until(
+        lambda: second.deployment.index.num_entries == first.deployment.index.num_entries > 0
+    )
     answers = [await router.completion(prompt) for router in (first, second)]
     for _, body, route in answers:
         assert route.split(";")[0] == before.split(";")[0]

@@ -80,7 +80,7 @@ async def test_a_broken_stream_keeps_its_replica_out_for_a_moment(cluster: Route
     ) as response:
         await response.read()
         assert "replica=a;" in response.headers["x-octavo-route"]
-    usable = router.state.replicas.usable("fake")
+    usable = router.deployment.replicas.usable("fake")
     assert [record.replica_id for record in usable] == ["b"]
 
 
@@ -109,7 +109,7 @@ async def test_an_id_that_is_no_text_does_not_end_discovery(cluster: RouterClust
     async with redis.asyncio.Redis.from_url(cluster.redis.url) as client:
         await client.zadd(KEYS.replicas, {b"\xff\xfe": time.time()})
     await cluster.replica("b")
-    await until(lambda: len(router.state.replicas) == 2)
+    await until(lambda: len(router.deployment.replicas) == 2)
 
 
 async def test_an_empty_model_name_is_predicted_like_none(cluster: RouterCluster) -> None:

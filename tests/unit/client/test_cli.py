@@ -124,6 +124,32 @@ def test_router_listens_as_a_replica_does(recorded: Recorded) -> None:
     )
 
 
+def test_router_of_all_deployments_takes_namespaces(recorded: Recorded) -> None:
+    flags = "--redis-url redis://r --all-deployments --namespaces a,b --drain-delay 10"
+    assert run("router", *flags.split()) == 0
+    assert recorded.options == RouterOptions(
+        host="127.0.0.1",
+        redis_url="redis://r",
+        all_deployments=True,
+        namespaces=("a", "b"),
+        drain_delay_s=10,
+    )
+
+
+@pytest.mark.parametrize(
+    ("flags", "advice"),
+    [
+        ("--replica-url http://a --all-deployments", "--all-deployments needs --redis-url"),
+        ("--redis-url redis://r --namespaces a", "--namespaces filters --all-deployments"),
+    ],
+)
+def test_router_refuses_flags_that_do_not_go_together(
+    flags: str, advice: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("router", *flags.split()) == 2
+    assert advice in capsys.readouterr().err
+
+
 def test_router_without_replicas_says_what_to_give(capsys: pytest.CaptureFixture[str]) -> None:
     assert run("router") == 2
     assert "--redis-url" in capsys.readouterr().err

@@ -9,11 +9,13 @@ from octavo_protocol.records import (
     BlocksRemoved,
     BlocksStored,
     CacheCleared,
+    DeploymentRecord,
     KVEvent,
     KVEventBatch,
     KVSnapshot,
     ReplicaRecord,
     decode_batch,
+    decode_deployment,
     decode_record,
     decode_snapshot,
     encode,
@@ -58,6 +60,20 @@ def test_record_comes_back(record: ReplicaRecord) -> None:
     assert decode_record(encode(record)) == record
 
 
+@given(
+    st.builds(
+        DeploymentRecord,
+        namespace=TEXT,
+        deployment=TEXT,
+        served_names=st.lists(TEXT, max_size=3),
+        policy=TEXT,
+        created_at=st.floats(0, 2**40),
+    )
+)
+def test_deployment_comes_back(record: DeploymentRecord) -> None:
+    assert decode_deployment(encode(record)) == record
+
+
 @given(st.builds(KVEventBatch, seq=COUNT, events=st.lists(EVENTS, max_size=5)))
 def test_batch_comes_back(batch: KVEventBatch) -> None:
     assert decode_batch(encode(batch)) == batch
@@ -78,5 +94,6 @@ def test_record_of_a_newer_release_can_be_read() -> None:
 
 @pytest.mark.parametrize("raw", [b"", b"\xc1", b"\x80", msgspec.msgpack.encode({"replica_id": 3})])
 def test_what_is_no_record_is_refused(raw: bytes) -> None:
-    with pytest.raises(msgspec.DecodeError):
-        decode_record(raw)
+    for decode in (decode_record, decode_deployment):
+        with pytest.raises(msgspec.DecodeError):
+            decode(raw)
