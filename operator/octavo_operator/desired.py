@@ -1,4 +1,4 @@
-"""What the operator wants for one ModelDeployment: the whole output of `decide`, nothing done yet."""
+"""What the operator wants for one ModelDeployment: all that `decide` gives, nothing done yet."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -42,11 +42,14 @@ class AdapterAction:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Desired:
     """children: whole manifests, applied with our field manager in this order; None: leave all
-    children as they are (paused, or a spec that cannot be planned: the last good state keeps serving).
-    removed: children that are no longer wanted. status: the whole status. events: transitions since
-    the status that is there. registration: what the router is told; None: nothing. deletion_costs:
-    pod name to the value of its annotation, for those that must change. adapter_statuses: LoraAdapter
-    name to its status. look_again_s: when time alone may change the decision.
+    children as they are (paused, being deleted, or nothing that could be planned was ever seen).
+    removed: children that are no longer wanted; they are deleted after the others were applied.
+    status: the whole status. events: transitions since the status that is there. registration:
+    what the router is told; None: nothing. deletion_costs: pod name to the value of its annotation,
+    to be set before the children are applied; empty unless the workload is about to shrink.
+    adapter_actions: what replicas are asked; attempts at the same one are spaced by who asks.
+    adapter_statuses: LoraAdapter name to its status. recommendations: the autoscaler's whole
+    memory, to be observed the next time. look_again_s: when time alone may change the decision.
     """
 
     children: tuple[Manifest, ...] | None
@@ -57,5 +60,5 @@ class Desired:
     deletion_costs: Mapping[str, int] = field(default_factory=dict)
     adapter_actions: tuple[AdapterAction, ...] = ()
     adapter_statuses: Mapping[str, Manifest] = field(default_factory=dict)
-    recommendation: Recommendation | None = None
+    recommendations: tuple[Recommendation, ...] = ()
     look_again_s: float | None = None

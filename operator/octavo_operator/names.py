@@ -1,4 +1,4 @@
-"""Names, labels and annotations that the operator gives to what it makes. Users may rely on them."""
+"""Names, labels and annotations of what the operator makes. Users may rely on them."""
 
 FIELD_MANAGER = "octavo-operator"
 
@@ -10,6 +10,13 @@ DEPLOYMENT = "octavo.dev/model-deployment"
 
 REPLICA_COMPONENT = "replica"
 DOWNLOAD_COMPONENT = "download"
+
+# On replicas' pods: equal for pods of equal templates.
+TEMPLATE_HASH = "octavo.dev/template-hash"
+# On the workload: the spec that it was planned from, as JSON. It goes on while a newer one cannot.
+LAST_GOOD_SPEC = "octavo.dev/last-good-spec"
+# On replicas' pods: changes with the Redis URL, which they read only when they start.
+REDIS_HASH = "octavo.dev/redis-hash"
 
 # The controller removes pods of lower cost first when a workload shrinks (Kubernetes 1.22).
 DELETION_COST = "controller.kubernetes.io/pod-deletion-cost"

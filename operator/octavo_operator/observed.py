@@ -19,12 +19,14 @@ class ModelFacts:
 
     num_parameters: from the checkpoint's index where there is one, else estimated from the shapes.
     bytes_per_parameter: as stored. kv_bytes_per_token: keys and values of all layers, in the
-    weights' dtype. max_model_len: tokens that the model was made for.
+    weights' dtype; 0 where no layer keeps all of them. lora_bytes_per_rank: of one adapter on all
+    linear layers, 16-bit. max_model_len: tokens that the model was made for.
     """
 
     num_parameters: int
     bytes_per_parameter: float
     kv_bytes_per_token: int
+    lora_bytes_per_rank: int
     max_model_len: int
 
 
@@ -36,17 +38,29 @@ class Recommendation:
     replicas: int
 
 
+@dataclass(frozen=True, slots=True)
+class DownloadProgress:
+    """total_bytes: None where it is not known."""
+
+    done_bytes: int
+    total_bytes: int | None
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Observed:
     """One moment of one deployment.
 
     deployment: the ModelDeployment itself. children: every object with its label that it owns, the
-    workload among them. pods: of its replicas. adapters: LoraAdapters that target it. replicas:
-    live records in Redis. is_fleet_known: Redis answered; else `replicas` is empty and says nothing.
-    owners_of_names: for each served name that an older deployment claims, its `namespace/name`.
-    facts: None where the model's config could not be read. served: `group/version/Kind` of what the
-    API server serves. recommendations: the autoscaler's, of the last scale-down window, oldest first.
-    adapter_errors: for (replica id, adapter name), what the replica answered to the last attempt to load it.
+    workload among them. pods: all with its label, of replicas and of downloads. adapters:
+    LoraAdapters that target it. replicas: live records in Redis. is_fleet_known: Redis answered;
+    else `replicas` is empty and says nothing. owners_of_names: for each served name that an older
+    deployment claims, its `namespace/name`. facts: None where the model's config could not be read.
+    gpu_memory_mib: of one GPU, the largest that nodes with the deployment's node selector have;
+    None where no node tells. served: `group/version/Kind` of what the API server serves; empty
+    where that is not known. recommendations: `Desired.recommendations` of the last time.
+    adapter_errors: for (replica id, adapter name), what the replica answered to the last attempt to
+    load it. apply_errors: what the API server refused the last time, a sentence each. download:
+    how far the download of the wanted model is.
     """
 
     now: datetime
@@ -58,9 +72,12 @@ class Observed:
     is_fleet_known: bool = True
     owners_of_names: Mapping[str, str] = field(default_factory=dict)
     facts: ModelFacts | None = None
+    gpu_memory_mib: int | None = None
     served: frozenset[str] = frozenset()
     recommendations: Sequence[Recommendation] = ()
     adapter_errors: Mapping[tuple[str, str], str] = field(default_factory=dict)
+    apply_errors: tuple[str, ...] = ()
+    download: DownloadProgress | None = None
 
     def child(self, kind: str, name: str) -> KubernetesObject | None:
         """The child of that kind and name, if it is there."""

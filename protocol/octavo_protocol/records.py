@@ -15,6 +15,8 @@ class ReplicaRecord(msgspec.Struct, omit_defaults=True):
     url: base URL that the router calls. incarnation: random per start. model: served model name;
     aliases in `served_names`. cache_model: the `HashIdentity.model` that its hashes bind.
     Rates are tokens per second, measured by the replica over its recent steps; 0 = not yet known.
+    max_num_seqs: sequences that may run at once; 0 = not known. prefix_hit_tokens: prompt tokens
+    that the prefix cache supplied since the start.
     """
 
     replica_id: str
@@ -36,6 +38,8 @@ class ReplicaRecord(msgspec.Struct, omit_defaults=True):
     draining: bool = False
     ready: bool = True
     tokenizer_id: str = ""
+    max_num_seqs: int = 0
+    prefix_hit_tokens: int = 0
 
 
 class DeploymentRecord(msgspec.Struct, omit_defaults=True):

@@ -205,6 +205,8 @@ class _Replica:
             draining=state.is_draining,
             ready=state.llm.is_ready,
             tokenizer_id=state.llm.tokenizer.bundle.id,
+            max_num_seqs=info.max_num_seqs,
+            prefix_hit_tokens=stats.prefix_hit_tokens_total,
         )
 
     def _url(self) -> str:
