@@ -14,6 +14,7 @@ from octavo_protocol.tokenizer import Tokenizer
 from octavo_runtime.config import EngineConfig
 from octavo_runtime.engine.core_client import EngineProcess
 from octavo_runtime.engine.default_params import default_sampling_params
+from octavo_runtime.engine.heap import FrozenHeap
 from octavo_runtime.engine.input_processor import InputProcessor
 from octavo_runtime.engine.messages import (
     AbortRequests,
@@ -60,6 +61,7 @@ class AsyncLLM:
         self._grammars: RequestGrammars | None = None
         self._parents: dict[str, str] = {}  # request of each sequence
         self._outputs = OutputProcessor(tokenizer)
+        self._heap = FrozenHeap()
         self._collectors: dict[str, OutputCollector] = {}
         self._kv_callbacks: list[Callable[[list[KVEvent]], None]] = []
         self._step_callbacks: list[Callable[[StepOutputs], None]] = []
@@ -235,6 +237,7 @@ class AsyncLLM:
         May be called again.
         """
         self._stopping = True
+        self._heap.release()
         if self._grammars is not None:
             self._grammars.close()
         self._fail_all(UnavailableError("the server is stopping"))
@@ -286,6 +289,7 @@ class AsyncLLM:
                 self._grammars = RequestGrammars(
                     self.tokenizer, report.vocab_size, report.eos_token_ids
                 )
+                self._heap.hold()
                 self._started.set_result(report)
             case StartFailed():
                 kind = ConfigError if report.is_config else GenerationError

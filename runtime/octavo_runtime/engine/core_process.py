@@ -20,6 +20,7 @@ import zmq
 
 from octavo_protocol.errors import ConfigError, OctavoError
 from octavo_runtime.config import EngineConfig
+from octavo_runtime.engine.heap import FrozenHeap
 from octavo_runtime.engine.messages import (
     AbortRequests,
     AddRequest,
@@ -163,6 +164,7 @@ def main(arguments: list[str]) -> int:
             logger.exception("the engine did not start")
             _send(socket, StartFailed(f"{type(error).__name__}: {error}", False))
             return 1
+        FrozenHeap().hold()
         try:
             run(socket, core)
         except Exception:

@@ -9,6 +9,7 @@ from octavo_protocol.sampling_params import SamplingParams
 from octavo_protocol.tokenizer import Tokenizer
 from octavo_runtime.config import EngineConfig
 from octavo_runtime.engine.engine_core import EngineCore
+from octavo_runtime.engine.heap import FrozenHeap
 from octavo_runtime.engine.input_processor import InputProcessor
 from octavo_runtime.engine.messages import EngineInfo, EngineStats
 from octavo_runtime.engine.output_processor import OutputProcessor
@@ -37,6 +38,7 @@ class LLMEngine:
             self.core.info, tokenizer, logits_processors=config.logits_processors
         )
         self._outputs = OutputProcessor(tokenizer)
+        self._heap = FrozenHeap()  # held while requests run: between them, the heap is the caller's
 
     @property
     def info(self) -> EngineInfo:
@@ -91,6 +93,7 @@ class LLMEngine:
         return self._step()
 
     def _step(self) -> list[RequestOutput]:
+        self._heap.hold()
         result = self.core.step()
         self.stats = result.stats
         for output in result.outputs:
@@ -98,6 +101,8 @@ class LLMEngine:
                 logger.warning("request %s has failed: %s", output.request_id, output.error)
         processed = self._outputs.process(result.outputs)
         self.core.abort(processed.aborts)
+        if not self.has_unfinished_requests():
+            self._heap.release()
         return processed.outputs
 
     def abort_request(self, request_ids: Iterable[str]) -> None:
@@ -140,4 +145,5 @@ class LLMEngine:
 
     def shutdown(self) -> None:
         self._grammars.close()
+        self._heap.release()
         self.core.shutdown()
