@@ -13,6 +13,31 @@ _HEADS = 4
 
 
 @triton.jit
+def slot_of(cache_ptr, slot, block_stride, slot_stride, BLOCK_SIZE: tl.constexpr):
+    """Where the heads of a token lie in a cache."""
+    return cache_ptr + slot // BLOCK_SIZE * block_stride + slot % BLOCK_SIZE * slot_stride
+
+
+@triton.jit
+def copy_heads(
+    from_ptr,  # the first head of a token
+    from_stride,
+    to_ptr,  # its slot
+    to_stride,
+    to_dim_stride,
+    heads,  # [H, 1]
+    num_heads,
+    HEAD_DIM: tl.constexpr,
+    LANES: tl.constexpr,
+):
+    """Copies some heads of a token to its slot."""
+    dims = tl.arange(0, LANES)[None, :]
+    inside = (heads < num_heads) & (dims < HEAD_DIM)
+    x = tl.load(from_ptr + heads * from_stride + dims, mask=inside)
+    store_rounded(to_ptr + heads * to_stride + dims * to_dim_stride, x, inside)
+
+
+@triton.jit
 def _write(
     key_ptr,
     value_ptr,
@@ -44,16 +69,16 @@ def _write(
     slot = tl.load(slots_ptr + token)
     if slot >= 0:
         heads = tl.program_id(1) * HEADS + tl.arange(0, HEADS)[:, None]
-        dims = tl.arange(0, LANES)[None, :]
-        inside = (heads < num_heads) & (dims < HEAD_DIM)
-        block, offset = slot // BLOCK_SIZE, slot % BLOCK_SIZE
-        key = tl.load(key_ptr + token * key_stride + heads * key_head_stride + dims, mask=inside)
-        to_ptr = key_cache_ptr + block * key_block_stride + offset * key_slot_stride
-        store_rounded(to_ptr + heads * key_cache_head_stride + dims * key_dim_stride, key, inside)
-        from_ptr = value_ptr + token * value_stride + heads * value_head_stride
-        value = tl.load(from_ptr + dims, mask=inside)
-        to_ptr = value_cache_ptr + block * value_block_stride + offset * value_slot_stride
-        store_rounded(to_ptr + heads * value_cache_head_stride + dims, value, inside)
+        copy_heads(
+            key_ptr + token * key_stride, key_head_stride,
+            slot_of(key_cache_ptr, slot, key_block_stride, key_slot_stride, BLOCK_SIZE),
+            key_cache_head_stride, key_dim_stride, heads, num_heads, HEAD_DIM, LANES,
+        )  # fmt: skip
+        copy_heads(
+            value_ptr + token * value_stride, value_head_stride,
+            slot_of(value_cache_ptr, slot, value_block_stride, value_slot_stride, BLOCK_SIZE),
+            value_cache_head_stride, 1, heads, num_heads, HEAD_DIM, LANES,
+        )  # fmt: skip
 
 
 def write_kv_cache(

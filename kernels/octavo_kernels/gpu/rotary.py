@@ -10,9 +10,10 @@ import triton.language as tl
 from torch import Tensor
 
 from octavo_kernels.gpu.fp8 import store_rounded
+from octavo_kernels.gpu.kv_cache import copy_heads, slot_of
 from octavo_kernels.gpu.overlap import can_overlap
 
-_HEADS = 4
+_FEW_TOKENS = 1024
 
 
 @triton.jit
@@ -125,8 +126,6 @@ def _rotary_and_cache(
     else:
         slot = tl.load(slots_ptr + token)
         if slot >= 0:
-            block = slot // BLOCK_SIZE
-            offset = slot % BLOCK_SIZE
             if group < query_groups + kv_groups:
                 heads = (group - query_groups) * HEADS + tl.arange(0, HEADS)[:, None]
                 inside = heads < num_kv_heads
@@ -134,8 +133,10 @@ def _rotary_and_cache(
                     key_ptr + token * key_stride, key_head_stride, heads, inside, key_norm_ptr,
                     eps, cos, sin, HEAD_DIM, HALF, LANES, REST, REST_LANES, HAS_NORM,
                 )  # fmt: skip
-                block_ptr = key_cache_ptr + block * key_block_stride + offset * key_slot_stride
-                out_ptr = block_ptr + heads * key_cache_head_stride
+                slot_ptr = slot_of(
+                    key_cache_ptr, slot, key_block_stride, key_slot_stride, BLOCK_SIZE
+                )
+                out_ptr = slot_ptr + heads * key_cache_head_stride
                 mask = inside & (lanes < HALF)
                 store_rounded(out_ptr + lanes * key_dim_stride, left, mask)
                 store_rounded(out_ptr + (HALF + lanes) * key_dim_stride, right, mask)
@@ -143,13 +144,14 @@ def _rotary_and_cache(
                 store_rounded(rest_ptr, rest, inside & (rest_lanes < REST))
             else:
                 first = (group - query_groups - kv_groups) * HEADS
-                kv_heads = first + tl.arange(0, HEADS)[:, None]
-                dims = tl.arange(0, VALUE_LANES)[None, :]
-                is_value = (kv_heads < num_kv_heads) & (dims < HEAD_DIM)
-                from_ptr = value_ptr + token * value_stride + kv_heads * value_head_stride + dims
-                slot_ptr = value_cache_ptr + block * value_block_stride + offset * value_slot_stride
-                to_ptr = slot_ptr + kv_heads * value_cache_head_stride + dims
-                store_rounded(to_ptr, tl.load(from_ptr, mask=is_value), is_value)
+                copy_heads(
+                    value_ptr + token * value_stride, value_head_stride,
+                    slot_of(
+                        value_cache_ptr, slot, value_block_stride, value_slot_stride, BLOCK_SIZE
+                    ),
+                    value_cache_head_stride, 1, first + tl.arange(0, HEADS)[:, None], num_kv_heads,
+                    HEAD_DIM, VALUE_LANES,
+                )  # fmt: skip
 
 
 def rotary_and_cache(
@@ -173,7 +175,8 @@ def rotary_and_cache(
         return
     half = cos_sin.shape[1] // 2
     rest = head_dim - 2 * half
-    groups = triton.cdiv(num_heads, _HEADS) + 2 * triton.cdiv(num_kv_heads, _HEADS)
+    heads, num_warps = _program_shape(num_tokens)
+    groups = triton.cdiv(num_heads, heads) + 2 * triton.cdiv(num_kv_heads, heads)
     has_norm = query_norm is not None
     _rotary_and_cache[(num_tokens, groups)](
         query,
@@ -205,8 +208,13 @@ def rotary_and_cache(
         REST_LANES=triton.next_power_of_2(max(rest, 1)),
         VALUE_LANES=triton.next_power_of_2(head_dim),
         HAS_NORM=has_norm,
-        HEADS=_HEADS,
+        HEADS=heads,
         OVERLAP=can_overlap(query.device),
         launch_pdl=can_overlap(query.device),
-        num_warps=4 if num_tokens < 1024 else 2,
+        num_warps=num_warps,
     )
+
+
+def _program_shape(num_tokens: int) -> tuple[int, int]:
+    """Heads and warps of a program: many small ones fill the chip, few large ones the memory."""
+    return (4, 4) if num_tokens < _FEW_TOKENS else (8, 2)

@@ -107,9 +107,17 @@ def test_write_kv_cache(device: str, dtype: torch.dtype) -> None:
 @pytest.mark.parametrize(
     ("head_dim", "rotary_dim", "has_norm"), [(64, 64, False), (80, 80, True), (64, 32, True)]
 )
+@pytest.mark.parametrize("few", [1, 1024], ids=["many-tokens", "few-tokens"])
 def test_rotary_and_cache(
-    device: str, head_dim: int, rotary_dim: int, has_norm: bool, dtype: torch.dtype
+    monkeypatch: pytest.MonkeyPatch,
+    device: str,
+    head_dim: int,
+    rotary_dim: int,
+    has_norm: bool,
+    few: int,
+    dtype: torch.dtype,
 ) -> None:
+    monkeypatch.setattr(gpu_rotary, "_FEW_TOKENS", few)
     num_tokens, num_heads, num_kv_heads, block_size = 5, 6, 2, 8
     qkv = _random(num_tokens, num_heads + 2 * num_kv_heads, head_dim, dtype=dtype)
     angles = _random(40, rotary_dim // 2, dtype=torch.float32, seed=1)
