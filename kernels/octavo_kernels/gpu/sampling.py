@@ -24,7 +24,9 @@ _MAX_SPLITS = 256
 _GOLDEN = tl.constexpr(0x9E3779B97F4A7C15)
 _FACTOR_1 = tl.constexpr(0xBF58476D1CE4E5B9)
 _FACTOR_2 = tl.constexpr(0x94D049BB133111EB)
-_UNIT = tl.constexpr(1.0 / 9007199254740992.0)  # 2^-53
+_UNIT_53 = tl.constexpr(2.0**-53)
+_UNIT_32 = tl.constexpr(2.0**-32)
+_LN_2 = tl.constexpr(0.6931471805599453)
 
 
 @triton.jit
@@ -35,18 +37,20 @@ def _mixed(state):
 
 
 @triton.jit
-def _pace(values, temperature, state):
-    """Logits over temperature plus Gumbel noise, fp64."""
-    uniform = ((state >> 11).to(tl.float64) + 0.5) * _UNIT
-    return values.to(tl.float64) / temperature.to(tl.float64) - tl.log(-tl.log(uniform))
+def _pace(value, temperature, state):
+    """Logit over temperature plus Gumbel noise, fp64."""
+    uniform = ((state >> 11).to(tl.float64) + 0.5) * _UNIT_53
+    return value.to(tl.float64) / temperature.to(tl.float64) - tl.log(-tl.log(uniform))
 
 
 @triton.jit
-def _highest_pace(values, temperature, state):
-    """At most this little below `_pace`, fp32."""
-    left = (((state >> 11) ^ 0x1FFFFFFFFFFFFF).to(tl.float32) + 0.5) * _UNIT  # 1 - uniform
-    wait = tl.where(left < 0.01, left + 0.5 * left * left, -tl.log(tl.maximum(1.0 - left, 6e-8)))
-    pace = values / temperature - tl.log(wait)
+def _highest_pace(values, scale, state):
+    """Above `_pace`, from half of the noise's bits and in fp32: mostly by 1e-3."""
+    bits = (state >> 32).to(tl.uint32)
+    uniform = (bits.to(tl.float32) + 1.0) * _UNIT_32  # no less than that of `_pace`
+    left = tl.maximum((bits ^ 0xFFFFFFFF).to(tl.float32) * _UNIT_32, 5e-17)  # no more than 1 - it
+    wait = tl.where(left < 0.01, left, -_LN_2 * tl.log2(uniform))
+    pace = values * scale - _LN_2 * tl.log2(wait)
     return pace + (1e-3 + 1e-6 * tl.minimum(tl.abs(pace), 1e9))
 
 
@@ -99,22 +103,23 @@ def _race(
         if HAS_FILTERS:
             is_in = (values > threshold) | ((values == threshold) & (tokens <= last))
             values = tl.where(is_in, values, -float("inf"))
+        highest = values
         if temperature > 0:
             state = _mixed(origin + (tokens + 1).to(tl.uint64) * _GOLDEN)
-            highest = _highest_pace(values, temperature, state)
-            if tl.max(tl.max(highest, axis=1), axis=0).to(tl.float64) >= lead:
-                pace = _pace(values, temperature, state)
-                best = tl.max(tl.max(pace, axis=1), axis=0)
-                if best > lead:
-                    lead = best
-                    at = tl.where(pace == best, tokens, size)
-                    winner = tl.min(tl.min(at, axis=1), axis=0)
-        else:
-            best = tl.max(tl.max(values, axis=1), axis=0)
-            if best.to(tl.float64) > lead:
-                lead = best.to(tl.float64)
-                at = tl.where(values == best, tokens, size)
-                winner = tl.min(tl.min(at, axis=1), axis=0)
+            highest = _highest_pace(values, 1.0 / temperature, state)
+        top = tl.max(tl.max(highest, axis=1), axis=0)
+        while top.to(tl.float64) > lead:
+            at = tl.where(highest == top, tokens, size)
+            token = tl.min(tl.min(at, axis=1), axis=0)
+            pace = top.to(tl.float64)
+            if temperature > 0:
+                state_of_token = _mixed(origin + (token + 1).to(tl.uint64) * _GOLDEN)
+                pace = _pace(tl.load(row_ptr + token).to(tl.float32), temperature, state_of_token)
+            if pace > lead:
+                lead = pace
+                winner = token
+            highest = tl.where(tokens == token, -float("inf"), highest)
+            top = tl.max(tl.max(highest, axis=1), axis=0)
     tl.store(lead_ptr + row * tl.num_programs(1) + split, lead)
     tl.store(winner_ptr + row * tl.num_programs(1) + split, winner)
 
