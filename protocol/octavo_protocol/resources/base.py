@@ -8,23 +8,26 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
-from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    GetJsonSchemaHandler,
+    ValidationError,
+    model_validator,
+)
 from pydantic.alias_generators import to_camel
-from pydantic_core import PydanticCustomError
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema, PydanticCustomError
 
 from octavo_protocol.errors import ConfigError
-
-# RFC 1123 label: what Kubernetes accepts as a name.
-NAME_PATTERN = r"^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$"
-# Kubernetes quantities of bytes or cores: 500m, 4, 16Gi.
-QUANTITY_PATTERN = r"^[0-9]+(\.[0-9]+)?(m|k|Ki|M|Mi|G|Gi|T|Ti|P|Pi)?$"
 
 
 @dataclass(frozen=True, slots=True)
 class Rule:
     """A condition over several fields of one object.
 
-    cel: the condition over `self`, in the CEL of CustomResourceDefinitions. is_met: the same over
+    cel: the condition over `self`, in the CEL of CustomResourceDefinitions; objects that may be
+    absent need `has`, as only single values get their defaults there. is_met: the same over
     the parsed model. field: what the error points at, in manifest spelling, relative to the object.
     message: what is wrong and what to write instead.
     """
@@ -57,9 +60,28 @@ class ResourceModel(BaseModel):
                 raise PydanticCustomError("rule", "{message}", _context(rule))
         return self
 
+    @classmethod
+    def __get_pydantic_json_schema__(
+        cls, schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> JsonSchemaValue:
+        result = handler(schema)
+        if cls.rules:
+            validations = [_validation(rule) for rule in cls.rules]
+            handler.resolve_ref_schema(result)["x-kubernetes-validations"] = validations
+        return result
+
 
 def _context(rule: Rule) -> dict[str, Any]:
     return {"message": rule.message, "field": rule.field}
+
+
+def _validation(rule: Rule) -> dict[str, str]:
+    return {
+        "rule": rule.cel,
+        "message": rule.message,
+        "fieldPath": f".{rule.field}",
+        "reason": "FieldValueInvalid",
+    }
 
 
 # Where pydantic's words are not a manifest author's.

@@ -1,19 +1,18 @@
 """Settings of a replica's engine in manifests, and the `octavo serve` flags that they become."""
 
+import re
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field
 
 from octavo_protocol.resources.base import ResourceModel, Rule
 
 # Parsers are named by words; a value that looks like a flag would be read as one.
 _FLAG_VALUE = r"^[A-Za-z0-9_][A-Za-z0-9_-]*$"
-# Flags of `octavo serve` that decide how replicas are reached and told apart.
-_PLATFORM_FLAGS = frozenset(
-    {
-        *("--host", "--port", "--uds", "--advertise-url", "--replica-id", "--redis-url"),
-        *("--namespace", "--deployment", "--served-model-name", "--config"),
-    }
+# Flags of `octavo serve` that decide how replicas are reached and told apart, in any spelling.
+_PLATFORM_FLAG = (
+    "^--(host|port|uds|advertise[-_]url|replica[-_]id|redis[-_]url"
+    "|namespace|deployment|served[-_]model[-_]name|config)(=|$)"
 )
 
 DType = Literal["auto", "bfloat16", "float16", "float32"]
@@ -30,7 +29,12 @@ class SpeculativeSpec(ResourceModel):
         int, Field(ge=1, le=32, description="Tokens proposed per step. Default 4.")
     ] = 4
     model: Annotated[
-        str | None, Field(description="Source of the proposing model. Default: none (ngram, mtp).")
+        str | None,
+        Field(
+            max_length=2048,
+            description="Source of the proposing model, as of `model.source`. Default: none "
+            "(ngram, mtp).",
+        ),
     ] = None
 
     rules = (
@@ -110,6 +114,7 @@ class EngineSpec(ResourceModel):
         str | None,
         Field(
             pattern=_FLAG_VALUE,
+            max_length=63,
             description="Quantization of the weights (`fp8`, `awq`, `gptq`). Default: what the "
             "checkpoint says.",
         ),
@@ -128,6 +133,7 @@ class EngineSpec(ResourceModel):
         str | None,
         Field(
             pattern=_FLAG_VALUE,
+            max_length=63,
             description="How this model writes tool calls (`hermes`, `llama3_json`, …). With it, "
             "tools may be used with tool_choice auto. Default: none.",
         ),
@@ -136,6 +142,7 @@ class EngineSpec(ResourceModel):
         str | None,
         Field(
             pattern=_FLAG_VALUE,
+            max_length=63,
             description="How this model marks its reasoning (`qwen3`, `deepseek_r1`, …). "
             "Default: none; the answer is then one text.",
         ),
@@ -156,16 +163,15 @@ class EngineSpec(ResourceModel):
             "maxModelLen",
             "a sequence must be able to fill one KV block: at least blockSize tokens",
         ),
+        Rule(
+            "!has(self.extraArgs) || "
+            f"!self.extraArgs.exists(word, word.matches('{_PLATFORM_FLAG}'))",
+            lambda self: not any(re.search(_PLATFORM_FLAG, word) for word in self.extra_args),
+            "extraArgs",
+            "leave out what is set by the platform: --host, --port, --uds, --advertise-url, "
+            "--replica-id, --redis-url, --namespace, --deployment, --served-model-name, --config",
+        ),
     )
-
-    @field_validator("extra_args")
-    @classmethod
-    def _check_extra_args(cls, words: list[str]) -> list[str]:
-        for word in words:
-            flag = word.split("=")[0].replace("_", "-")
-            if flag in _PLATFORM_FLAGS:
-                raise ValueError(f"{flag} is set by the platform; leave it out")
-        return words
 
     @property
     def num_gpus(self) -> int:

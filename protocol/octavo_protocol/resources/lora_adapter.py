@@ -4,9 +4,10 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from octavo_protocol.resources.base import NAME_PATTERN, ResourceModel
+from octavo_protocol.resources.base import ResourceModel
 from octavo_protocol.resources.metadata import Metadata
 from octavo_protocol.resources.model_source import ModelSource
+from octavo_protocol.resources.scalars import NAME_PATTERN, ServedName
 
 
 class DeploymentRef(ResourceModel):
@@ -20,12 +21,7 @@ class LoraAdapterSpec(ResourceModel):
     model: Annotated[ModelSource, Field(description="Where the adapter's files come from.")]
     target: Annotated[DeploymentRef, Field(description="The deployment whose model it adapts.")]
     served_name: Annotated[
-        str | None,
-        Field(
-            min_length=1,
-            max_length=253,
-            description="Model name in the API. Default: its own name.",
-        ),
+        ServedName | None, Field(description="Model name in the API. Default: its own name.")
     ] = None
     load_policy: Annotated[
         Literal["OnDemand", "EveryReplica"],
@@ -37,6 +33,8 @@ class LoraAdapterSpec(ResourceModel):
 
 
 class LoraAdapter(ResourceModel):
+    """A LoRA fine-tune of a ModelDeployment's model, served beside it under a name of its own."""
+
     api_version: Literal["octavo.dev/v1alpha1"]
     kind: Literal["LoraAdapter"]
     metadata: Metadata

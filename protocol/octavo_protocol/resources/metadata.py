@@ -4,7 +4,8 @@ from typing import Annotated
 
 from pydantic import Field
 
-from octavo_protocol.resources.base import NAME_PATTERN, ResourceModel
+from octavo_protocol.resources.base import ResourceModel
+from octavo_protocol.resources.scalars import NAME_PATTERN
 
 GROUP = "octavo.dev"
 VERSION = "v1alpha1"
@@ -12,7 +13,8 @@ API_VERSION = f"{GROUP}/{VERSION}"
 
 
 class Metadata(ResourceModel):
-    name: Annotated[str, Field(pattern=NAME_PATTERN)]
+    # A Service is named so, whose name must begin with a letter.
+    name: Annotated[str, Field(pattern=r"^[a-z]([-a-z0-9]*[a-z0-9])?$", max_length=63)]
     namespace: Annotated[str, Field(pattern=NAME_PATTERN)] = "default"
     labels: dict[str, str] = {}
     annotations: dict[str, str] = {}

@@ -16,15 +16,9 @@ from octavo_protocol.resources.engine_spec import EngineSpec
 from octavo_protocol.resources.metadata import Metadata
 from octavo_protocol.resources.model_source import ModelSource
 from octavo_protocol.resources.pod_spec import ModelCacheSpec, PodTemplateSpec, ResourcesSpec
+from octavo_protocol.resources.scalars import IntOrPercent, KeyedBy, NoDuplicates, ServedName
 
 RoutingPolicyName = Literal["expected-ttft", "least-load", "round-robin"]
-IntOrPercent = Annotated[
-    int | str,
-    Field(
-        pattern=r"^(0|[1-9][0-9]*%?)$",
-        json_schema_extra={"x-kubernetes-int-or-string": True},
-    ),
-]
 
 
 class AutoscalingSpec(ResourceModel):
@@ -81,8 +75,8 @@ class AutoscalingSpec(ResourceModel):
 
 class AdapterSpec(ResourceModel):
     name: Annotated[
-        str,
-        Field(min_length=1, max_length=253, description="Model name of the adapter in the API."),
+        ServedName,
+        Field(description="Model name of the adapter in the API, unique in the cluster."),
     ]
     model: Annotated[ModelSource, Field(description="Where the adapter's files come from.")]
 
@@ -150,7 +144,8 @@ class RolloutSpec(ResourceModel):
 
     rules = (
         Rule(
-            "!(self.maxSurge in [0, '0', '0%'] && self.maxUnavailable in [0, '0', '0%'])",
+            "!((self.maxSurge == 0 || self.maxSurge == '0%') && "
+            "(self.maxUnavailable == 0 || self.maxUnavailable == '0%'))",
             lambda self: not (_is_zero(self.max_surge) and _is_zero(self.max_unavailable)),
             "maxSurge",
             "maxSurge and maxUnavailable cannot both be 0: no replica could ever be replaced",
@@ -159,13 +154,14 @@ class RolloutSpec(ResourceModel):
 
 
 def _is_zero(value: int | str) -> bool:
-    return str(value) in ("0", "0%")
+    return value in (0, "0%")
 
 
 class ModelDeploymentSpec(ResourceModel):
     model: Annotated[ModelSource, Field(description="The model that is served.")]
     served_names: Annotated[
-        list[Annotated[str, Field(min_length=1, max_length=253)]],
+        list[ServedName],
+        NoDuplicates(),
         Field(
             max_length=32,
             description="Model names in the API, unique in the cluster. Default: the "
@@ -188,18 +184,20 @@ class ModelDeploymentSpec(ResourceModel):
     ] = None
     adapters: Annotated[
         list[AdapterSpec],
+        KeyedBy("name"),
         Field(
             max_length=512,
-            description="LoRA adapters served beside the model. LoraAdapter resources add more.",
-            json_schema_extra={
-                "x-kubernetes-list-type": "map",
-                "x-kubernetes-list-map-keys": ["name"],
-            },
+            description="LoRA adapters served beside the model. LoraAdapter resources add more. "
+            "Default: none.",
         ),
     ] = []
     image: Annotated[
         str | None,
-        Field(min_length=1, description="Image of the replicas. Default: the operator's setting."),
+        Field(
+            pattern=r"^\S+$",
+            max_length=1024,
+            description="Image of the replicas. Default: the operator's setting.",
+        ),
     ] = None
     resources: Annotated[ResourcesSpec, Field(description="What each replica asks for.")] = (
         ResourcesSpec()
@@ -225,7 +223,7 @@ class ModelDeploymentSpec(ResourceModel):
 
     rules = (
         Rule(
-            "!(has(self.cache.nodePath) || has(self.cache.claim)) || "
+            "!has(self.cache) || !(has(self.cache.nodePath) || has(self.cache.claim)) || "
             "!(self.model.source.startsWith('pvc://') || self.model.source.startsWith('file://'))",
             lambda self: (
                 (self.cache.node_path is None and self.cache.claim is None)
@@ -235,9 +233,10 @@ class ModelDeploymentSpec(ResourceModel):
             "pvc:// and file:// models are already in the cluster; leave the cache out",
         ),
         Rule(
+            "!has(self.resources) || !has(self.resources.gpu) || "
             "!has(self.resources.gpu.count) || self.resources.gpu.count == 0 || "
-            "self.resources.gpu.count == "
-            "self.engine.tensorParallelSize * self.engine.pipelineParallelSize",
+            "self.resources.gpu.count == (has(self.engine) ? "
+            "self.engine.tensorParallelSize * self.engine.pipelineParallelSize : 1)",
             lambda self: self.resources.gpu.count in (None, 0, self.engine.num_gpus),
             "resources.gpu.count",
             "the GPUs must be tensorParallelSize x pipelineParallelSize, or 0 for the CPU; leave "
@@ -253,6 +252,8 @@ class ModelDeploymentSpec(ResourceModel):
 
 
 class ModelDeployment(ResourceModel):
+    """A large language model, served by replicas behind an OpenAI-compatible API."""
+
     api_version: Literal["octavo.dev/v1alpha1"]
     kind: Literal["ModelDeployment"]
     metadata: Metadata
@@ -268,7 +269,7 @@ class ModelDeployment(ResourceModel):
 def parse_manifest(document: Any) -> ModelDeployment:
     """One parsed YAML document as a ModelDeployment. Raises `ConfigError` with the field's path."""
     try:
-        return ModelDeployment.model_validate(document)
+        return ModelDeployment.model_validate(document, strict=True)
     except ValidationError as error:
         raise invalid("the manifest", list(field_errors(error))) from error
 

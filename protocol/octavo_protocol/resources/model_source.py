@@ -1,19 +1,22 @@
 """Where models and adapters come from, as manifests say it."""
 
+import re
 from typing import Annotated
 
 from pydantic import Field
 
-from octavo_protocol.resources.base import NAME_PATTERN, ResourceModel, Rule
+from octavo_protocol.resources.base import ResourceModel, Rule
+from octavo_protocol.resources.scalars import ObjectName
 
 SCHEMES = ("hf", "s3", "gs", "pvc", "oci", "http", "https", "file")
 _SOURCE = rf"^(({'|'.join(SCHEMES)})://[^\s]+|[A-Za-z0-9][A-Za-z0-9._/-]*)$"
+# Without backslashes: CEL would take them for its own.
+_CLAIM = "^pvc://[a-z0-9]([-a-z0-9.]*[a-z0-9])?(/|$)"
+_UPWARDS = "/[.][.](/|$)"
 
 
 class SecretRef(ResourceModel):
-    name: Annotated[
-        str, Field(pattern=NAME_PATTERN, description="Secret in the resource's own namespace.")
-    ]
+    name: Annotated[ObjectName, Field(description="Secret in the resource's own namespace.")]
 
 
 class ModelSource(ResourceModel):
@@ -53,6 +56,24 @@ class ModelSource(ResourceModel):
             lambda self: self.revision is None or self.scheme in ("", "hf"),
             "revision",
             "only hf:// sources have revisions; put the version into the source's path or tag",
+        ),
+        Rule(
+            f"!self.source.startsWith('pvc://') || self.source.matches('{_CLAIM}')",
+            lambda self: self.scheme != "pvc" or re.search(_CLAIM, self.source) is not None,
+            "source",
+            "write pvc://claim/path, with the name of a PersistentVolumeClaim",
+        ),
+        Rule(
+            f"!(self.source.contains('://') && self.source.matches('{_UPWARDS}'))",
+            lambda self: self.scheme == "" or re.search(_UPWARDS, self.source) is None,
+            "source",
+            "leave .. out of the path",
+        ),
+        Rule(
+            "!self.source.startsWith('file://') || self.source.startsWith('file:///')",
+            lambda self: self.scheme != "file" or self.source.startswith("file:///"),
+            "source",
+            "write file:///path, with three slashes: an absolute path inside the container",
         ),
     )
 

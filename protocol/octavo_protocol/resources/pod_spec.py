@@ -1,16 +1,11 @@
 """What the pods of a deployment ask for, and what their owner lays over them."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
-from octavo_protocol.resources.base import NAME_PATTERN, QUANTITY_PATTERN, ResourceModel, Rule
-
-Quantity = Annotated[str, Field(pattern=QUANTITY_PATTERN)]
-# A part of Kubernetes' own API: checked by the API server when the pods' workload is applied.
-KubernetesObject = Annotated[
-    dict[str, Any], Field(json_schema_extra={"x-kubernetes-preserve-unknown-fields": True})
-]
+from octavo_protocol.resources.base import ResourceModel, Rule
+from octavo_protocol.resources.scalars import KeyedBy, KubernetesObject, ObjectName, Quantity
 
 
 class GpuSpec(ResourceModel):
@@ -27,6 +22,7 @@ class GpuSpec(ResourceModel):
         str,
         Field(
             pattern=r"^[a-z0-9.-]+/[A-Za-z0-9._-]+$",
+            max_length=253,
             description="Extended resource that the nodes count GPUs as. Default nvidia.com/gpu.",
         ),
     ] = "nvidia.com/gpu"
@@ -70,20 +66,22 @@ class PodTemplateSpec(ResourceModel):
         Field(description="How replicas spread over zones and nodes. Default: none."),
     ] = []
     runtime_class_name: Annotated[
-        str | None, Field(description="Container runtime (`nvidia`). Default: the node's.")
+        ObjectName | None, Field(description="Container runtime (`nvidia`). Default: the node's.")
     ] = None
     priority_class_name: Annotated[
-        str | None, Field(description="Priority for scheduling and eviction. Default: none.")
+        ObjectName | None, Field(description="Priority for scheduling and eviction. Default: none.")
     ] = None
     scheduler_name: Annotated[
-        str | None, Field(description="Scheduler of the pods. Default: the cluster's.")
+        ObjectName | None, Field(description="Scheduler of the pods. Default: the cluster's.")
     ] = None
     service_account_name: Annotated[
-        str | None,
+        ObjectName | None,
         Field(description="Existing ServiceAccount. Default: one without rights, made for this."),
     ] = None
     image_pull_secrets: Annotated[
-        list[KubernetesObject], Field(description="Secrets for the registry, by name.")
+        list[KubernetesObject],
+        KeyedBy("name"),
+        Field(description="Secrets for the registry, by name. Default: none."),
     ] = []
     security_context: Annotated[
         KubernetesObject,
@@ -91,20 +89,22 @@ class PodTemplateSpec(ResourceModel):
     ] = {}
     env: Annotated[
         list[KubernetesObject],
-        Field(
-            description="Environment of the engine's container.",
-            json_schema_extra={
-                "x-kubernetes-list-type": "map",
-                "x-kubernetes-list-map-keys": ["name"],
-            },
-        ),
+        KeyedBy("name"),
+        Field(description="Environment of the engine's container, added to the operator's."),
     ] = []
-    volumes: Annotated[list[KubernetesObject], Field(description="Further volumes.")] = []
+    volumes: Annotated[
+        list[KubernetesObject],
+        KeyedBy("name"),
+        Field(description="Further volumes of the pods. Default: none."),
+    ] = []
     volume_mounts: Annotated[
-        list[KubernetesObject], Field(description="Their mounts in the engine's container.")
+        list[KubernetesObject],
+        KeyedBy("mountPath"),
+        Field(description="Mounts of these volumes in the engine's container. Default: none."),
     ] = []
     resource_claims: Annotated[
         list[KubernetesObject],
+        KeyedBy("name"),
         Field(description="Claims of dynamic resource allocation, named to the container too."),
     ] = []
 
@@ -114,6 +114,7 @@ class NodePathCache(ResourceModel):
         str,
         Field(
             pattern=r"^/[^\s]*$",
+            max_length=1024,
             description="Folder on each node, shared by all its replicas; made if absent. It must "
             "be writable for user 65532.",
         ),
@@ -122,9 +123,8 @@ class NodePathCache(ResourceModel):
 
 class ClaimCache(ResourceModel):
     name: Annotated[
-        str | None,
+        ObjectName | None,
         Field(
-            pattern=NAME_PATTERN,
             description="Existing PersistentVolumeClaim. Default: one is made, and deleted with "
             "the deployment.",
         ),
@@ -133,7 +133,8 @@ class ClaimCache(ResourceModel):
         Quantity, Field(description="Size of the claim that is made. Default 100Gi.")
     ] = "100Gi"
     storage_class_name: Annotated[
-        str | None, Field(description="Its StorageClass. Default: the cluster's default class.")
+        ObjectName | None,
+        Field(description="Its StorageClass. Default: the cluster's default class."),
     ] = None
     access_mode: Annotated[
         Literal["ReadWriteOnce", "ReadWriteMany"],

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from octavo_protocol.resources.base import ResourceModel
+from octavo_protocol.resources.scalars import KeyedBy
 
 
 class ConditionType(StrEnum):
@@ -36,8 +37,10 @@ class ConditionType(StrEnum):
 class Condition(ResourceModel):
     """One condition, as the Kubernetes API conventions describe it."""
 
-    type: str
-    status: Literal["True", "False", "Unknown"]
+    type: Annotated[str, Field(description="What it is about, as `Ready`.")]
+    status: Annotated[
+        Literal["True", "False", "Unknown"], Field(description="Whether it holds now.")
+    ]
     reason: Annotated[str, Field(description="One CamelCase word for programs.")]
     message: Annotated[str, Field(description="A sentence for people, with names and numbers.")]
     observed_generation: Annotated[
@@ -58,16 +61,16 @@ class CapacityStatus(ResourceModel):
 class ScalingDecision(ResourceModel):
     """The last change of the number of replicas that autoscaling made."""
 
-    time: datetime
-    from_replicas: int
-    to_replicas: int
+    time: Annotated[datetime, Field(description="When it was made.")]
+    from_replicas: Annotated[int, Field(description="Replicas wanted before.")]
+    to_replicas: Annotated[int, Field(description="Replicas wanted since.")]
     reason: Annotated[str, Field(description="The numbers that led to it.")]
 
 
 class ReplicaStatus(ResourceModel):
     """One pod, as far as its owner wants to know."""
 
-    name: str
+    name: Annotated[str, Field(description="The pod.")]
     stage: Annotated[
         str, Field(description="`Pending`, `Loading`, `Ready`, `Draining` or `Failed`.")
     ]
@@ -86,20 +89,20 @@ class ModelDeploymentStatus(ResourceModel):
     endpoint: Annotated[
         str | None, Field(description="Base URL of the API in the cluster: the router's.")
     ] = None
-    capacity: CapacityStatus | None = None
-    last_scaling: ScalingDecision | None = None
+    capacity: Annotated[
+        CapacityStatus | None, Field(description="What all ready replicas together can hold.")
+    ] = None
+    last_scaling: Annotated[
+        ScalingDecision | None, Field(description="The autoscaler's last change; none without it.")
+    ] = None
     pods: Annotated[
         list[ReplicaStatus],
         Field(max_length=20, description="Pods that are not simply ready, at most 20."),
     ] = []
     conditions: Annotated[
         list[Condition],
-        Field(
-            json_schema_extra={
-                "x-kubernetes-list-type": "map",
-                "x-kubernetes-list-map-keys": ["type"],
-            }
-        ),
+        KeyedBy("type"),
+        Field(description="What holds and what does not, with reasons; Ready sums up."),
     ] = []
 
 
@@ -107,20 +110,21 @@ class AdapterReplicaStatus(ResourceModel):
     """One replica's word on one adapter."""
 
     name: Annotated[str, Field(description="The replica.")]
-    loaded: bool
+    loaded: Annotated[bool, Field(description="Whether requests for it are answered there.")]
     message: Annotated[str | None, Field(description="Why it is not loaded.")] = None
 
 
 class LoraAdapterStatus(ResourceModel):
-    observed_generation: int | None = None
+    observed_generation: Annotated[
+        int | None, Field(description="Generation of the spec that this status is about.")
+    ] = None
     loaded_replicas: Annotated[int, Field(description="Replicas that hold it.")] = 0
-    replicas: Annotated[list[AdapterReplicaStatus], Field(max_length=100)] = []
+    replicas: Annotated[
+        list[AdapterReplicaStatus],
+        Field(max_length=100, description="Each replica's word on it, at most 100."),
+    ] = []
     conditions: Annotated[
         list[Condition],
-        Field(
-            json_schema_extra={
-                "x-kubernetes-list-type": "map",
-                "x-kubernetes-list-map-keys": ["type"],
-            }
-        ),
+        KeyedBy("type"),
+        Field(description="What holds and what does not, with reasons; Ready sums up."),
     ] = []
