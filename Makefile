@@ -16,7 +16,7 @@ PYTEST_ARGS ?=
 
 BENCH_ARGS ?=
 
-.PHONY: help setup run model test test-gpu check lint format bench-cpu bench-gpu clean
+.PHONY: help setup run model test test-gpu check lint format crds bench-cpu bench-gpu clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -45,6 +45,9 @@ check: lint ## lint, and the tests that start no server and need no model
 format: $(VENV)/.installed-dev ## format the code and sort its imports
 	@$(BIN)/ruff check --fix --select I .
 	@$(BIN)/ruff format .
+
+crds: $(VENV)/.installed-dev ## write the CRDs anew from the typed resources
+	@$(BIN)/python -m octavo_protocol.resources.crd crds charts/octavo/crds
 
 bench-cpu: $(VENV)/.installed-dev ## measure this machine beside Hugging Face; takes minutes
 	@$(BIN)/octavo models pull smollm2
