@@ -1,5 +1,9 @@
 """Names, labels and annotations of what the operator makes. Users may rely on them."""
 
+from typing import Any
+
+from octavo_protocol.resources.metadata import Metadata
+
 FIELD_MANAGER = "octavo-operator"
 
 # On every child of a ModelDeployment, and what their selectors go by.
@@ -29,3 +33,17 @@ def selector(deployment: str) -> dict[str, str]:
 
 def labels(deployment: str, component: str) -> dict[str, str]:
     return {MANAGED_BY: MANAGED_BY_VALUE, DEPLOYMENT: deployment, COMPONENT: component}
+
+
+def object_metadata(deployment: Metadata, name: str, component: str) -> dict[str, Any]:
+    """Metadata of the child `name` of a deployment."""
+    return {
+        "name": name,
+        "namespace": deployment.namespace,
+        "labels": labels(deployment.name, component),
+    }
+
+
+def redis_secret(deployment: str) -> str:
+    """The Secret with the Redis URL for its replicas."""
+    return f"{deployment}-redis"
