@@ -273,7 +273,7 @@ class GpuModelRunner(ModelRunner):
         whole = self.model, self.model_config
         self.model_config = replace(self.model_config, num_layers=1)
         # What does not fit in memory is said, with the arithmetic, by the profile.
-        with rehearsal(), suppress(torch.OutOfMemoryError):
+        with rehearsal(), suppress(torch.OutOfMemoryError, ConfigError):
             with torch.device(self.device):
                 self.model = build_model(self.model_config, self.dtype)
             load_dummy_weights(self.model, self._config.seed)
