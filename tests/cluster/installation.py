@@ -1,0 +1,156 @@
+"""The chart, installed once for all tests, and the way to its router."""
+
+import socket
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import helm_python
+import yaml
+
+from tests.cluster import images
+from tests.cluster.environment import ROOT, Images
+from tests.cluster.kube import DEPLOYMENT, Kube, Object
+
+RELEASE = "octavo"
+SYSTEM = "octavo-test-system"
+NAMESPACE, OTHER_NAMESPACE = "octavo-test", "octavo-test-other"
+CHART = ROOT / "charts" / "octavo"
+OPERATOR, ROUTER, REDIS = (f"{RELEASE}-{part}" for part in ("operator", "router", "redis"))
+READY_S = 120
+
+
+@dataclass(frozen=True)
+class Installation:
+    """A release in the namespace SYSTEM. router_url: as this machine reaches the router."""
+
+    kube: Kube
+    values: dict[str, Any]
+    router_url: str
+
+    def upgrade(self, **operator: Any) -> None:
+        """`helm upgrade` with other values of the operator."""
+        values = {**self.values, "operator": {**self.values["operator"], **operator}}
+        with _helm(self.kube) as helm:
+            helm.upgrade(CHART, RELEASE, values)
+        self.wait_until_ready(OPERATOR)
+
+    def wait_until_ready(self, component: str) -> None:
+        def is_rolled_out() -> bool:
+            found = self.kube.get(DEPLOYMENT, component, SYSTEM)
+            return found is not None and _is_rolled_out(found)
+
+        self.kube.wait(f"{component} ready", is_rolled_out, seconds=READY_S, namespace=SYSTEM)
+
+    def pods(self, component: str) -> list[Object]:
+        """Pods of `operator`, `router` or `redis`."""
+        return self.kube.list("v1/Pod", SYSTEM, **{"app.kubernetes.io/component": component})
+
+    @property
+    def leader(self) -> str:
+        """Pod of the operator that works."""
+        lease = self.kube.get("coordination.k8s.io/v1/Lease", OPERATOR, SYSTEM)
+        assert lease is not None, "nobody has the lease"
+        holder: str = lease["spec"]["holderIdentity"]
+        return holder
+
+
+def values_for(made: Images | None, named: Images, model: Path | None) -> dict[str, Any]:
+    """The chart's values. made: images of this source tree, which need this machine's Python."""
+    values: dict[str, Any] = yaml.safe_load((Path(__file__).parent / "values.yaml").read_text())
+    for part in ("runtime", "router", "operator", "redis"):
+        repository, _, tag = getattr(named, part).rpartition(":")
+        values[part]["image"] = {"repository": repository, "tag": tag}
+    if made is None:
+        return values
+    python = images.python_mounts()
+    for part in ("router", "operator"):
+        values[part]["extraVolumes"] = [volume for volume, _ in python]
+        values[part]["extraVolumeMounts"] = [mount for _, mount in python]
+    mounts = [*python, *([images.model_mount(model)] if model else [])]
+    values["runtime"]["podDefaults"]["volumes"] = [volume for volume, _ in mounts]
+    values["runtime"]["podDefaults"]["volumeMounts"] = [mount for _, mount in mounts]
+    return values
+
+
+@contextmanager
+def installed(kube: Kube, values: dict[str, Any]) -> Iterator[Installation]:
+    """Installs CRDs and chart, and takes the chart and its namespaces away in the end."""
+    namespaces = (NAMESPACE, OTHER_NAMESPACE, SYSTEM)
+    remove(kube, namespaces)
+    try:
+        kube.kubectl("apply", "--server-side", "--force-conflicts", "-f", str(ROOT / "crds"))
+        for name in namespaces:
+            kube.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}})
+        with _helm(kube) as helm:
+            helm.install(CHART, RELEASE, values)
+        with _service_url(kube, ROUTER) as router_url:
+            installation = Installation(kube, values, router_url)
+            for component in (OPERATOR, ROUTER):
+                installation.wait_until_ready(component)
+            yield installation
+    finally:
+        remove(kube, namespaces)
+
+
+def remove(kube: Kube, namespaces: tuple[str, ...]) -> None:
+    """Uninstalls the release if it is there, and deletes the namespaces."""
+    with _helm(kube) as helm:
+        helm.uninstall(RELEASE, ignore_not_found=True)
+    for name in namespaces:
+        kube.delete("v1/Namespace", name)
+
+    def are_gone() -> bool:
+        return not any(kube.get("v1/Namespace", name) for name in namespaces)
+
+    kube.wait("namespaces gone", are_gone, seconds=READY_S)
+
+
+def _helm(kube: Kube) -> helm_python.Config:
+    return helm_python.Config(kubeconfig_path=kube.kubeconfig, namespace=SYSTEM)
+
+
+def _is_rolled_out(deployment: Object) -> bool:
+    spec, status = deployment["spec"], deployment.get("status", {})
+    ready = (status.get(key, 0) for key in ("replicas", "updatedReplicas", "readyReplicas"))
+    is_current = status.get("observedGeneration", 0) >= deployment["metadata"]["generation"]
+    return is_current and set(ready) == {spec["replicas"]}
+
+
+@contextmanager
+def _service_url(kube: Kube, service: str) -> Iterator[str]:
+    """URL of a Service in SYSTEM: its cluster IP where this machine has a route, else forwarded."""
+    found = kube.get("v1/Service", service, SYSTEM)
+    assert found is not None, f"the chart made no Service {service}"
+    port = found["spec"]["ports"][0]["port"]
+    address = (found["spec"]["clusterIP"], port)
+    if _is_routed(kube, service, address):
+        yield f"http://{address[0]}:{port}"
+        return
+    words = ["port-forward", "-n", SYSTEM, f"service/{service}", f":{port}"]
+    command = [kube.kubectl_path, "--kubeconfig", kube.kubeconfig, *words]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        local = process.stdout.readline().split(" -> ")[0].rpartition(":")[2]
+        try:
+            yield f"http://127.0.0.1:{local}"
+        finally:
+            process.terminate()
+
+
+def _is_routed(kube: Kube, service: str, address: tuple[str, int]) -> bool:
+    """Whether connections from here reach the Service. Waits until it has a ready pod."""
+
+    def has_endpoints() -> bool:
+        found = kube.get("v1/Endpoints", service, SYSTEM)
+        return bool(found and found.get("subsets"))
+
+    kube.wait(f"endpoints of {service}", has_endpoints, seconds=READY_S, namespace=SYSTEM)
+    try:
+        with socket.create_connection(address, timeout=3):
+            return True
+    except OSError:
+        return False
