@@ -49,8 +49,12 @@ class ResourcesSpec(ResourceModel):
 class PodTemplateSpec(ResourceModel):
     """Laid over the pods that the operator plans. Lists are added to; equal keys win here."""
 
-    labels: Annotated[dict[str, str], Field(description="Further labels of the pods.")] = {}
-    annotations: Annotated[dict[str, str], Field(description="Annotations of the pods.")] = {}
+    labels: Annotated[
+        dict[str, str], Field(description="Further labels of the pods. Default: none.")
+    ] = {}
+    annotations: Annotated[
+        dict[str, str], Field(description="Annotations of the pods. Default: none.")
+    ] = {}
     node_selector: Annotated[
         dict[str, str], Field(description="Labels that a node must have. Default: none.")
     ] = {}
@@ -85,12 +89,18 @@ class PodTemplateSpec(ResourceModel):
     ] = []
     security_context: Annotated[
         KubernetesObject,
-        Field(description="Fields laid over the pods' securityContext (non-root, uid 65532)."),
+        Field(
+            description="Fields laid over the pods' securityContext. Default: none; pods run "
+            "as user 65532, never as root."
+        ),
     ] = {}
     env: Annotated[
         list[KubernetesObject],
         KeyedBy("name"),
-        Field(description="Environment of the engine's container, added to the operator's."),
+        Field(
+            description="Environment of the engine's container, added to the operator's. "
+            "Default: none."
+        ),
     ] = []
     volumes: Annotated[
         list[KubernetesObject],
@@ -105,7 +115,10 @@ class PodTemplateSpec(ResourceModel):
     resource_claims: Annotated[
         list[KubernetesObject],
         KeyedBy("name"),
-        Field(description="Claims of dynamic resource allocation, named to the container too."),
+        Field(
+            description="Claims of dynamic resource allocation, named to the container too. "
+            "Default: none."
+        ),
     ] = []
 
 

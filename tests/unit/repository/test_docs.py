@@ -28,7 +28,7 @@ DOCUMENTS = sorted(
     [
         *REPOSITORY.glob("*.md"),
         *(REPOSITORY / "docs").rglob("*.md"),
-        *(REPOSITORY / "examples").iterdir(),
+        *(REPOSITORY / "examples").rglob("*.*"),
     ]
 )
 _COMMAND = re.compile(r"(?:^ {4}|^# .*:  |`)(?:\.venv/bin/)?(octavo(?: [^`#\n]*)?)", re.MULTILINE)

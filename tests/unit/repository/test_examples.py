@@ -19,9 +19,11 @@ def test_manifest_is_valid(path: Path) -> None:
 
 
 def test_examples_are_numbered_without_gaps() -> None:
-    numbers = [int(path.name.split("-")[0]) for path in sorted(EXAMPLES.iterdir())]
+    for folder in (EXAMPLES, EXAMPLES / "kubernetes"):
+        files = sorted(path for path in folder.iterdir() if path.is_file())
+        numbers = [int(path.name.split("-")[0]) for path in files]
 
-    assert numbers == list(range(1, len(numbers) + 1))
+        assert numbers == list(range(1, len(numbers) + 1))
 
 
 @pytest.mark.model
