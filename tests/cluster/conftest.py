@@ -64,6 +64,17 @@ def octavo(
         yield installation
 
 
+@pytest.fixture(scope="session")
+def other_runtime_image(octavo: Installation, scripts: Scripts | None) -> str:
+    """The runtime's image by another name."""
+    if name := os.environ.get("OCTAVO_TEST_OTHER_RUNTIME_IMAGE"):
+        return name
+    if scripts is None:
+        pytest.skip("set OCTAVO_TEST_OTHER_RUNTIME_IMAGE to an image equal to the runtime's")
+    scripts.run("image", "octavo-runtime:other", "--from", "octavo-runtime:test")
+    return "octavo-runtime:other"
+
+
 @pytest.fixture
 def models(octavo: Installation) -> Iterator[ModelDeployments]:
     """ModelDeployments of one test; when it ends they are deleted, and so must be all they had."""

@@ -7,6 +7,7 @@ OCTAVO_TEST_RUNTIME_IMAGE     images in the cluster, made by the Dockerfile; els
 OCTAVO_TEST_ROUTER_IMAGE      small ones of this source tree, and pods mount the site-packages of
 OCTAVO_TEST_OPERATOR_IMAGE    this Python from the machine
 OCTAVO_TEST_REDIS_IMAGE       Redis or Valkey
+OCTAVO_TEST_OTHER_RUNTIME_IMAGE  the runtime's image by another name, to roll out
 OCTAVO_TEST_MODEL             source of SmolLM2 as pods see it; else `smollm2`, which pods fetch, or
                               with the scripts' images find mounted from this machine's cache
 """

@@ -1,0 +1,177 @@
+"""Specs that cannot work, and what their status says; the last good state keeps serving."""
+
+from typing import Any
+
+import pytest
+
+from tests.cluster.kube import DEPLOYMENT, MODEL_DEPLOYMENT, Object, conditions, is_true
+from tests.cluster.model_deployments import SPEC, ModelDeployments
+
+pytestmark = [pytest.mark.cluster, pytest.mark.model, pytest.mark.timeout(600)]
+
+# No node has it; nothing pulls it.
+MISSING_IMAGE = "octavo-runtime:missing"
+# Runs nothing and is cheap: what the status says is all that these tests look at.
+CPU = {"gpu": {"count": 0}, "cpu": "10m"}
+
+
+def _patch(models: ModelDeployments, name: str, **spec: Any) -> Object:
+    return models.kube.patch(MODEL_DEPLOYMENT, name, models.namespace, {"spec": spec})
+
+
+def _answers(models: ModelDeployments, name: str) -> bool:
+    with models.openai() as client:
+        done = client.completions.create(model=name, prompt="Once", max_tokens=2, temperature=0)
+        return bool(done.choices[0].text)
+
+
+def test_old_replicas_serve_while_a_spec_is_wrong_and_the_repaired_one_is_rolled_out(
+    models: ModelDeployments,
+) -> None:
+    models.apply("repaired")
+    models.wait_until_ready("repaired")
+    pods = {pod["metadata"]["name"] for pod in models.pods("repaired")}
+
+    # No rule of the API server finds this; the operator's validation does.
+    _patch(models, "repaired", engine={"extraArgs": ["--port=1"], "maxNumSeqs": 6})
+    condition = models.wait_for_condition("repaired", "Valid", "False")
+    assert "spec.engine.extraArgs" in condition["message"]
+    assert "--port is set by the platform" in condition["message"]
+    assert _answers(models, "repaired")
+    assert {pod["metadata"]["name"] for pod in models.pods("repaired")} == pods
+
+    _patch(models, "repaired", engine={"extraArgs": None})
+    models.wait_until_ready("repaired")
+    models.wait_for_condition("repaired", "Valid", "True")
+    assert {pod["metadata"]["name"] for pod in models.pods("repaired")}.isdisjoint(pods)
+
+    _patch(models, "repaired", image=MISSING_IMAGE)
+    condition = models.wait_for_condition("repaired", "Degraded", "True", "ImagePullFailed")
+    assert MISSING_IMAGE in condition["message"]
+    found = models.get("repaired")
+    assert is_true(found, "Ready") and found["status"]["readyReplicas"] == 1
+    assert _answers(models, "repaired")
+
+    _patch(models, "repaired", image=None)
+    models.wait_until_ready("repaired")
+    assert not is_true(models.get("repaired"), "Degraded")
+
+
+def test_a_runtime_that_refuses_its_flags_shows_its_own_words(models: ModelDeployments) -> None:
+    engine = {**SPEC["engine"], "extraArgs": ["--no-such-flag"]}
+    models.apply("refused", engine=engine)
+    condition = models.wait_for_condition("refused", "Degraded", "True", "ContainerFailed")
+    assert "--no-such-flag" in condition["message"]
+    assert models.wait_for_condition("refused", "Ready", "False")
+
+
+def test_a_pod_that_no_node_takes_says_so_in_the_schedulers_words(
+    models: ModelDeployments,
+) -> None:
+    models.apply("huge", resources={**CPU, "cpu": "1000"})
+    condition = models.wait_for_condition("huge", "Degraded", "True", "Unschedulable")
+    assert "Insufficient cpu" in condition["message"]
+    assert models.get("huge")["status"]["readyReplicas"] == 0
+
+
+def test_gpu_replicas_are_scheduled_on_nodes_with_gpus_and_a_missing_device_is_told(
+    models: ModelDeployments,
+) -> None:
+    """The nodes count GPUs that are not there: scheduling is real, the device is not."""
+    nodes = models.kube.list("v1/Node")
+    if not any("nvidia.com/gpu" in node["status"]["allocatable"] for node in nodes):
+        pytest.skip("no node counts nvidia.com/gpu")
+    models.apply_exactly("gpu", {"model": SPEC["model"], "rollout": SPEC["rollout"]})
+
+    def is_scheduled() -> Object | None:
+        placed = [pod for pod in models.pods("gpu") if pod["spec"].get("nodeName")]
+        return placed[0] if placed else None
+
+    pod = models.kube.wait("pod on a node", is_scheduled, seconds=60, namespace=models.namespace)
+    limits = pod["spec"]["containers"][0]["resources"]["limits"]
+    assert limits["nvidia.com/gpu"] == "1"
+    condition = models.wait_for_condition("gpu", "Degraded", "True", "ContainerFailed", seconds=120)
+    assert "GPU" in condition["message"] or "CUDA" in condition["message"]
+
+
+def test_more_gpus_than_any_node_has_are_unschedulable(models: ModelDeployments) -> None:
+    engine = {"tensorParallelSize": 64}
+    models.apply_exactly("many-gpus", {"model": SPEC["model"], "engine": engine})
+    condition = models.wait_for_condition("many-gpus", "Degraded", "True", "Unschedulable")
+    assert "nvidia.com/gpu" in condition["message"]
+
+
+def test_a_served_name_belongs_to_the_older_deployment(
+    models: ModelDeployments, other_models: ModelDeployments
+) -> None:
+    models.apply("first", servedNames=["popular"], image=MISSING_IMAGE)
+    models.wait_for_condition("first", "Registered", "True")
+    other_models.apply("second", servedNames=["popular"], image=MISSING_IMAGE)
+    condition = other_models.wait_for_condition("second", "Ready", "False", "NameTaken")
+    assert "popular" in condition["message"]
+    assert f"{models.namespace}/first" in condition["message"]
+
+    models.delete("first")
+    other_models.wait_for_condition("second", "Registered", "True")
+
+
+def test_a_paused_deployment_is_left_alone_until_it_goes_on(models: ModelDeployments) -> None:
+    models.apply("paused", image=MISSING_IMAGE, paused=False)
+
+    def workload() -> Object | None:
+        return models.kube.get(DEPLOYMENT, "paused", models.namespace)
+
+    models.kube.wait("the workload", workload, seconds=60, namespace=models.namespace)
+    _patch(models, "paused", paused=True)
+    models.wait(
+        "paused", "seen", lambda each: each["status"]["observedGeneration"] == 2, seconds=30
+    )
+    _patch(models, "paused", engine={"maxNumSeqs": 5}, replicas=2)
+    models.wait(
+        "paused", "seen", lambda each: each["status"]["observedGeneration"] == 3, seconds=30
+    )
+    before = workload()
+    assert before is not None
+    assert before["spec"]["replicas"] == 1
+    assert "5" not in before["spec"]["template"]["spec"]["containers"][0]["args"]
+
+    _patch(models, "paused", paused=False)
+
+    def is_changed() -> bool:
+        found = workload()
+        assert found is not None
+        arguments = found["spec"]["template"]["spec"]["containers"][0]["args"]
+        return found["spec"]["replicas"] == 2 and "5" in arguments
+
+    models.kube.wait("changed", is_changed, seconds=60, namespace=models.namespace)
+
+
+def test_an_adapter_that_the_runtime_cannot_load_is_not_called_loaded(
+    models: ModelDeployments,
+) -> None:
+    """The runtime has no LoRA yet: the old replicas serve on, and the statuses tell the truth."""
+    models.apply("adapted")
+    models.wait_until_ready("adapted")
+    models.kube.apply(
+        {
+            "apiVersion": "octavo.dev/v1alpha1",
+            "kind": "LoraAdapter",
+            "metadata": {"name": "poet", "namespace": models.namespace},
+            "spec": {"model": {"source": "hf://org/poet"}, "target": {"name": "adapted"}},
+        }
+    )
+    condition = models.wait_for_condition("adapted", "AdaptersLoaded", "False")
+    assert "poet" in condition["message"]
+
+    def adapter() -> Object | None:
+        found = models.kube.get("octavo.dev/v1alpha1/LoraAdapter", "poet", models.namespace)
+        return found if found and conditions(found) else None
+
+    told = models.kube.wait("the adapter's status", adapter, seconds=60)
+    assert told["status"].get("loadedReplicas", 0) == 0
+    assert not is_true(told, "Ready")
+    assert _answers(models, "adapted")
+
+    models.kube.delete("octavo.dev/v1alpha1/LoraAdapter", "poet", models.namespace)
+    found = models.wait_until_ready("adapted")
+    assert "AdaptersLoaded" not in conditions(found)

@@ -1,0 +1,247 @@
+"""Scaling, rollouts and faults while clients stream without pause: what they see is counted.
+
+One deployment serves all tests of this file; each begins when it is ready as the test wants it.
+"""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+
+from tests.cluster import faults
+from tests.cluster.environment import Scripts
+from tests.cluster.installation import NAMESPACE, OPERATOR, REDIS, SYSTEM, Installation
+from tests.cluster.kube import DEPLOYMENT, MODEL_DEPLOYMENT, Kube, Object, conditions
+from tests.cluster.model_deployments import ModelDeployments
+from tests.cluster.report import Report
+from tests.cluster.streaming_load import Load, streaming_load
+
+pytestmark = [pytest.mark.cluster, pytest.mark.model, pytest.mark.timeout(900)]
+
+NAME = "under-load"
+CLIENTS = 2
+# What a test needs to have sent to mean anything.
+AT_LEAST = 10
+
+Loaded = Callable[[str], Any]
+
+
+@pytest.fixture(scope="module")
+def serving(octavo: Installation) -> Iterator[ModelDeployments]:
+    made = ModelDeployments(octavo.kube, NAMESPACE, octavo.router_url)
+    made.apply(NAME)
+    yield made
+    made.delete_all()
+
+
+@pytest.fixture
+def under_load(serving: ModelDeployments, report: Report) -> Loaded:
+    """A context of constant load; its numbers go into the report under a scenario's name."""
+
+    @contextmanager
+    def context(scenario: str) -> Iterator[Load]:
+        with streaming_load(serving.router_url, NAME, threads=CLIENTS) as load:
+            serving.kube.wait("first answers", lambda: len(load.answers) >= CLIENTS, seconds=60)
+            yield load
+        report.add(scenario, **load.report())
+
+    return context
+
+
+def _ready_with(serving: ModelDeployments, replicas: int) -> None:
+    found = serving.get(NAME)
+    if found["spec"]["replicas"] != replicas:
+        _scale(serving.kube, replicas)
+    serving.wait_until_ready(NAME, replicas=replicas)
+
+
+def _scale(kube: Kube, replicas: int) -> None:
+    kube.kubectl("scale", "-n", NAMESPACE, f"md/{NAME}", f"--replicas={replicas}")
+
+
+def _template(serving: ModelDeployments) -> Object:
+    found = serving.kube.get(DEPLOYMENT, NAME, NAMESPACE)
+    assert found is not None
+    template: Object = found["spec"]["template"]["spec"]["containers"][0]
+    return template
+
+
+def test_scaling_from_one_to_three_and_back_loses_no_request(
+    serving: ModelDeployments, under_load: Loaded, report: Report
+) -> None:
+    _ready_with(serving, 1)
+    scenario = "scale 1 to 3 to 1"
+    with under_load(scenario) as load:
+        with report.step(scenario, "1 to 3"):
+            _scale(serving.kube, 3)
+            serving.wait_until_ready(NAME, replicas=3)
+        with report.step(scenario, "3 to 1"):
+            _scale(serving.kube, 1)
+            serving.wait_until_ready(NAME, replicas=1)
+    load.assert_nothing_lost(at_least=AT_LEAST)
+
+
+def test_a_rollout_of_new_settings_loses_no_request(
+    serving: ModelDeployments, under_load: Loaded, report: Report
+) -> None:
+    _ready_with(serving, 1)
+    scenario = "rollout of settings"
+    before = {pod["metadata"]["name"] for pod in serving.pods(NAME)}
+    with under_load(scenario) as load, report.step(scenario, "rollout"):
+        _change(serving, {"engine": {"maxNumSeqs": 6}})
+        serving.wait_until_ready(NAME)
+    load.assert_nothing_lost(at_least=AT_LEAST)
+    arguments = _template(serving)["args"]
+    assert arguments[arguments.index("--max-num-seqs") + 1] == "6"
+    assert before.isdisjoint(pod["metadata"]["name"] for pod in serving.pods(NAME))
+
+
+def test_a_rollout_of_a_new_image_goes_on_while_the_operator_is_dead(
+    octavo: Installation,
+    serving: ModelDeployments,
+    under_load: Loaded,
+    report: Report,
+    other_runtime_image: str,
+) -> None:
+    _ready_with(serving, 1)
+    scenario = "rollout of an image, operator killed"
+    with under_load(scenario) as load, report.step(scenario, "rollout"):
+        _change(serving, {"image": other_runtime_image})
+        serving.wait(NAME, "is being replaced", lambda _: len(serving.pods(NAME)) > 1)
+        leader = octavo.leader
+        octavo.kube.delete("v1/Pod", leader, SYSTEM, gracePeriodSeconds=0)
+        serving.wait_until_ready(NAME)
+    load.assert_nothing_lost(at_least=AT_LEAST)
+    assert _template(serving)["image"] == other_runtime_image
+    assert octavo.leader != leader
+    octavo.wait_until_ready(OPERATOR)
+
+
+def test_a_killed_replica_is_replaced_and_loses_at_most_the_streams_it_was_writing(
+    serving: ModelDeployments, under_load: Loaded, report: Report
+) -> None:
+    _ready_with(serving, 2)
+    scenario = "replica killed"
+    victim = serving.pods(NAME)[0]["metadata"]["name"]
+    with under_load(scenario) as load, report.step(scenario, "killed to ready"):
+        serving.kube.delete("v1/Pod", victim, NAMESPACE, gracePeriodSeconds=0)
+        serving.kube.wait(
+            "the pod is gone",
+            lambda: victim not in {pod["metadata"]["name"] for pod in serving.pods(NAME)},
+            seconds=60,
+        )
+        serving.wait_until_ready(NAME, replicas=2)
+    told = load.report()
+    assert told["sent"] >= AT_LEAST
+    assert told["truncated"] == 0, told
+    assert told["failed"] <= CLIENTS, told
+
+
+def test_a_killed_engine_process_is_replaced_in_its_pod(
+    serving: ModelDeployments, under_load: Loaded, report: Report
+) -> None:
+    _ready_with(serving, 2)
+    scenario = "engine process killed"
+    victim = serving.pods(NAME)[0]["metadata"]["name"]
+
+    def restarts() -> int:
+        pod = serving.kube.get("v1/Pod", victim, NAMESPACE)
+        assert pod is not None, f"the pod {victim} was replaced"
+        count: int = pod["status"]["containerStatuses"][0]["restartCount"]
+        return count
+
+    with under_load(scenario) as load, report.step(scenario, "killed to ready"):
+        before = restarts()
+        # All but process 1, which is the API process, and the shell itself.
+        serving.kube.kubectl("exec", "-n", NAMESPACE, victim, "--", "bash", "-c", "kill -9 -1")
+        serving.kube.wait("restarted", lambda: restarts() > before, seconds=120)
+        serving.wait_until_ready(NAME, replicas=2)
+    told = load.report()
+    assert told["truncated"] == 0, told
+    assert told["failed"] <= CLIENTS, told
+
+
+def test_a_restart_of_redis_loses_no_request_and_the_status_recovers(
+    octavo: Installation, serving: ModelDeployments, under_load: Loaded, report: Report
+) -> None:
+    """It comes back empty: replicas, operator and router write again what they know."""
+    _ready_with(serving, 2)
+    scenario = "Redis restarted, empty"
+    with under_load(scenario) as load, report.step(scenario, "restart to registered"):
+        (redis,) = octavo.pods("redis")
+        octavo.kube.delete("v1/Pod", redis["metadata"]["name"], SYSTEM)
+
+        def is_replaced() -> bool:
+            found = octavo.kube.get("v1/Pod", f"{REDIS}-0", SYSTEM)
+            if found is None or found["metadata"]["uid"] == redis["metadata"]["uid"]:
+                return False
+            return conditions(found).get("Ready", {}).get("status") == "True"
+
+        octavo.kube.wait("Redis is back", is_replaced, seconds=90, namespace=SYSTEM)
+        serving.wait_until_ready(NAME, replicas=2)
+        served = len(load.answers)
+        octavo.kube.wait("more answers", lambda: len(load.answers) > served + 4, seconds=60)
+    load.assert_nothing_lost(at_least=AT_LEAST)
+    with serving.openai() as client:
+        assert [each.id for each in client.models.list()] == [NAME]
+
+
+def test_a_restart_of_the_api_server_loses_no_request_and_the_operator_goes_on(
+    octavo: Installation,
+    serving: ModelDeployments,
+    under_load: Loaded,
+    report: Report,
+    scripts: Scripts | None,
+) -> None:
+    if scripts is None:
+        pytest.skip("only the scripts' API server can be killed from here")
+    _ready_with(serving, 2)
+    scenario = "API server restarted"
+    with under_load(scenario) as load, report.step(scenario, "kill to scaled"):
+        faults.kill_api_server()
+
+        def scaled() -> Object:
+            return serving.kube.patch(MODEL_DEPLOYMENT, NAME, NAMESPACE, {"spec": {"replicas": 1}})
+
+        serving.kube.wait("the API server is back", scaled, seconds=60)
+        serving.wait_until_ready(NAME, replicas=1)
+    load.assert_nothing_lost(at_least=AT_LEAST)
+    octavo.wait_until_ready(OPERATOR)
+
+
+@pytest.mark.timeout(600)
+def test_a_node_whose_kubelet_stops_costs_no_request_and_shows_in_the_status(
+    serving: ModelDeployments, under_load: Loaded, report: Report, scripts: Scripts | None
+) -> None:
+    if scripts is None:
+        pytest.skip("only the scripts' nodes can be halted from here")
+    _ready_with(serving, 2)
+    nodes = {pod["spec"]["nodeName"] for pod in serving.pods(NAME)}
+    assert len(nodes) == 2, "replicas prefer different nodes"
+    scenario = "kubelet stopped"
+    with under_load(scenario) as load:
+        with faults.stopped_kubelet(min(nodes)), report.step(scenario, "stopped to noticed"):
+            found = serving.wait(
+                NAME, "has one replica", lambda each: bool(each["status"]["readyReplicas"] == 1)
+            )
+            told = conditions(found)
+            assert told["Ready"]["status"] == "True"
+            assert told["Degraded"]["status"] == "True"
+        with report.step(scenario, "resumed to ready"):
+            serving.wait_until_ready(NAME, replicas=2)
+    load.assert_nothing_lost(at_least=AT_LEAST)
+
+
+def _change(serving: ModelDeployments, spec: Object) -> None:
+    found = serving.kube.patch(MODEL_DEPLOYMENT, NAME, NAMESPACE, {"spec": spec})
+    generation = found["metadata"]["generation"]
+
+    def is_seen(each: Object) -> bool:
+        seen: int = each.get("status", {}).get("observedGeneration", 0)
+        return seen >= generation
+
+    begun = time.monotonic()
+    serving.wait(NAME, "new spec seen", is_seen, seconds=60)
+    assert time.monotonic() - begun < 30, "the operator must see a change within seconds"
