@@ -1,0 +1,146 @@
+"""One turn of one ModelDeployment: gather, decide, act. And what happens when that fails.
+
+An API server that refuses or is away, and a defect of our own, end the turn and nothing else: the
+deployment is tried again later and later, the others go on.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable
+
+from octavo_operator.act import Actor
+from octavo_operator.adapters_client import AdaptersClient
+from octavo_operator.cluster import ApiError, ApiUnreachableError
+from octavo_operator.desired import Desired
+from octavo_operator.fleet import Fleet
+from octavo_operator.gather import TRUSTED_S, Memory, gather
+from octavo_operator.metrics import OperatorMetrics
+from octavo_operator.model_config import ModelConfigs
+from octavo_operator.observed import KubernetesObject, Observed
+from octavo_operator.queue import Key, ReconcileQueue
+from octavo_operator.settings import OperatorSettings
+from octavo_operator.watches import Watches
+from octavo_protocol.errors import OctavoError
+
+logger = logging.getLogger(__name__)
+
+Decide = Callable[[Observed, OperatorSettings], Desired]
+
+
+class RefusedError(OctavoError):
+    """The API server refused some of what was wanted."""
+
+
+class Reconciler:
+    """check: raises when this process may no longer act."""
+
+    def __init__(
+        self,
+        *,
+        settings: OperatorSettings,
+        decide: Decide,
+        queue: ReconcileQueue,
+        watches: Watches,
+        fleet: Fleet,
+        adapters: AdaptersClient,
+        configs: ModelConfigs,
+        actor: Actor,
+        served: frozenset[str],
+        metrics: OperatorMetrics,
+        check: Callable[[], None],
+    ) -> None:
+        self._settings = settings
+        self._decide = decide
+        self._queue = queue
+        self._watches = watches
+        self._fleet = fleet
+        self._adapters = adapters
+        self._configs = configs
+        self._actor = actor
+        self._served = served
+        self._metrics = metrics
+        self._check = check
+        self._memories: dict[Key, Memory] = {}
+
+    async def work(self) -> None:
+        """Takes turn after turn, until the queue is closed."""
+        while (key := await self._queue.take()) is not None:
+            self._check()
+            with self._metrics.reconcile_seconds.time():
+                await self._turn(key)
+
+    async def resync(self) -> None:
+        """Every deployment gets a turn now and then, spread over time. Runs until cancelled."""
+        while True:
+            await asyncio.sleep(self._settings.resync_s)
+            keys = self._watches.deployment_keys()
+            for index, key in enumerate(keys):
+                self._queue.add(key, index / len(keys) * self._settings.resync_s / 2)
+
+    async def _turn(self, key: Key) -> None:
+        try:
+            look_again_s = await self._reconcile(key)
+        except RefusedError as error:
+            self._fail(key, "api", error.message)
+        except ApiError as error:
+            self._fail(key, "api", error.message)
+        except ApiUnreachableError as error:
+            self._fail(key, "unreachable", error.message)
+        except Exception:
+            logger.exception("%s: a defect of the operator", key)
+            self._fail(key, "defect", "see the traceback")
+        else:
+            self._queue.finish(key, look_again_s=look_again_s)
+
+    def _fail(self, key: Key, cause: str, message: str) -> None:
+        self._metrics.reconcile_errors.labels(cause).inc()
+        delay = self._queue.fail(key)
+        logger.warning("%s: %s; tried again in %.0f s", key, message, delay)
+
+    async def _reconcile(self, key: Key) -> float | None:
+        """Returns when to look again."""
+        deployment = self._watches.deployment(key)
+        if deployment is None:
+            await self._forget(key)
+            return None
+        memory = self._memory(key, deployment)
+        observed = self._gather(key, deployment, memory)
+        desired = self._decide(observed, self._settings)
+        refused = await self._actor.act(observed, desired, memory)
+        had_refused, memory.apply_errors = memory.apply_errors, refused
+        if bool(refused) != bool(had_refused):
+            self._queue.add(key)  # the status is to tell
+        if refused:
+            raise RefusedError("; ".join(refused))
+        return _sooner(desired.look_again_s, TRUSTED_S if memory.written.is_ahead else None)
+
+    def _gather(self, key: Key, deployment: KubernetesObject, memory: Memory) -> Observed:
+        return gather(
+            deployment,
+            watches=self._watches,
+            fleet=self._fleet,
+            memory=memory,
+            served=self._served,
+            facts=self._configs.facts(key, deployment),
+            adapter_errors=self._adapters.errors(key),
+            node_selector=self._settings.pod_defaults.node_selector,
+        )
+
+    def _memory(self, key: Key, deployment: KubernetesObject) -> Memory:
+        uid = deployment["metadata"]["uid"]
+        memory = self._memories.get(key)
+        if memory is None or memory.uid != uid:
+            memory = self._memories[key] = Memory(uid)
+        return memory
+
+    async def _forget(self, key: Key) -> None:
+        """The ModelDeployment is gone; its children are the garbage collector's."""
+        self._memories.pop(key, None)
+        self._adapters.forget(key)
+        self._metrics.forget(key)
+        self._configs.forget(key)
+        await self._fleet.unregister(key)
+
+
+def _sooner(*times: float | None) -> float | None:
+    return min((each for each in times if each is not None), default=None)
