@@ -11,7 +11,19 @@ from typing import Annotated
 
 import typer
 
-from octavo.cli import bench, chat, complete, doctor, models, router, run_batch, serve, up, version
+from octavo.cli import (
+    bench,
+    chat,
+    complete,
+    doctor,
+    models,
+    operator,
+    router,
+    run_batch,
+    serve,
+    up,
+    version,
+)
 from octavo.cli.command import FlexibleCommand, ServeCommand
 from octavo_protocol.errors import OctavoError
 
@@ -62,6 +74,7 @@ def _root(
 app.command("up", cls=FlexibleCommand)(up.up)
 app.command("serve", cls=ServeCommand)(serve.serve)
 app.command("router", cls=FlexibleCommand)(router.router)
+app.command("operator", cls=FlexibleCommand)(operator.operator)
 app.command("run-batch", cls=ServeCommand)(run_batch.run_batch)
 app.command("chat", cls=FlexibleCommand)(chat.chat)
 app.command("complete", cls=FlexibleCommand)(complete.complete)
