@@ -13,6 +13,7 @@ from pydantic import ValidationError
 
 from octavo_operator.desired import Event
 from octavo_operator.objects import KubernetesObject, members
+from octavo_operator.reasons import EXPECTED, Reason
 from octavo_protocol.resources.status import Condition, ConditionType
 
 ConditionStatus = Literal["True", "False", "Unknown"]
@@ -26,10 +27,6 @@ _BAD: dict[str, ConditionStatus] = {
     ConditionType.ADAPTERS_LOADED: "False",
     ConditionType.REGISTERED: "False",
 }
-# Bad states that every new deployment passes through, by reason.
-_EXPECTED_REASONS = frozenset(
-    {"Downloading", "Loading", "NoReplicaReady", "ScaledToZero", "WaitingForModel", "Unregistered"}
-)
 _MAX_MESSAGE = 1024
 
 
@@ -39,12 +36,12 @@ class Finding:
 
     type: str
     status: ConditionStatus
-    reason: str
+    reason: Reason
     message: str
 
 
 def old_conditions(resource: KubernetesObject) -> dict[str, Condition]:
-    """The conditions of the status that is there, by type; those that cannot be read are left out."""
+    """Conditions of the status that is there, by type; what cannot be read is left out."""
     found = {}
     for item in members(resource, "status", "conditions"):
         try:
@@ -91,8 +88,8 @@ def _transition(new: Condition, before: Condition | None) -> Event | None:
     if bad is None or new.status == "Unknown":
         return None
     if new.status == bad:
-        is_told = before is not None and before.status == bad and before.reason == new.reason
-        if is_told or new.reason in _EXPECTED_REASONS:
+        is_known = _is_lost_readiness_known if new.type == ConditionType.READY else _is_told
+        if is_known(new, before) or new.reason in EXPECTED:
             return None
         return Event("Warning", new.reason, new.message)
     if before is None and new.type != ConditionType.READY:
@@ -100,3 +97,12 @@ def _transition(new: Condition, before: Condition | None) -> Event | None:
     if before is not None and before.status == new.status:
         return None
     return Event("Normal", new.reason, new.message)
+
+
+def _is_told(new: Condition, before: Condition | None) -> bool:
+    return before is not None and before.status == new.status and before.reason == new.reason
+
+
+def _is_lost_readiness_known(new: Condition, before: Condition | None) -> bool:
+    """What keeps replicas from becoming ready is told by `Degraded`; here, that none is left."""
+    return before is None or before.status == new.status

@@ -8,8 +8,8 @@ Nothing here counts seconds, so that an unchanged pod gives an unchanged sentenc
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from enum import StrEnum
-from typing import Any
 
 from octavo_operator.names import COMPONENT, REPLICA_COMPONENT, TEMPLATE_HASH
 from octavo_operator.objects import (
@@ -20,9 +20,11 @@ from octavo_operator.objects import (
     name,
     number,
     text,
+    time,
     value,
 )
 from octavo_operator.observed import Observed
+from octavo_operator.reasons import Reason
 from octavo_protocol.records import ReplicaRecord
 
 _MAX_MESSAGE = 400
@@ -45,12 +47,12 @@ class Stage(StrEnum):
 class Failure(StrEnum):
     """Why a pod cannot become ready by itself; the reasons of condition `Degraded`, worst first."""
 
-    IMAGE_PULL_FAILED = "ImagePullFailed"
-    CANNOT_START = "CannotStart"
-    OUT_OF_MEMORY = "OutOfMemory"
-    CONTAINER_FAILED = "ContainerFailed"
-    UNSCHEDULABLE = "Unschedulable"
-    POD_LOST = "PodLost"
+    IMAGE_PULL_FAILED = Reason.IMAGE_PULL_FAILED.value
+    CANNOT_START = Reason.CANNOT_START.value
+    OUT_OF_MEMORY = Reason.OUT_OF_MEMORY.value
+    CONTAINER_FAILED = Reason.CONTAINER_FAILED.value
+    UNSCHEDULABLE = Reason.UNSCHEDULABLE.value
+    POD_LOST = Reason.POD_LOST.value
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,6 +64,7 @@ class Replica:
     name: str
     stage: Stage
     template: str
+    created: datetime | None = None
     message: str = ""
     failure: Failure | None = None
     record: ReplicaRecord | None = None
@@ -88,6 +91,7 @@ def _replica(
         name=name(pod),
         stage=stage,
         template=label(pod, TEMPLATE_HASH),
+        created=time(pod, "metadata", "creationTimestamp"),
         message=shortened(message),
         failure=failure,
         record=record,

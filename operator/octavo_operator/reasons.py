@@ -1,0 +1,61 @@
+"""Every reason that a condition can have; docs/kubernetes.md explains them."""
+
+from enum import StrEnum
+
+
+class Reason(StrEnum):
+    # Valid
+    VALID = "Valid"
+    INVALID = "Invalid"
+    # Ready
+    SERVING = "Serving"
+    SERVING_OLDER_SPEC = "ServingOlderSpec"
+    LOADING = "Loading"
+    NO_REPLICA_READY = "NoReplicaReady"
+    SCALED_TO_ZERO = "ScaledToZero"
+    NAME_TAKEN = "NameTaken"
+    # Progressing
+    COMPLETE = "Complete"
+    ROLLING_OUT = "RollingOut"
+    SCALING = "Scaling"
+    DRAINING = "Draining"
+    WAITING_FOR_MODEL = "WaitingForModel"
+    PAUSED = "Paused"
+    STALLED = "Stalled"
+    # Degraded, and Ready where nothing serves
+    NOTHING_FAILS = "NothingFails"
+    APPLY_FAILED = "ApplyFailed"
+    IMAGE_PULL_FAILED = "ImagePullFailed"
+    CANNOT_START = "CannotStart"
+    OUT_OF_MEMORY = "OutOfMemory"
+    CONTAINER_FAILED = "ContainerFailed"
+    UNSCHEDULABLE = "Unschedulable"
+    POD_LOST = "PodLost"
+    # ModelCached
+    DOWNLOADED = "Downloaded"
+    DOWNLOADING = "Downloading"
+    DOWNLOAD_FAILING = "DownloadFailing"
+    DOWNLOAD_FAILED = "DownloadFailed"
+    # Fits
+    FITS = "Fits"
+    DOES_NOT_FIT = "DoesNotFit"
+    # AdaptersLoaded, and Ready of a LoraAdapter
+    LOADED = "Loaded"
+    LOAD_FAILED = "LoadFailed"
+    NO_ROOM = "NoRoom"
+    # Scaled
+    WITHIN_BOUNDS = "WithinBounds"
+    AT_MAXIMUM = "AtMaximum"
+    NO_MEASUREMENTS = "NoMeasurements"
+    # Registered
+    REGISTERED = "Registered"
+    REDIS_UNAVAILABLE = "RedisUnavailable"
+
+
+# What every deployment passes through and nobody needs to be warned of.
+EXPECTED = frozenset(
+    {
+        *(Reason.LOADING, Reason.NO_REPLICA_READY, Reason.SCALED_TO_ZERO),
+        *(Reason.WAITING_FOR_MODEL, Reason.DOWNLOADING),
+    }
+)
