@@ -43,7 +43,8 @@ _GROUP_VERSIONS = (
 def run_operator(settings: OperatorSettings) -> None:
     """Runs until SIGTERM or SIGINT. Raises `OctavoError` when it cannot start or go on."""
     configure_logging(settings.log_level)
-    logging.getLogger("kopf").setLevel(max(logging.INFO, logging.getLogger().level))
+    if settings.log_level != "debug":
+        logging.getLogger("kopf").setLevel(logging.WARNING)  # it tells of every event
     asyncio.run(Process(settings).run())
 
 
