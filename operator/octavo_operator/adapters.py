@@ -172,12 +172,6 @@ def _told(
     return told
 
 
-def served_names(wanted: Sequence[WantedAdapter], replicas: Sequence[Replica]) -> list[str]:
-    """Adapters that at least one ready replica serves, as clients name them."""
-    held = {adapter for record in _records(replicas) for adapter in record.adapters}
-    return [each.name for each in wanted if each.problem is None and each.name in held]
-
-
 def statuses(
     wanted: Sequence[WantedAdapter], replicas: Sequence[Replica], observed: Observed
 ) -> dict[str, Manifest]:

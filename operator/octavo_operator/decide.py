@@ -49,7 +49,7 @@ def decide(observed: Observed, settings: OperatorSettings) -> Desired:
         template=_template_hash(intent, settings),
         scaling=scaling,
         adapters=asked,
-        registration=_registration(intent, observed, adapters.served_names(asked, current)),
+        registration=_registration(intent, observed),
     )
     whole_status, events = status(picture, settings)
     return Desired(
@@ -147,19 +147,20 @@ def _removed(children: tuple[Manifest, ...] | None, observed: Observed) -> tuple
     )
 
 
-def _registration(
-    intent: Intent, observed: Observed, adapter_names: Sequence[str]
-) -> DeploymentRecord | None:
-    """None where no spec is known, so that nothing can be said."""
+def _registration(intent: Intent, observed: Observed) -> DeploymentRecord | None:
+    """None where no spec is known, so that nothing can be said. Adapters' names are not in it:
+    routers know from each replica which ones it holds.
+    """
     planned = intent.served or intent.written
     if planned is None:
         return None
     created = time(observed.deployment, "metadata", "creationTimestamp")
-    asked = dict.fromkeys((*planned.spec.served_names, *adapter_names))
     return DeploymentRecord(
         namespace=planned.metadata.namespace,
         deployment=planned.metadata.name,
-        served_names=[each for each in asked if each not in observed.owners_of_names],
+        served_names=[
+            each for each in planned.spec.served_names if each not in observed.owners_of_names
+        ],
         policy=planned.spec.routing.policy,
         created_at=0.0 if created is None else created.timestamp(),
     )

@@ -33,7 +33,7 @@ def _merged(name: str, below: Any, above: Any) -> Any:
         case list() if name in _KEYS:
             return by_key(_KEYS[name], below, above)
         case list():
-            return [*below, *above]
+            return [*below, *(each for each in above if each not in below)]
     return below if above is None else above
 
 

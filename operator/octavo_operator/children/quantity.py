@@ -4,12 +4,13 @@ import re
 from fractions import Fraction
 from math import ceil
 
-_FORM = re.compile(r"^([0-9]+(?:\.[0-9]+)?)(m|k|Ki|M|Mi|G|Gi|T|Ti|P|Pi)?$")
+_FORM = re.compile(r"^([0-9]+(?:\.[0-9]+)?)(m|k|Ki|M|Mi|G|Gi|T|Ti|P|Pi|E|Ei)?$")
 _DECIMAL = {"m": Fraction(1, 1000), "": Fraction(1)} | {
-    suffix: Fraction(1000**power) for power, suffix in enumerate(("k", "M", "G", "T", "P"), 1)
+    suffix: Fraction(1000**power) for power, suffix in enumerate(("k", "M", "G", "T", "P", "E"), 1)
 }
 _BINARY = {"": Fraction(1)} | {
-    suffix: Fraction(1024**power) for power, suffix in enumerate(("Ki", "Mi", "Gi", "Ti", "Pi"), 1)
+    suffix: Fraction(1024**power)
+    for power, suffix in enumerate(("Ki", "Mi", "Gi", "Ti", "Pi", "Ei"), 1)
 }
 
 

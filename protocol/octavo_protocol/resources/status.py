@@ -13,9 +13,10 @@ from octavo_protocol.resources.scalars import KeyedBy
 class ConditionType(StrEnum):
     """Conditions of a ModelDeployment. Absent: not looked at yet, or nothing to say.
 
-    READY sums up: spec valid and at least one replica takes traffic with the wanted spec served by
-    some. VALID: the spec can be planned; False names the field. PROGRESSING: replicas are being
-    made, replaced or removed. DEGRADED: fewer replicas than wanted, or pods that fail.
+    READY sums up: a replica takes traffic, and by the names of the spec; its reason tells when that
+    is of an older spec. VALID: the spec can be planned; False names the field. PROGRESSING:
+    replicas are being made, replaced or removed. DEGRADED: something fails: pods, the download,
+    or what the API server refuses.
     MODEL_CACHED: the claim holds the model; only with `cache.claim`. FITS: weights and KV cache
     fit the GPU memory asked for; absent where the model's config cannot be read.
     ADAPTERS_LOADED: every adapter is where its policy wants it; only with adapters.
