@@ -73,7 +73,7 @@ priorityClassName: {{ . }}
 {{- end }}
 securityContext:
   runAsNonRoot: true
-  {{- with .root.Values.runAsUser }}
+  {{- with get .root.Values "runAsUser" }}
   runAsUser: {{ int64 . }}
   runAsGroup: {{ int64 . }}
   fsGroup: {{ int64 . }}
