@@ -33,6 +33,10 @@ test: $(VENV)/.installed-dev ## run every test that needs no GPU and no cluster
 	@$(BIN)/octavo models pull smollm2
 	@$(BIN)/python -m pytest $(PYTEST_ARGS)
 
+test-cluster: $(VENV)/.installed-dev ## test operator and chart on a real Kubernetes (docs/kubernetes.md)
+	@$(BIN)/octavo models pull smollm2
+	@$(BIN)/python -m pytest -m cluster tests/cluster $(PYTEST_ARGS)
+
 lint: $(VENV)/.installed-dev ## check format, style, types and import contracts
 	@$(BIN)/ruff format --check .
 	@$(BIN)/ruff check .

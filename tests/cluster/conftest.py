@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.cluster import images
-from tests.cluster.environment import Images, Scripts, kubectl_path
+from tests.cluster.environment import Images, Scripts, find_kubeconfig, kubectl_path
 from tests.cluster.installation import (
     NAMESPACE,
     OTHER_NAMESPACE,
@@ -37,12 +37,10 @@ def scripts() -> Scripts | None:
 @pytest.fixture(scope="session")
 def kube(scripts: Scripts | None, report: Report) -> Kube:
     """The cluster that KUBECONFIG names, or one that the scripts start."""
-    kubeconfig = os.environ.get("KUBECONFIG")
-    if not kubeconfig:
-        if scripts is None:
-            pytest.skip("no cluster: set KUBECONFIG, or OCTAVO_CLUSTER_SCRIPTS to make one")
-        with report.step("from nothing", "cluster up"):
-            kubeconfig = str(scripts.up())
+    with report.step("from nothing", "cluster up"):
+        kubeconfig = find_kubeconfig(scripts)
+    if kubeconfig is None:
+        pytest.skip("no cluster: set KUBECONFIG, or OCTAVO_CLUSTER_SCRIPTS to make one")
     return Kube.connect(kubeconfig, kubectl_path(scripts))
 
 

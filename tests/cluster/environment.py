@@ -75,3 +75,9 @@ def kubectl_path(scripts: Scripts | None) -> str:
     if found or scripts is None:
         return found or "kubectl"
     return scripts.kubectl
+
+
+def find_kubeconfig(scripts: Scripts | None) -> str | None:
+    """Path of the cluster's; starts the scripts' cluster where none is named. None: no cluster."""
+    named = os.environ.get("KUBECONFIG")
+    return named or (str(scripts.up()) if scripts else None)

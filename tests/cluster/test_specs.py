@@ -49,7 +49,8 @@ def test_old_replicas_serve_while_a_spec_is_wrong_and_the_repaired_one_is_rolled
     condition = models.wait_for_condition("repaired", "Degraded", "True", "ImagePullFailed")
     assert MISSING_IMAGE in condition["message"]
     found = models.get("repaired")
-    assert is_true(found, "Ready") and found["status"]["readyReplicas"] == 1
+    assert is_true(found, "Ready")
+    assert found["status"]["readyReplicas"] == 1
     assert _answers(models, "repaired")
 
     _patch(models, "repaired", image=None)
