@@ -1,9 +1,9 @@
 """Kernels compiled all at once before work begins, rather than one by one as it goes on.
 
-Triton compiles a kernel for the dtypes, constants and alignments of the launch that needs it first.
-A rehearsal goes through the same launches without one of them happening: what is missing is
-compiled by threads (most of a compilation happens outside of Python), and kept where the launches
-will look for it.
+Triton compiles a kernel for the dtypes, constants and alignments of the launch that needs it first,
+and a launcher in C for it. A rehearsal goes through the same launches without one of them
+happening: what is missing is compiled by threads (most of a compilation happens outside of Python),
+loaded, and kept where the launches will look for it.
 """
 
 from __future__ import annotations
@@ -12,12 +12,23 @@ import functools
 import os
 import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
 
 import triton
 from triton.runtime.jit import KernelInterface
+
+
+class _Compilers(ThreadPoolExecutor):
+    def submit(self, compile_kernel: Callable[[], Any]) -> Future[Any]:  # type: ignore[override]
+        return super().submit(_loaded, compile_kernel)
+
+
+def _loaded(compile_kernel: Callable[[], Any]) -> Any:
+    kernel = compile_kernel()
+    _ = kernel.run  # makes the launcher, and loads the kernel onto the device
+    return kernel
 
 
 @contextmanager
@@ -28,8 +39,8 @@ def rehearsal() -> Iterator[None]:
     says so when it is launched in earnest.
     """
     with (
-        ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool,
-        triton.AsyncCompileMode(pool, ignore_errors=True),
+        _Compilers(len(os.sched_getaffinity(0))) as compilers,
+        triton.AsyncCompileMode(compilers, ignore_errors=True),
         _no_launches(),
     ):
         yield

@@ -13,7 +13,7 @@ from octavo_kernels.gpu.fp8 import store_rounded
 from octavo_kernels.gpu.kv_cache import copy_heads, slot_of
 from octavo_kernels.gpu.overlap import can_overlap
 
-_FEW_TOKENS = 1024
+_FEW_TOKENS = 256
 
 
 @triton.jit
@@ -216,5 +216,5 @@ def rotary_and_cache(
 
 
 def _program_shape(num_tokens: int) -> tuple[int, int]:
-    """Heads and warps of a program: many small ones fill the chip, few large ones the memory."""
-    return (4, 4) if num_tokens < _FEW_TOKENS else (8, 2)
+    """Heads and warps of a program: small ones fill the chip, large ones keep more in flight."""
+    return (4, 4) if num_tokens < _FEW_TOKENS else (16, 2)

@@ -4,6 +4,8 @@ Module and tensor names are Hugging Face's, so that weights map by name.
 Source: Touvron et al. 2023, "LLaMA", §2.2.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import ClassVar
 
 import torch
@@ -125,6 +127,16 @@ class LlamaForCausalLM(nn.Module):
 
     def forward(self, batch: ForwardBatch) -> Tensor:
         return self.model(batch)  # type: ignore[no-any-return]
+
+    @contextmanager
+    def only_first_layer(self) -> Iterator[None]:
+        """Inside, `forward` leaves out all layers but the first, which launches what they do."""
+        layers = self.model.layers
+        self.model.layers = layers[:1]
+        try:
+            yield
+        finally:
+            self.model.layers = layers
 
     def compute_logits(self, hidden: Tensor) -> Tensor:
         """hidden: [num_rows, hidden_size] → [num_rows, vocab_size] in the model's dtype."""

@@ -29,14 +29,13 @@ class DecodeGraphs:
 
     def capture(self, run: Callable[[int], Tensor]) -> None:
         """run: computes a step of so many sequences from and to memory that stays where it is, and
-        copies nothing from the host: a replay would copy it again.
+        copies nothing from the host: a replay would copy it again. Its kernels have run before,
+        so that none is compiled or loaded in a capture.
 
         Largest first, so that the smaller ones fit into its memory.
         """
         pool = None
         for size in reversed(self.sizes):
-            run(size)  # what compiles or allocates for good must not do so in the capture
-            torch.cuda.synchronize()
             graph = torch.cuda.CUDAGraph()
             with torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"):
                 output = run(size)

@@ -24,8 +24,6 @@ from octavo_runtime.layers.sampling.logprobs import TokenScores
 from octavo_runtime.layers.sampling.rows import SamplingRow
 from octavo_runtime.layers.token_mask import apply_token_masks
 from octavo_runtime.model_config import ModelConfig
-from octavo_runtime.models.loader import load_dummy_weights
-from octavo_runtime.models.registry import build_model
 from octavo_runtime.worker.gpu.decode_graphs import DecodeGraphs
 from octavo_runtime.worker.gpu.device_sampler import DeviceSampler, DeviceSamples, new_event
 from octavo_runtime.worker.gpu.host_weights import HostWeights
@@ -229,67 +227,72 @@ class GpuModelRunner(ModelRunner):
 
     @torch.inference_mode()
     def kv_memory_bytes(self) -> int:
-        """What `gpu_memory_utilization` leaves beside the weights and the largest step."""
+        """What `gpu_memory_utilization` leaves beside weights, the largest step and graphs."""
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
         try:
             self._run_largest_step()
             torch.cuda.synchronize()
+            step_bytes = torch.cuda.max_memory_allocated() - before
+            graph_bytes = self._largest_graph_bytes()
         except torch.OutOfMemoryError as error:
             raise ConfigError(
                 f"a step of {self._config.max_num_batched_tokens} tokens and "
                 f"{self._config.max_num_seqs} sequences does not fit beside {_gib(before)} of "
                 f"weights: {error} Lower --max-num-batched-tokens or --max-num-seqs"
             ) from error
-        step_bytes = torch.cuda.max_memory_allocated() - before
         torch.cuda.empty_cache()
         free, total = torch.cuda.mem_get_info()
         used = total - free
         wanted = int(total * self._config.gpu_memory_utilization)
-        if wanted - used - step_bytes <= 0:
+        left = wanted - used - step_bytes - graph_bytes
+        if left <= 0:
             raise ConfigError(
                 f"no memory is left for the KV cache: {_gib(total)} x gpu_memory_utilization "
                 f"{self._config.gpu_memory_utilization} = {_gib(wanted)}, less {_gib(used)} in use "
                 f"(of these {_gib(before)} weights), less {_gib(step_bytes)} for a step of "
-                f"{self._config.max_num_batched_tokens} tokens. Raise --gpu-memory-utilization, or "
-                "lower --max-num-batched-tokens"
+                f"{self._config.max_num_batched_tokens} tokens and {_gib(graph_bytes)} for CUDA "
+                "graphs. Raise --gpu-memory-utilization, or lower --max-num-batched-tokens"
             )
-        return wanted - used - step_bytes
+        return left
 
     def warm_up(self, max_model_len: int) -> None:
-        """Captures the graphs, and runs a step of each kind: what is not compiled yet is now."""
+        """Loads what steps launch, and captures the graphs."""
         with torch.inference_mode():
-            if self._graphs.sizes:
-                self._send_no_sequences()
-                self._graphs.capture(self._run_no_sequences)
-            self._run_heads()
-        self._run_steps(max_model_len)
+            with self.model.only_first_layer():
+                self._run_each_kind(max_model_len)
+            self._graphs.capture(self._run_no_sequences)
 
     @torch.inference_mode()
     def _compile_kernels(self) -> None:
-        """Rehearses the profile and the warm-up with a single layer: the others launch no more."""
+        """Rehearses the profile and the warm-up: what they launch is compiled together."""
         from octavo_kernels.gpu.rehearsal import rehearsal
 
-        whole = self.model, self.model_config
-        self.model_config = replace(self.model_config, num_layers=1)
+        config = self.model_config
+        self.model_config = replace(config, num_layers=1)  # for the KV cache
         # What does not fit in memory is said, with the arithmetic, by the profile.
-        with rehearsal(), suppress(torch.OutOfMemoryError, ConfigError):
-            with torch.device(self.device):
-                self.model = build_model(self.model_config, self.dtype)
-            load_dummy_weights(self.model, self._config.seed)
+        does_not_fit = suppress(torch.OutOfMemoryError, ConfigError)
+        with rehearsal(), does_not_fit, self.model.only_first_layer():
             self._run_largest_step()
             self.allocate_kv_cache(self._rows.block_tables.shape[1])
-            self._send_no_sequences()
-            for size in self._graphs.sizes:
-                self._run_no_sequences(size)
-            self._run_heads()
-            self._run_steps(self._max_model_len)
-        self.model, self.model_config = whole
+            self._run_each_kind(self._max_model_len)
+        self.model_config = config
+        self._rows.last_tokens.zero_()  # nothing has drawn them
         super().drop_kv_cache()
         self._free_unused()
 
-    def _run_steps(self, max_model_len: int) -> None:
-        """A step of each kind, sampled with filters and without."""
+    def _run_each_kind(self, max_model_len: int) -> None:
+        """A decode step of each size of a graph, logits of each, and a step of each kind, sampled
+        with filters and without.
+        """
+        sizes = self._graphs.sizes
+        self._send_no_sequences()
+        for size in sizes:
+            self._run_no_sequences(size)
+        for size in sizes or [self._config.max_num_seqs]:
+            self.model.compute_logits(
+                self._new(size, self.model_config.hidden_size, dtype=self.dtype)
+            )
         num_tokens = min(self._config.max_num_batched_tokens, max_model_len - 1)
         table = range(-(-(num_tokens + 1) // self.block_size))
         half = num_tokens // 2
@@ -352,11 +355,19 @@ class GpuModelRunner(ModelRunner):
         ones = np.ones(size, dtype=np.int32)
         return self._forward(ones, ones)
 
-    def _run_heads(self) -> None:
-        """Logits for each size of the ladder: their kernels are chosen by the number of rows."""
-        size, dtype = self.model_config.hidden_size, self.dtype
-        for num_rows in self._graphs.sizes or [self._config.max_num_seqs]:
-            self.model.compute_logits(self._new(num_rows, size, dtype=dtype))
+    def _largest_graph_bytes(self) -> int:
+        """Of the graph whose memory the others share; beside it they take little."""
+        largest = DecodeGraphs(self._graphs.sizes[-1:])
+        self.allocate_kv_cache(1)
+        self._send_no_sequences()
+        for size in largest.sizes:
+            self._run_no_sequences(size)
+        free, _ = torch.cuda.mem_get_info()
+        largest.capture(self._run_no_sequences)
+        still_free, _ = torch.cuda.mem_get_info()
+        largest.drop()
+        super().drop_kv_cache()
+        return max(free - still_free, 0)
 
     def _run_largest_step(self) -> None:
         """A step of as many tokens as there may be, and logits and samples of all sequences."""
