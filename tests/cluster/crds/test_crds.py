@@ -60,7 +60,7 @@ def is_refused(kube: Kube, violation: Violation) -> bool:
     try:
         tried(kube, manifest(violation.spec))
     except DynamicApiError as error:
-        return error.status == 422
+        return bool(error.status == 422)
     return False
 
 
