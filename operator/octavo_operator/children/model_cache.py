@@ -96,13 +96,10 @@ def download_job(deployment: ModelDeployment, settings: OperatorSettings) -> Man
     made = (Mount("cache", CACHE_PATH, EMPTY), TMP)
     claims = (claim_mount(claim_name(deployment), read_only=False),)
     pod = pod_spec(_container(deployment, settings), made + claims, overlay, name)
-    template = {
-        "metadata": {
-            "labels": {**overlay.labels, **labels(name, DOWNLOAD_COMPONENT)},
-            "annotations": dict(overlay.annotations),
-        },
-        "spec": {**pod, "restartPolicy": "Never"},
-    }
+    metadata = {"labels": {**overlay.labels, **labels(name, DOWNLOAD_COMPONENT)}}
+    if overlay.annotations:
+        metadata["annotations"] = overlay.annotations
+    template = {"metadata": metadata, "spec": {**pod, "restartPolicy": "Never"}}
     digest = hashlib.sha256(json.dumps(template, sort_keys=True).encode()).hexdigest()[:10]
     return {
         "apiVersion": "batch/v1",

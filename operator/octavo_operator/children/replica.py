@@ -52,7 +52,7 @@ def pod_template(deployment: ModelDeployment, settings: OperatorSettings) -> Man
     pod |= {key: value for key, value in optional.items() if value}
     metadata = {
         "labels": {**overlay.labels, **labels(name, REPLICA_COMPONENT)},
-        "annotations": {**overlay.annotations, REDIS_HASH: _digest(settings.redis_url)},
+        "annotations": {**overlay.annotations, REDIS_HASH: _short_digest(settings.redis_url)},
     }
     digest = _digest(json.dumps([metadata, pod], sort_keys=True))
     metadata["labels"] |= {TEMPLATE_HASH: digest}
@@ -198,3 +198,8 @@ def _constraints(name: str, constraints: Iterable[Mapping[str, Any]]) -> list[Ma
 
 def _digest(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:10]
+
+
+def _short_digest(secret: str) -> str:
+    """Tells that a secret has changed, and too little to check a guess of it."""
+    return _digest(secret)[:4]
