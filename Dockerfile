@@ -2,7 +2,7 @@
 #
 #   docker build --target runtime  -t octavo-runtime  .    one replica: octavo serve
 #   docker build --target router   -t octavo-router   .    the router; no torch
-#   docker build --target operator -t octavo-operator .    the operator's environment; no torch
+#   docker build --target operator -t octavo-operator .    the operator; no torch
 #
 # They run as user 65532 and need no writable root file system: models go to /cache (mount a volume
 # there), everything else that is written goes to /tmp.
@@ -34,8 +34,10 @@ RUN pip install '.[operator]' -c constraints.txt
 
 FROM python:${PYTHON}-slim AS base
 RUN install -d -o 65532 -g 65532 /cache
+# USER: who runs has no line in /etc/passwd, where libraries look otherwise.
 ENV PATH=/opt/octavo/bin:$PATH \
     HOME=/tmp \
+    USER=octavo \
     OCTAVO_CACHE=/cache \
     HF_HOME=/cache/huggingface \
     NUMBA_CACHE_DIR=/tmp/numba \
@@ -61,4 +63,5 @@ CMD ["router"]
 
 FROM base AS operator
 COPY --from=build-operator /opt/octavo /opt/octavo
-CMD ["version"]
+EXPOSE 8080
+CMD ["operator"]

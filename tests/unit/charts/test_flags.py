@@ -132,6 +132,7 @@ def test_the_router_is_set_as_the_values_say(monkeypatch: pytest.MonkeyPatch) ->
         drain_timeout_s=40,
         max_attempts=2,
         log_level="warning",
+        disable_access_log_for_endpoints=("/health", "/ready", "/metrics"),
     )
 
 
