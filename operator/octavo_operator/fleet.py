@@ -71,6 +71,7 @@ class Fleet:
         self._clock = clock
         self._answered_at: float | None = None
         self._was_known = False
+        self._may_have_forgotten = False
         self._num_polls = 0
         self._records: dict[Key, tuple[ReplicaRecord, ...]] = {}
         self._seen: dict[Key, Seen] = {}
@@ -92,6 +93,7 @@ class Fleet:
                 await self.poll()
             except (redis.exceptions.RedisError, OSError, TimeoutError) as error:
                 logger.debug("Redis does not answer: %s", error)
+                self._may_have_forgotten = True
             self._note_known()
             await asyncio.sleep(POLL_S)
 
@@ -102,8 +104,9 @@ class Fleet:
         due = [each for each in wanted if each.is_urgent or self._is_turn_of(each.key)]
         for interest, records in zip(due, await self._read([i.key for i in due]), strict=True):
             self._take(interest, records)
-        if self._num_polls % REGISTRY_POLLS == 0 or self._answered_at is None:
+        if self._num_polls % REGISTRY_POLLS == 0 or self._may_have_forgotten:
             await self._repair_registry()
+            self._may_have_forgotten = False
         self._num_polls += 1
         self._answered_at = self._clock()
 

@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 DEBOUNCE_S = 0.05
 FIRST_BACKOFF_S = 1.0
-MAX_BACKOFF_S = 120.0
+MAX_BACKOFF_S = 60.0
 
 
 class Key(NamedTuple):
@@ -35,6 +35,7 @@ class _State:
     ticket: int = -1  # the heap entry that counts; older ones are passed over
     is_running: bool = False
     failures: int = 0
+    retry_at: float = 0.0
 
 
 class Schedule:
@@ -66,20 +67,26 @@ class Schedule:
     def finish(self, key: Key, now: float, *, look_again_s: float | None = None) -> None:
         """The turn of `key` ended well; it gets another one after `look_again_s`."""
         state = self._states[key]
-        state.is_running, state.failures = False, 0
+        state.is_running, state.failures, state.retry_at = False, 0, 0.0
         if look_again_s is not None:
             self.add(key, now + look_again_s)
         self._resume(key, state)
 
     def fail(self, key: Key, now: float) -> float:
-        """The turn of `key` failed; returns the delay until the next, which doubles each time."""
+        """The turn of `key` failed; returns the seconds until the next.
+
+        They double from retry to retry. Turns that came before a retry was due, because something
+        happened, do not count.
+        """
         state = self._states[key]
-        delay = min(MAX_BACKOFF_S, FIRST_BACKOFF_S * 2.0 ** min(state.failures, 30))
+        if now >= state.retry_at:
+            delay = min(MAX_BACKOFF_S, FIRST_BACKOFF_S * 2.0 ** min(state.failures, 30))
+            state.failures += 1
+            state.retry_at = now + delay
         state.is_running = False
-        state.failures += 1
-        self.add(key, now + delay)
+        self.add(key, state.retry_at)
         self._resume(key, state)
-        return delay
+        return state.retry_at - now
 
     @property
     def next_due(self) -> float | None:
