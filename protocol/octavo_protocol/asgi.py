@@ -117,6 +117,11 @@ def parse_body(raw: bytes, kind: type[_M]) -> _M:
         raise ValidationError(f"the body is not valid UTF-8: {error}") from error
     except RecursionError as error:
         raise ValidationError("the body is nested too deeply") from error
+    return parse_data(data, kind)
+
+
+def parse_data(data: Any, kind: type[_M]) -> _M:
+    """Decoded JSON as `kind`. Raises `ValidationError` that says what is wrong with it."""
     try:
         return kind.model_validate(data)
     except PydanticValidationError as error:

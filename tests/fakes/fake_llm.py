@@ -30,6 +30,7 @@ from octavo_runtime.engine.messages import (
     TokenLogprobs,
 )
 from octavo_runtime.engine.output_processor import OutputProcessor
+from octavo_runtime.engine.output_so_far import OutputSoFar
 
 MAX_MODEL_LEN = 64
 _TEMPLATE = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}assistant:"
@@ -138,6 +139,7 @@ class FakeLLM:
         reasoning_end_token_ids: Sequence[int] = (),
         is_reasoning: bool = False,
         visible_special_ids: Collection[int] = (),
+        so_far: Sequence[OutputSoFar] = (),
     ) -> AsyncIterator[RequestOutput]:
         if self._inputs is None or not self.is_healthy:
             raise UnavailableError("the engine is not ready")
@@ -148,6 +150,7 @@ class FakeLLM:
             priority=priority,
             reasoning_end_token_ids=reasoning_end_token_ids,
             is_reasoning=is_reasoning,
+            so_far=so_far,
         )
         self.requests += children
         if request_id in self._running:
@@ -158,9 +161,16 @@ class FakeLLM:
         failed = self._running[request_id] = asyncio.Event()
         finished = False
         try:
-            for position in range(self.info.max_model_len if self.info else 0):
+            if so_far and (replayed := outputs.replay(request_id, so_far)) is not None:
+                finished = replayed.finished
+                yield replayed
+            for position in range(self.info.max_model_len if self.info and not finished else 0):
                 await self._next_step(failed)
-                step = [self._token(child, position) for child in children]
+                step = [
+                    self._token(child, position + len(child.output_token_ids))
+                    for child in children
+                    if outputs.is_running(child.request_id)
+                ]
                 if request_id in self._ending:
                     step = [SequenceOutput(c.request_id, [], None, "abort") for c in children]
                 for callback in self._step_callbacks:

@@ -31,6 +31,7 @@ from octavo_runtime.engine.messages import (
 )
 from octavo_runtime.engine.output_collector import OutputCollector
 from octavo_runtime.engine.output_processor import OutputProcessor
+from octavo_runtime.engine.output_so_far import OutputSoFar
 from octavo_runtime.structured_outputs.request import RequestGrammars
 
 logger = logging.getLogger(__name__)
@@ -121,11 +122,13 @@ class AsyncLLM:
         reasoning_end_token_ids: Sequence[int] = (),
         is_reasoning: bool = False,
         visible_special_ids: frozenset[int] = frozenset(),
+        so_far: Sequence[OutputSoFar] = (),
     ) -> AsyncIterator[RequestOutput]:
         """Yields outputs as `sampling_params.output_kind` says, the last one with `finished`.
 
         reasoning_end_token_ids, is_reasoning: see `EngineRequest`. visible_special_ids: special
-        tokens that show in the text even where special tokens are skipped.
+        tokens that show in the text even where special tokens are skipped. so_far: what each sample
+        had generated elsewhere; it makes the first output, and generation goes on from there.
 
         Closing or cancelling the iterator aborts the request in the engine at once. Raises
         `ValidationError` for a request that the model cannot take, `UnavailableError` while the
@@ -145,6 +148,7 @@ class AsyncLLM:
             grammar=grammar,
             reasoning_end_token_ids=reasoning_end_token_ids,
             is_reasoning=is_reasoning,
+            so_far=so_far,
         )
         self._outputs.add(
             request_id,
@@ -155,7 +159,11 @@ class AsyncLLM:
         )
         collector = self._collectors[request_id] = OutputCollector(sampling_params.output_kind)
         try:
-            for child in children:
+            if so_far and (replayed := self._outputs.replay(request_id, so_far)) is not None:
+                yield replayed
+                if replayed.finished:
+                    return
+            for child in filter(lambda each: self._outputs.is_running(each.request_id), children):
                 child.sampling.structured_outputs = None  # the grammar says it
                 self._parents[child.request_id] = request_id
                 self._send_request(child)

@@ -10,6 +10,7 @@ from octavo_protocol.sampling_params import MAX_INT, SamplingParams
 from octavo_protocol.tokenizer import Tokenizer
 from octavo_runtime.engine.bad_words import bad_words_token_ids
 from octavo_runtime.engine.messages import EngineInfo, EngineRequest
+from octavo_runtime.engine.output_so_far import OutputSoFar
 from octavo_runtime.layers.sampling.processors import load_processor_classes
 
 
@@ -42,12 +43,14 @@ class InputProcessor:
         grammar: str = "",
         reasoning_end_token_ids: Sequence[int] = (),
         is_reasoning: bool = False,
+        so_far: Sequence[OutputSoFar] = (),
     ) -> list[EngineRequest]:
         """One `EngineRequest` per sample of `params.n`. Raises `ValidationError` or TypeError.
 
         max_tokens is cut to what the context leaves. Sample i is seeded with seed + i; only the
         first one scores the prompt, which is the same for all.
-        grammar, reasoning_end_token_ids, is_reasoning: see `EngineRequest`.
+        grammar, reasoning_end_token_ids, is_reasoning: see `EngineRequest`. so_far: of each sample,
+        where it was begun elsewhere.
         """
         if not isinstance(request_id, str):
             raise TypeError(f"request_id must be a string, not {type(request_id).__name__}")
@@ -70,6 +73,7 @@ class InputProcessor:
             self._check_tokens("bad_words", word)
         room = self.info.max_model_len - len(prompt_token_ids)
         max_tokens = room if params.max_tokens is None else min(params.max_tokens, room)
+        self._check_so_far(so_far, params.n, max_tokens)
         eos = self.info.eos_token_ids[0] if self.info.eos_token_ids else None
         more_eos = self.info.eos_token_ids[1:]
         stop_token_ids = list(params.stop_token_ids or [])
@@ -103,11 +107,25 @@ class InputProcessor:
                     grammar=grammar,
                     reasoning_end_token_ids=list(reasoning_end_token_ids),
                     is_reasoning=is_reasoning,
+                    output_token_ids=list(so_far[i].token_ids) if so_far else [],
                     priority=priority,
                     cache_salt=cache_salt,
                 )
             )
         return children
+
+    def _check_so_far(self, so_far: Sequence[OutputSoFar], n: int, max_tokens: int) -> None:
+        if so_far and len(so_far) != n:
+            raise ValidationError(f"the trace tells of {len(so_far)} samples, the request of {n}")
+        for each in so_far:
+            self._check_tokens("trace", each.token_ids)
+            limit = max_tokens - (each.finish_reason is None)
+            if len(each.token_ids) > limit:
+                raise ValidationError(
+                    f"the trace has {len(each.token_ids)} tokens of a sample; at most {limit} leave"
+                    " something to continue",
+                    parameter="trace",
+                )
 
     def _check_prompt(self, prompt_token_ids: Sequence[int]) -> None:
         if not prompt_token_ids:

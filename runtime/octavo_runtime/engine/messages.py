@@ -21,7 +21,8 @@ class EngineRequest(msgspec.Struct, omit_defaults=True):
     grammar: `sampling.structured_outputs` as the structured-outputs library takes it; empty: free
     text. is_reasoning: the output begins with reasoning, which lasts until
     `reasoning_end_token_ids` were generated and to which the grammar does not apply; where no such
-    tokens are given, it applies from the start.
+    tokens are given, it applies from the start. output_token_ids: what was generated elsewhere
+    already; the sequence goes on from there.
     """
 
     request_id: str
@@ -33,6 +34,7 @@ class EngineRequest(msgspec.Struct, omit_defaults=True):
     grammar: str = ""
     reasoning_end_token_ids: list[int] = []
     is_reasoning: bool = False
+    output_token_ids: list[int] = []
     priority: int = 0
     adapter: str = ""
     cache_salt: str = ""

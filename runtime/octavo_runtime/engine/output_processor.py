@@ -21,6 +21,7 @@ from octavo_runtime.engine import logprob_output
 from octavo_runtime.engine.detokenizer import IncrementalDetokenizer, StopStrings
 from octavo_runtime.engine.logprob_output import LogprobList
 from octavo_runtime.engine.messages import EngineRequest, SequenceOutput
+from octavo_runtime.engine.output_so_far import OutputSoFar
 
 REPETITION_DETECTED = "repetition_detected"
 
@@ -145,6 +146,23 @@ class OutputProcessor:
             self._sequences[child.request_id] = sequence
         self._requests[request_id] = state
 
+    def replay(self, request_id: str, so_far: Iterable[OutputSoFar]) -> RequestOutput | None:
+        """Takes in what the samples of a request that was just added had generated elsewhere; what
+        there is to show of it. It counts in no statistics.
+        """
+        state = self._requests[request_id]
+        output = self.process(
+            step
+            for (child, sequence), each in zip(list(state.sequences.items()), so_far, strict=True)
+            for step in each.steps(child, with_logprobs=sequence.logprobs is not None)
+        )
+        state.stats.first_token_ts, state.stats.num_generation_tokens = 0.0, 0
+        return output.outputs[0] if output.outputs else None
+
+    def is_running(self, sequence_id: str) -> bool:
+        """The engine has, or is to get, the sequence."""
+        return sequence_id in self._sequences
+
     def abort(self, request_id: str) -> ProcessedStep:
         """Forgets a request. Its last output says "abort" where a sequence had not ended."""
         state = self._requests.pop(request_id, None)
@@ -192,7 +210,8 @@ class OutputProcessor:
             state.stats.scheduled_ts = output.scheduled_ts
             state.stats.first_token_ts = now
             state.stats.first_token_latency = now - state.started
-            state.num_cached_tokens = output.num_cached_tokens
+            if state.num_cached_tokens is None:
+                state.num_cached_tokens = output.num_cached_tokens
         state.stats.last_token_ts = now
         state.stats.num_generation_tokens += len(output.new_token_ids)
         state.stats.num_preemptions = max(state.stats.num_preemptions, output.num_preemptions)

@@ -274,10 +274,10 @@ class Scheduler:
             sequence.num_shared_tokens = len(hit_blocks) * self.config.block_size
             sequence.num_computed_tokens = num_hit + count
             if sequence.num_cached_tokens is None:
-                sequence.num_cached_tokens = num_hit
+                sequence.num_cached_tokens = min(num_hit, sequence.num_prompt_tokens)
                 sequence.scheduled_ts = now
                 if sequence.reads_prefix_cache:
-                    self.num_queried_tokens += sequence.num_prompt_tokens
+                    self.num_queried_tokens += sequence.num_tokens
                 self.num_hit_tokens += num_hit
             sequence.status = SequenceStatus.RUNNING
             self.running.append(sequence)

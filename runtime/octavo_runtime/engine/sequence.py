@@ -5,7 +5,8 @@
                | KV written | next chunk of this sequence ......... |
 
 A sequence knows no phases: whenever `num_computed_tokens < num_tokens` there is work, and the step
-that computes the last known token samples the next one. Resumption after preemption is the same.
+that computes the last known token samples the next one. Resumption after preemption is the same,
+and so is going on with what another replica began.
 """
 
 from enum import StrEnum
@@ -64,8 +65,8 @@ class Sequence:
         self.extra = extra
         self.status = SequenceStatus.WAITING
         self.needs_known_tokens = request.grammar != "" or not is_plain(request.sampling)
-        self.token_ids = list(request.prompt_token_ids)
-        self.num_prompt_tokens = len(self.token_ids)
+        self.token_ids = [*request.prompt_token_ids, *request.output_token_ids]
+        self.num_prompt_tokens = len(request.prompt_token_ids)
         self.num_computed_tokens = 0
         self.num_pending_tokens = 0
         self.num_shared_tokens = 0

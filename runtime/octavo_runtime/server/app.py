@@ -1,12 +1,20 @@
 """The HTTP face of one replica: its routes, and how each request becomes a job for the engine."""
 
-from collections.abc import AsyncGenerator, Coroutine
+from collections.abc import AsyncGenerator, Callable, Coroutine
 from typing import Any
 
 from starlette.requests import Request
 
 from octavo_protocol import operations
-from octavo_protocol.asgi import parse_body, read_body, run_unless_gone
+from octavo_protocol.asgi import parse_body, parse_data, read_body, run_unless_gone
+from octavo_protocol.continuation import (
+    CONTINUABLE,
+    CONTINUE,
+    TRACE_HEADER,
+    ContinuationRequest,
+    TraceHead,
+)
+from octavo_protocol.errors import ValidationError
 from octavo_protocol.http_app import QUIET, Application, json_response, make_app
 from octavo_protocol.http_options import HttpOptions
 from octavo_protocol.openai import ChatCompletionRequest, CompletionRequest
@@ -19,11 +27,13 @@ from octavo_runtime.server.completion_job import completion_job
 from octavo_runtime.server.completions import CompletionWriter
 from octavo_runtime.server.control_routes import ControlRoutes
 from octavo_runtime.server.events import EventResponse
+from octavo_runtime.server.generation import GenerationJob
 from octavo_runtime.server.messages import MessagesRoutes
 from octavo_runtime.server.requests import with_priority
 from octavo_runtime.server.responses import ResponsesRoutes
 from octavo_runtime.server.small_routes import SmallRoutes
 from octavo_runtime.server.state import ServerState
+from octavo_runtime.server.stream_trace import StreamTrace
 
 
 class GenerationRoutes:
@@ -36,6 +46,7 @@ class GenerationRoutes:
         return [
             operations.post("/v1/chat/completions", self.chat_completions),
             operations.post("/v1/completions", self.completions),
+            *(_continuation(path, self.go_on) for path in CONTINUABLE),
             ApiRoute(
                 "/invocations",
                 self.invocations,
@@ -50,53 +61,102 @@ class GenerationRoutes:
         ]
 
     async def chat_completions(self, request: Request) -> Any:
-        return await self._chat(request, await self._body(request))
+        body = parse_body(await self._body(request), ChatCompletionRequest)
+        return await self._chat(request, body, _new_trace(request))
 
     async def completions(self, request: Request) -> Any:
-        return await self._text(request, await self._body(request))
+        body = parse_body(await self._body(request), CompletionRequest)
+        return await self._text(request, body, _new_trace(request))
 
     async def invocations(self, request: Request) -> Any:
         """SageMaker's one route: the body's fields say what it is."""
         raw = await self._body(request)
-        return await (self._chat if b'"messages"' in raw else self._text)(request, raw)
+        if b'"messages"' in raw:
+            chat = parse_body(raw, ChatCompletionRequest)
+            return await self._chat(request, chat, StreamTrace.new())
+        text = parse_body(raw, CompletionRequest)
+        return await self._text(request, text, StreamTrace.new())
 
-    async def _chat(self, request: Request, raw: bytes) -> Any:
+    async def go_on(self, request: Request) -> Any:
+        """The rest of a stream that another replica began."""
+        raw = await self._body(request, num_parts=2)
+        given = parse_body(raw, ContinuationRequest)
+        if given.request.get("stream") is not True:
+            raise ValidationError("only a stream can be continued: set stream", parameter="stream")
+        trace = StreamTrace(TraceHead.parse(given.head), is_wanted=True, entries=given.trace)
+        if request.url.path.endswith("/chat/completions"):
+            chat = parse_data(given.request, ChatCompletionRequest)
+            return await self._chat(request, chat, trace)
+        return await self._text(request, parse_data(given.request, CompletionRequest), trace)
+
+    async def _chat(self, request: Request, body: ChatCompletionRequest, trace: StreamTrace) -> Any:
         state = self.state
-        body = with_priority(
-            parse_body(raw, ChatCompletionRequest), request.headers.get("x-vllm-priority")
-        )
+        body = with_priority(body, request.headers.get("x-vllm-priority"))
         model = state.check_model(body.model)
         request_id = request.state.request_id
         answer_id = f"chatcmpl-{body.request_id or request_id}"
         job = await chat_job(state, body, answer_id=answer_id, request_id=request_id)
+        _follow(job, trace)
         writer, deltas = ChatWriter(state, body, model, job), chat_deltas(state, body, job)
         if body.stream:
-            return self._stream(writer.events(deltas))
+            return self._stream(writer.events(deltas), job)
         return await self._whole(request, writer.whole(deltas))
 
-    async def _text(self, request: Request, raw: bytes) -> Any:
+    async def _text(self, request: Request, body: CompletionRequest, trace: StreamTrace) -> Any:
         state = self.state
-        body = with_priority(
-            parse_body(raw, CompletionRequest), request.headers.get("x-vllm-priority")
-        )
+        body = with_priority(body, request.headers.get("x-vllm-priority"))
         model = state.check_model(body.model)
         request_id = request.state.request_id
         answer_id = f"cmpl-{body.request_id or request_id}"
         job = await completion_job(state, body, answer_id=answer_id, request_id=request_id)
+        _follow(job, trace)
         writer = CompletionWriter(state, body, model, job)
         if body.stream:
-            return self._stream(writer.events())
+            return self._stream(writer.events(), job)
         return await self._whole(request, writer.whole())
 
-    async def _body(self, request: Request) -> bytes:
+    async def _body(self, request: Request, *, num_parts: int = 1) -> bytes:
         self.state.check_accepts()
-        return await read_body(request.scope, request.receive, self.state.max_body_bytes)
+        max_bytes = num_parts * self.state.max_body_bytes
+        return await read_body(request.scope, request.receive, max_bytes)
 
-    def _stream(self, events: AsyncGenerator[bytes, None]) -> EventResponse:
-        return EventResponse(events, keep_alive_s=self.state.options.sse_keep_alive_interval)
+    def _stream(self, events: AsyncGenerator[bytes, None], job: GenerationJob) -> EventResponse:
+        return EventResponse(
+            events,
+            keep_alive_s=self.state.options.sse_keep_alive_interval,
+            trace=job.trace if job.trace.is_wanted else None,
+        )
 
     async def _whole(self, request: Request, work: Coroutine[Any, Any, Any]) -> Any:
         return json_response(await run_unless_gone(request.receive, work))
+
+
+def _continuation(path: str, endpoint: Callable[..., Any]) -> ApiRoute:
+    return ApiRoute(
+        CONTINUE + path,
+        endpoint,
+        Operation(
+            f"The rest of a stream of {path} that another replica began, for routers.",
+            (ContinuationRequest,),
+            {200: (Content(media_type=EVENTS),)},
+            errors=(404,),
+        ),
+        "POST",
+    )
+
+
+def _new_trace(request: Request) -> StreamTrace:
+    return StreamTrace.new(is_wanted=TRACE_HEADER in request.headers)
+
+
+def _follow(job: GenerationJob, trace: StreamTrace) -> None:
+    """The job's answer is traced, or goes on from the trace. Raises `ValidationError`."""
+    if not job.is_traceable:
+        if trace.entries:
+            raise ValidationError("a stream with prompt_logprobs or a beam search cannot go on")
+        trace.is_wanted = False
+    trace.check_choices(len(job.prompts) * job.params.n)
+    job.trace = trace
 
 
 def create_app(state: ServerState, options: HttpOptions = QUIET) -> Application:

@@ -1,6 +1,5 @@
 """POST /v1/chat/completions: `ChatDelta`s written down as chat completions, whole or streamed."""
 
-import time
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import aclosing
 from dataclasses import dataclass, field
@@ -44,7 +43,7 @@ class ChatWriter:
         self._request = request
         self._job = job
         self._model = model
-        self._created = int(time.time())
+        self._created = job.trace.head.created
         self._role = state.options.response_role
         self._repeats_reasoning = state.options.reasoning_content_field
         self._fingerprint = state.fingerprint
@@ -90,12 +89,12 @@ class ChatWriter:
         async with aclosing(deltas):
             async for delta in deltas:
                 self._count(delta)
-                if not is_open:
-                    is_open = True
-                    for event in self._opening():
-                        yield event
+                events = b"" if is_open else b"".join(self._opening())
+                is_open = True
                 if self._says_something(delta):
-                    yield sse(self._chunk(self._chunk_choice(delta), delta.finish_reason))
+                    events += sse(self._chunk(self._chunk_choice(delta), delta.finish_reason))
+                if events:
+                    yield self._job.trace.sealed(events)
         if self._usage_options.at_end:
             last = self._chunk(None)
             last.usage = self._usage()

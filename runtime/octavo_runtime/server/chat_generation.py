@@ -6,7 +6,6 @@
 Chat completions, responses and messages only write these down.
 """
 
-import secrets
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 
@@ -45,6 +44,7 @@ async def chat_deltas(
                         if state.reasoning_parser
                         else None,
                     )
+                job.trace.note(completion.index, completion, output.num_cached_tokens)
                 delta = reader.read(completion)
                 delta.num_cached_tokens = output.num_cached_tokens or 0
                 delta.prompt_logprobs = prompt_logprobs
@@ -63,6 +63,7 @@ class _ChoiceReader:
     ) -> None:
         self._request = request
         self._end_ids = job.reasoning_end_token_ids
+        self._new_id = job.trace.new_id
         self._tools = tool_parser
         self._reasoning = reasoning_parser
         self._is_named = isinstance(request.tool_choice, NamedToolChoice)
@@ -74,7 +75,7 @@ class _ChoiceReader:
         is_last = completion.finish_reason is not None
         token_ids = list(completion.token_ids)
         reasoning, text, num_reasoning = self._split(completion.text, token_ids, is_last)
-        content, calls = self._parse(text, is_last)
+        content, calls = self._parse(text, completion.index, is_last)
         self._num_tokens += len(token_ids)
         self._num_reasoning_tokens += num_reasoning
         num_hidden = 0 if self._request.include_reasoning else num_reasoning
@@ -109,7 +110,7 @@ class _ChoiceReader:
             reasoning, rest = reasoning + more_reasoning, rest + more_rest
         return reasoning, rest, num_reasoning
 
-    def _parse(self, text: str, is_last: bool) -> tuple[str, list[ToolCallDelta]]:
+    def _parse(self, text: str, choice: int, is_last: bool) -> tuple[str, list[ToolCallDelta]]:
         if self._tools is None:
             return text, []
         parsed = self._tools.feed(text)
@@ -121,7 +122,7 @@ class _ChoiceReader:
             calls = [call for call in calls if call.index == 0]
         for call in calls:
             if call.name is not None:
-                call.id = f"chatcmpl-tool-{secrets.token_hex(16)}"
+                call.id = self._new_id("chatcmpl-tool-", f"{choice}/{call.index}")
                 self._has_calls = True
         return content, calls
 

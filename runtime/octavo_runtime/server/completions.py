@@ -1,6 +1,5 @@
 """POST /v1/completions: from engine outputs to text answers, whole or streamed."""
 
-import time
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
@@ -41,7 +40,7 @@ class CompletionWriter:
         self._request = request
         self._job = job
         self._model = model
-        self._created = int(time.time())
+        self._created = job.trace.head.created
         self._usage_options = UsageOptions.of(state, request)
         as_ids = bool(request.return_tokens_as_token_ids)
         self._style = LogprobStyle(
@@ -75,12 +74,15 @@ class CompletionWriter:
         """Chunks with text, the last one of each choice with its finish reason; then the usage,
         where asked for, in a chunk without choices.
         """
+        trace = self._job.trace
         async with aclosing(run(self._state, self._job)) as outputs:
             async for prompt_index, output in outputs:
                 for completion in output.outputs:
                     choice = self._choice(prompt_index, output, completion)
+                    trace.note(choice.index, completion, output.num_cached_tokens)
                     if _says_something(choice):
-                        yield sse(self._chunk([choice], with_usage=self._usage_options.running))
+                        chunk = self._chunk([choice], with_usage=self._usage_options.running)
+                        yield trace.sealed(sse(chunk))
         if self._usage_options.at_end:
             yield sse(self._chunk([], with_usage=True))
 

@@ -5,8 +5,10 @@ import logging
 from collections.abc import AsyncGenerator
 
 from octavo_protocol.asgi import Receive, Scope, Send, error_answer, run_unless_gone
-from octavo_protocol.errors import OctavoError
+from octavo_protocol.continuation import MARK, TRACE_HEADER
+from octavo_protocol.errors import ClientError, OctavoError
 from octavo_protocol.openai.answers import SSE_DONE, sse
+from octavo_runtime.server.stream_trace import StreamTrace
 
 logger = logging.getLogger(__name__)
 
@@ -24,6 +26,8 @@ class EventResponse:
 
     When the client leaves, the iterator is closed at once. keep_alive_s: seconds of silence after
     which a comment is sent, also before the first event, which commits to status 200; 0: never.
+    trace: given where a router follows it; a stream that this server cannot finish then just ends,
+    since another one will.
     """
 
     def __init__(
@@ -32,21 +36,30 @@ class EventResponse:
         *,
         keep_alive_s: float = 0.0,
         ending: bytes = SSE_DONE,
+        trace: StreamTrace | None = None,
     ) -> None:
         self._events = events
         self._keep_alive_s = keep_alive_s
         self._ending = ending
+        self._trace = trace
+        self._headers = list(_HEADERS)
+        if trace is not None:
+            self._headers.append((TRACE_HEADER.encode(), str(trace.head).encode()))
         self._started = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         await run_unless_gone(receive, self._send_all(send))
 
     async def _send_all(self, send: Send) -> None:
-        source = kept_alive(self._events, self._keep_alive_s) if self._keep_alive_s else None
+        source = None
+        if self._keep_alive_s:
+            comment = _KEEP_ALIVE if self._trace is None else _KEEP_ALIVE + MARK + b"\n"
+            source = kept_alive(self._events, self._keep_alive_s, comment)
         try:
             try:
                 async for event in source or self._events:
-                    await self._send(send, event)
+                    if event:
+                        await self._send(send, event)
             finally:
                 if source is not None:
                     await source.aclose()
@@ -56,20 +69,23 @@ class EventResponse:
                 raise
             if not isinstance(error, OctavoError):
                 logger.exception("a stream failed")
+            if self._trace is not None and not isinstance(error, ClientError):
+                await self._send(send, b"", is_last=True)
+                return
             await self._send(send, sse(error_answer(error)[1]))
-        await send({"type": "http.response.body", "body": self._ending, "more_body": False})
+        await self._send(send, self._ending, is_last=True)
 
-    async def _send(self, send: Send, event: bytes) -> None:
+    async def _send(self, send: Send, event: bytes, *, is_last: bool = False) -> None:
         if not self._started:
             self._started = True
-            await send({"type": "http.response.start", "status": 200, "headers": _HEADERS})
-        await send({"type": "http.response.body", "body": event, "more_body": True})
+            await send({"type": "http.response.start", "status": 200, "headers": self._headers})
+        await send({"type": "http.response.body", "body": event, "more_body": not is_last})
 
 
 async def kept_alive(
-    events: AsyncGenerator[bytes, None], interval_s: float
+    events: AsyncGenerator[bytes, None], interval_s: float, comment: bytes = _KEEP_ALIVE
 ) -> AsyncGenerator[bytes, None]:
-    """`events`, and a comment whenever none came for `interval_s` seconds."""
+    """`events`, and `comment` whenever none came for `interval_s` seconds."""
     following: asyncio.Task[bytes | None] | None = None
     try:
         while True:
@@ -77,7 +93,7 @@ async def kept_alive(
                 following = asyncio.create_task(anext(events, None))
             done, _ = await asyncio.wait({following}, timeout=interval_s)
             if not done:
-                yield _KEEP_ALIVE
+                yield comment
                 continue
             event = following.result()
             following = None

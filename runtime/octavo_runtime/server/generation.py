@@ -10,9 +10,11 @@ from typing import cast
 from octavo_protocol.beam_search import BeamSearchParams
 from octavo_protocol.outputs import Logprob, RequestOutput
 from octavo_protocol.sampling_params import SamplingParams
+from octavo_runtime.engine.output_so_far import OutputSoFar
 from octavo_runtime.server.beam import search
 from octavo_runtime.server.request_log import RequestLog
 from octavo_runtime.server.state import ServerState
+from octavo_runtime.server.stream_trace import StreamTrace
 
 
 @dataclass(slots=True)
@@ -23,7 +25,7 @@ class GenerationJob:
     prompt_texts: the prompts as text where they came as text, in the same order. is_reasoning: the
     outputs begin with reasoning, which ends with `reasoning_end_token_ids`. visible_special_ids:
     special tokens whose text is shown all the same, since a parser looks for it. beam: a search in
-    place of sampling.
+    place of sampling. trace: what was generated elsewhere, and what is told for others to go on.
     """
 
     answer_id: str
@@ -37,10 +39,20 @@ class GenerationJob:
     reasoning_end_token_ids: list[int] = field(default_factory=list)
     visible_special_ids: frozenset[int] = frozenset()
     beam: BeamSearchParams | None = None
+    trace: StreamTrace = field(default_factory=StreamTrace.new)
 
     @property
     def num_prompt_tokens(self) -> int:
         return sum(map(len, self.prompts))
+
+    @property
+    def is_traceable(self) -> bool:
+        """Another replica could go on with the stream from its tokens."""
+        return self.beam is None and self.params.prompt_logprobs is None
+
+    def so_far(self, index: int) -> Sequence[OutputSoFar]:
+        """What the prompt's samples had generated elsewhere; empty: nothing."""
+        return self.trace.so_far(index * self.params.n, self.params.n)
 
 
 async def run(
@@ -48,13 +60,18 @@ async def run(
 ) -> AsyncGenerator[tuple[int, RequestOutput], None]:
     """(index of the prompt, output), as they come. Closing it aborts what still runs.
 
+    While an output is out that was generated elsewhere, the trace is replaying.
+
     Raises what the engine raises for any of the prompts; the others are then aborted too.
     """
     state.num_generating += 1
+    replays = {index for index in range(len(job.prompts)) if job.so_far(index)}
     try:
         async with aclosing(_run_all(state, job)) as outputs:
-            async for item in outputs:
-                yield item
+            async for index, output in outputs:
+                job.trace.is_replaying = index in replays
+                replays.discard(index)
+                yield index, output
     finally:
         state.num_generating -= 1
 
@@ -105,11 +122,14 @@ async def _one(
     if job.beam is not None:
         outputs = _searched(state, job, job.beam, index, request_id)
     finished = False
+    is_replayed = bool(job.so_far(index))
     state.metrics.started(request_id, job.params)
     try:
         async for output in outputs:
             finished = output.finished
-            state.metrics.observe(output, job.params)
+            if not is_replayed:
+                state.metrics.observe(output, job.params)
+            is_replayed = False
             if log is not None:
                 log.add(output)
             yield output
@@ -132,6 +152,7 @@ def _sampled(
         reasoning_end_token_ids=job.reasoning_end_token_ids,
         is_reasoning=job.is_reasoning,
         visible_special_ids=job.visible_special_ids,
+        so_far=job.so_far(index),
     )
     return cast(AsyncGenerator[RequestOutput, None], outputs)
 

@@ -50,7 +50,8 @@ class SequenceGrammars:
 
     @property
     def num_pending_tokens(self) -> int:
-        return sum(len(request.prompt_token_ids) for request, _ in self._pending.values())
+        requests = (request for request, _ in self._pending.values())
+        return sum(len(each.prompt_token_ids) + len(each.output_token_ids) for each in requests)
 
     @property
     def has_ready(self) -> bool:
@@ -69,7 +70,9 @@ class SequenceGrammars:
         wait(futures, timeout=timeout_s, return_when=FIRST_COMPLETED)
 
     def take_ready(self) -> tuple[list[EngineRequest], list[SequenceOutput]]:
-        """Requests whose grammar is compiled, in order, and ends of those where it cannot be."""
+        """Requests whose grammar is compiled, in order, and ends of those where it cannot be or
+        where what they generated elsewhere leaves nothing to follow.
+        """
         ready, failed = [], []
         for request_id, (request, future) in list(self._pending.items()):
             if not future.done():
@@ -84,6 +87,12 @@ class SequenceGrammars:
                 continue
             end = request.reasoning_end_token_ids if request.is_reasoning else []
             grammar = SequenceGrammar(matcher, reasoning_end_token_ids=end)
+            grammar.advance(request.output_token_ids)
+            if (reason := _end_reason(request, grammar)) is not None:
+                failed.append(
+                    SequenceOutput(request_id, [], finish_reason=reason, error=grammar.error)
+                )
+                continue
             self._sequences[request_id] = request, grammar
             ready.append(request)
         return ready, failed
@@ -121,13 +130,12 @@ class SequenceGrammars:
             request, grammar = found
             if output.finish_reason is None:
                 grammar.advance(output.new_token_ids)
-                if grammar.error:
-                    output.finish_reason, output.error = "error", grammar.error
-                    output.new_token_ids, output.new_logprobs = [], None
-                elif grammar.is_finished and not _can_end(request, grammar.num_tokens):
-                    output.finish_reason = "stop"
-                else:
+                output.finish_reason = _end_reason(request, grammar)
+                if output.finish_reason is None:
                     continue
+                if output.finish_reason == "error":
+                    output.error = grammar.error
+                    output.new_token_ids, output.new_logprobs = [], None
                 ended.append(output.request_id)
             del self._sequences[output.request_id]
         return ended
@@ -146,6 +154,14 @@ class SequenceGrammars:
                 raise refusal("this model has no tokenizer.json") from error
             self._compiler = GrammarCompiler(tokenizer_json, self._vocab_size, self._eos_token_ids)
         return self._compiler
+
+
+def _end_reason(request: EngineRequest, grammar: SequenceGrammar) -> str | None:
+    """Why the grammar ends the sequence; None: it goes on."""
+    if grammar.error:
+        return "error"
+    is_over = grammar.is_finished and not _can_end(request, grammar.num_tokens)
+    return "stop" if is_over else None
 
 
 def _can_end(request: EngineRequest, num_output_tokens: int) -> bool:
