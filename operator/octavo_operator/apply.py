@@ -88,8 +88,8 @@ def holds(live: Any, wanted: Any) -> bool:
             holds(live[name], each) if name in live else each in (None, {}, [])
             for name, each in wanted.items()
         )
-    if isinstance(wanted, Sequence) and not isinstance(wanted, str):
-        return isinstance(live, Sequence) and _list_holds(live, wanted)
+    if isinstance(wanted, list | tuple):
+        return isinstance(live, list | tuple) and _list_holds(live, wanted)
     return bool(live == wanted) and isinstance(live, bool) == isinstance(wanted, bool)
 
 

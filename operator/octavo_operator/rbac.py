@@ -1,8 +1,8 @@
 """The rights that the operator uses, all of them: what the chart grants, and a test compares.
 
-Discovery and asking what one may do are rights of every account, and not listed. Kinds that may stop
-being wanted can be deleted; the others go with their owner, by the garbage collector. Secrets are
-written and never read: their contents come from the operator's own settings.
+Discovery and asking what one may do are rights of every account, and not listed. Kinds that may
+stop being wanted can be deleted; the others go with their owner, by the garbage collector. Secrets
+are written and never read: their contents come from the operator's own settings.
 """
 
 from dataclasses import dataclass
