@@ -57,14 +57,16 @@ class Failure(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Replica:
-    """template: hash of the pod template that its pod was made from. failure: None where nothing
-    fails. record: None where Redis has none. message: what it waits for or failed with.
+    """template: hash of the pod template that its pod was made from. ready_since: when its pod last
+    became ready, or ceased to be. message: what it waits for or failed with. failure: None where
+    nothing fails. record: None where Redis has none.
     """
 
     name: str
     stage: Stage
     template: str
     created: datetime | None = None
+    ready_since: datetime | None = None
     message: str = ""
     failure: Failure | None = None
     record: ReplicaRecord | None = None
@@ -92,6 +94,7 @@ def _replica(
         stage=stage,
         template=label(pod, TEMPLATE_HASH),
         created=time(pod, "metadata", "creationTimestamp"),
+        ready_since=time(condition(pod, "Ready"), "lastTransitionTime"),
         message=shortened(message),
         failure=failure,
         record=record,

@@ -1,14 +1,15 @@
 """How many replicas the load asks for, and which of them may go first.
 
-All from the replicas' own records, for n ready replicas of which s more are starting:
+All from the replicas' own records:
 
     queue        prompt tokens that wait / (prefill rate of one replica x seconds allowed)
     utilisation  sum over replicas of max(KV cache in use, sequence slots in use) / target
     wanted       the larger, within the bounds
 
-While replicas start, the queue grows because they are not there yet. So the seconds allowed then
-include how long the first of them has been starting, and the quotient counts beside the ready ones;
-the same queue never asks twice. A queue at most doubles the replicas at a time.
+While replicas start, the queue grows because they are not there yet. So they count as coming until
+they have served for as long as they took to start; meanwhile the seconds allowed include the age of
+the first of them, and the quotient counts beside the other replicas. The same queue never asks
+twice. A queue at most doubles the replicas at a time.
 
 More replicas come when every number in the scale-up window was higher, fewer when every number in
 the scale-down window was lower. Nothing is scaled while the numbers are not all known.
@@ -32,13 +33,14 @@ _EPSILON = 1e-6
 class Load:
     """What the ready replicas report. prefill_rate: tokens per second of one; 0 = not known.
 
-    utilization: sum over the ready replicas of their shares in use. starting_s: how long the oldest
-    starting one has been starting.
+    recent: ready ones that count as coming. coming_s: how long the oldest that is starting or
+    recent exists. utilization: sum over the ready replicas of their shares in use.
     """
 
     ready: int
+    recent: int
     starting: int
-    starting_s: float
+    coming_s: float
     waiting_tokens: int
     prefill_rate: float
     utilization: float
@@ -59,18 +61,26 @@ class Scaling:
 
 def measured(replicas: Sequence[Replica], now: datetime, start_seconds: int) -> Load:
     """start_seconds: how long a replica may take; what takes longer is not waited for longer."""
-    records = [r.record for r in replicas if r.stage is Stage.READY and r.record is not None]
+    ready = [each for each in replicas if each.stage is Stage.READY and each.record is not None]
+    records = [each.record for each in ready if each.record is not None]
     rates = [each.prefill_tokens_per_s for each in records if each.prefill_tokens_per_s > 0]
+    recent = [each for each in ready if _is_recent(each, now)]
     starting = [each for each in replicas if _is_starting(each)]
-    age = max((now - (each.created or now) for each in starting), default=timedelta())
+    age = max((now - (each.created or now) for each in (*recent, *starting)), default=timedelta())
     return Load(
-        ready=len(records),
+        ready=len(ready),
+        recent=len(recent),
         starting=len(starting),
-        starting_s=min(max(0.0, age.total_seconds()), start_seconds),
+        coming_s=min(max(0.0, age.total_seconds()), 2.0 * start_seconds),
         waiting_tokens=sum(each.waiting_tokens for each in records),
         prefill_rate=sum(rates) / len(rates) if rates else 0.0,
         utilization=sum(_share(each) for each in records),
     )
+
+
+def _is_recent(replica: Replica, now: datetime) -> bool:
+    created, since = replica.created, replica.ready_since
+    return created is not None and since is not None and now - since < since - created
 
 
 def _is_starting(replica: Replica) -> bool:
@@ -96,9 +106,9 @@ def _wanted_by_queue(load: Load, target_s: int) -> tuple[int, str]:
     if load.waiting_tokens == 0 or load.prefill_rate == 0:
         return 0, "no prompt waits"
     seconds = load.waiting_tokens / load.prefill_rate
-    needed = ceil(seconds / (target_s + load.starting_s) - _EPSILON)
-    if load.starting:
-        needed += load.ready
+    needed = ceil(seconds / (target_s + load.coming_s) - _EPSILON)
+    if load.starting or load.recent:
+        needed += load.ready - load.recent
     return min(needed, 2 * (load.ready + load.starting)), (
         f"{load.waiting_tokens} prompt tokens wait at {load.ready} replicas of "
         f"{load.prefill_rate:.0f} tokens/s each, {seconds / max(1, load.ready):.1f} s of work; "

@@ -1,0 +1,176 @@
+"""Adapters: where they belong, what replicas are asked, what their status says."""
+
+from dataclasses import replace
+from typing import Any
+
+from tests.fakes.observations import NAME, SETTINGS, condition, deployment, record, settled
+
+from octavo_operator.decide import decide
+from octavo_operator.desired import AdapterAction, Desired, Manifest
+from octavo_operator.observed import Observed
+from octavo_protocol.resources.model_source import ModelSource
+
+SQL = {"name": "sql", "model": {"source": "hf://org/sql"}}
+SOURCE = ModelSource(source="hf://org/sql")
+LORA: dict[str, Any] = {"lora": {}}
+
+
+def lora_adapter(name: str, created: str = "2026-03-01T11:00:00Z", **spec: Any) -> Manifest:
+    return {
+        "apiVersion": "octavo.dev/v1alpha1",
+        "kind": "LoraAdapter",
+        "metadata": {
+            "name": name,
+            "namespace": "team",
+            "generation": 3,
+            "creationTimestamp": created,
+        },
+        "spec": {"target": {"name": NAME}, "model": {"source": f"hf://org/{name}"}, **spec},
+    }
+
+
+def fleet(observed: Observed, *adapters: list[str]) -> Observed:
+    """Ready replicas that hold these adapters."""
+    return replace(
+        observed,
+        replicas=[record(f"{NAME}-{i}", adapters=each) for i, each in enumerate(adapters)],
+    )
+
+
+def asked(desired: Desired) -> list[tuple[str, str, bool]]:
+    """(replica, adapter, is it to be loaded)."""
+    return [(a.replica_id, a.adapter, a.source is not None) for a in desired.adapter_actions]
+
+
+def test_replicas_that_lack_an_adapter_are_asked_to_load_it() -> None:
+    observed = settled(deployment(adapters=[SQL], replicas=2), 2)
+    desired = decide(fleet(observed, ["sql"], []), SETTINGS)
+
+    assert desired.adapter_actions == (
+        AdapterAction("chat-1", "http://chat-1:8000", "sql", SOURCE),
+    )
+    assert condition(desired, "AdaptersLoaded") == (
+        "False",
+        "Loading",
+        "sql on chat-1: not loaded yet",
+    )
+    assert desired.events == ()
+
+
+def test_loaded_everywhere_asks_nothing_and_says_so() -> None:
+    observed = settled(deployment(adapters=[SQL], replicas=2), 2)
+    desired = decide(fleet(observed, ["sql"], ["sql"]), SETTINGS)
+
+    assert desired.adapter_actions == ()
+    assert condition(desired, "AdaptersLoaded") == (
+        "True",
+        "Loaded",
+        "1 adapters are where they belong, on 2 ready replicas",
+    )
+
+
+def test_adapters_that_nobody_wants_any_more_are_unloaded() -> None:
+    observed = settled(deployment(**LORA), 1)
+
+    assert asked(decide(fleet(observed, ["old"]), SETTINGS)) == [("chat-0", "old", False)]
+
+
+def test_a_paused_deployment_is_asked_nothing() -> None:
+    observed = settled(deployment(adapters=[SQL]), 1)
+    paused = {**observed.deployment, "spec": {**observed.deployment["spec"], "paused": True}}
+
+    assert decide(replace(observed, deployment=paused), SETTINGS).adapter_actions == ()
+
+
+def test_an_adapter_resource_tells_where_it_is_and_why_it_is_not() -> None:
+    observed = settled(deployment(**LORA, replicas=2), 2, adapters=[lora_adapter("sql")])
+    error = "rank 64 is more than maxLoraRank 16"
+    failing = replace(fleet(observed, ["sql"], []), adapter_errors={("chat-1", "sql"): error})
+    desired = decide(failing, SETTINGS)
+    status = desired.adapter_statuses["sql"]
+
+    assert status["loadedReplicas"] == 1
+    assert status["observedGeneration"] == 3
+    assert status["replicas"] == [
+        {"name": "chat-0", "loaded": True},
+        {"name": "chat-1", "loaded": False, "message": error},
+    ]
+    assert [(c["type"], c["status"], c["reason"], c["message"]) for c in status["conditions"]] == [
+        ("Ready", "False", "LoadFailed", f"loaded on 1 of 2 ready replicas; chat-1: {error}")
+    ]
+    assert condition(desired, "AdaptersLoaded") == (
+        "False",
+        "LoadFailed",
+        f"sql on chat-1: {error}",
+    )
+    assert [each.reason for each in desired.events] == ["LoadFailed"]
+
+
+def test_an_adapter_for_a_deployment_without_room_changes_no_pod_and_says_what_to_write() -> None:
+    observed = settled(deployment(), 1)
+    with_adapter = replace(observed, adapters=[lora_adapter("sql")])
+    desired = decide(with_adapter, SETTINGS)
+
+    assert desired.children == decide(observed, SETTINGS).children
+    assert desired.adapter_actions == ()
+    assert desired.adapter_statuses["sql"]["conditions"][0]["reason"] == "NoRoom"
+    assert desired.adapter_statuses["sql"]["conditions"][0]["message"] == (
+        "ModelDeployment chat has no room for adapters; give it spec.lora"
+    )
+
+
+def test_an_on_demand_adapter_is_loaded_nowhere_and_unloaded_nowhere() -> None:
+    adapter = lora_adapter("sql", loadPolicy="OnDemand")
+    observed = settled(deployment(**LORA, replicas=2), 2, adapters=[adapter])
+    desired = decide(fleet(observed, ["sql"], []), SETTINGS)
+
+    assert desired.adapter_actions == ()
+    assert desired.adapter_statuses["sql"]["loadedReplicas"] == 1
+    assert desired.adapter_statuses["sql"]["conditions"][0]["status"] == "True"
+
+
+def test_the_older_of_two_adapters_keeps_a_name_and_none_gets_the_models() -> None:
+    adapters = [
+        lora_adapter("b", "2026-03-01T10:00:00Z", servedName="sql"),
+        lora_adapter("a", "2026-03-01T11:00:00Z", servedName="sql"),
+        lora_adapter("c", servedName=NAME),
+    ]
+    observed = settled(deployment(**LORA), 1, adapters=adapters)
+    desired = decide(fleet(observed, []), SETTINGS)
+    told = {name: s["conditions"][0] for name, s in desired.adapter_statuses.items()}
+
+    assert desired.adapter_actions == (
+        AdapterAction("chat-0", "http://chat-0:8000", "sql", ModelSource(source="hf://org/b")),
+    )
+    assert (told["a"]["reason"], told["a"]["message"]) == (
+        "NameTaken",
+        "the name sql belongs to b; give another servedName",
+    )
+    assert (
+        told["c"]["message"] == "the name chat belongs to the model itself; give another servedName"
+    )
+
+
+def test_an_invalid_adapter_names_its_field() -> None:
+    broken = lora_adapter("sql", loadPolicy="Sometimes")
+    desired = decide(settled(deployment(**LORA), 1, adapters=[broken]), SETTINGS)
+    told = desired.adapter_statuses["sql"]["conditions"][0]
+
+    assert told["reason"] == "Invalid"
+    assert told["message"].startswith("spec.loadPolicy: ")
+
+
+def test_redis_away_leaves_what_adapters_say() -> None:
+    observed = settled(deployment(adapters=[SQL]), 1, adapters=[lora_adapter("other")])
+    desired = decide(replace(observed, replicas=(), is_fleet_known=False), SETTINGS)
+
+    assert desired.adapter_statuses == {}
+    assert condition(desired, "AdaptersLoaded")[:2] == ("Unknown", "RedisUnavailable")
+
+
+def test_without_a_ready_replica_nobody_tells() -> None:
+    observed = settled(deployment(adapters=[SQL]), 0, adapters=[lora_adapter("other")])
+    desired = decide(observed, SETTINGS)
+
+    assert condition(desired, "AdaptersLoaded")[:2] == ("Unknown", "NoReplicaReady")
+    assert desired.adapter_statuses["other"]["conditions"][0]["reason"] == "NoReplicaReady"
