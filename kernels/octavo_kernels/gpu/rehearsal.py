@@ -21,14 +21,20 @@ from triton.runtime.jit import KernelInterface
 
 
 class _Compilers(ThreadPoolExecutor):
+    """Threads that wait for `may_begin`: Python would keep a rehearsal waiting for them."""
+
+    def __init__(self) -> None:
+        super().__init__(len(os.sched_getaffinity(0)))
+        self.may_begin = threading.Event()
+
     def submit(self, compile_kernel: Callable[[], Any]) -> Future[Any]:  # type: ignore[override]
-        return super().submit(_loaded, compile_kernel)
+        return super().submit(self._load, compile_kernel)
 
-
-def _loaded(compile_kernel: Callable[[], Any]) -> Any:
-    kernel = compile_kernel()
-    _ = kernel.run  # makes the launcher, and loads the kernel onto the device
-    return kernel
+    def _load(self, compile_kernel: Callable[[], Any]) -> Any:
+        self.may_begin.wait()
+        kernel = compile_kernel()
+        _ = kernel.run  # makes the launcher, and loads the kernel onto the device
+        return kernel
 
 
 @contextmanager
@@ -38,12 +44,12 @@ def rehearsal() -> Iterator[None]:
     What torch itself launches runs, on memory that holds anything. A kernel that cannot be compiled
     says so when it is launched in earnest.
     """
-    with (
-        _Compilers(len(os.sched_getaffinity(0))) as compilers,
-        triton.AsyncCompileMode(compilers, ignore_errors=True),
-        _no_launches(),
-    ):
-        yield
+    with _Compilers() as compilers, triton.AsyncCompileMode(compilers, ignore_errors=True):
+        try:
+            with _no_launches():
+                yield
+        finally:
+            compilers.may_begin.set()
 
 
 @contextmanager
