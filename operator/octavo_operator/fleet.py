@@ -94,7 +94,7 @@ class Fleet:
             except (redis.exceptions.RedisError, OSError, TimeoutError) as error:
                 logger.debug("Redis does not answer: %s", error)
                 self._may_have_forgotten = True
-            self._note_known()
+            self.note_known()
             await asyncio.sleep(POLL_S)
 
     async def poll(self) -> None:
@@ -193,7 +193,7 @@ class Fleet:
             del self._records[key]
             self._seen.pop(key, None)
 
-    def _note_known(self) -> None:
+    def note_known(self) -> None:
         """All that have replicas are looked at again when Redis goes away and when it is back."""
         if self._was_known == self.is_known:
             return

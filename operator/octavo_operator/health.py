@@ -1,5 +1,6 @@
 """/healthz, /readyz and /metrics of the operator process."""
 
+import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
@@ -43,17 +44,23 @@ class Health:
         runner = web.AppRunner(app, access_log=None)
         await runner.setup()
         try:
-            site = web.TCPSite(runner, port=port)
-            try:
-                await site.start()
-            except OSError as error:
-                raise ConfigError(
-                    f"cannot listen on port {port}: {error.strerror}; choose another with "
-                    "--health-port"
-                ) from error
-            yield runner.addresses[0][1]
+            sock = _listen(port)
+            await web.SockSite(runner, sock).start()
+            yield sock.getsockname()[1]
         finally:
             await runner.cleanup()
+
+
+def _listen(port: int) -> socket.socket:
+    """On IPv4 and, where the machine has it, IPv6."""
+    both = socket.has_dualstack_ipv6()
+    family = socket.AF_INET6 if both else socket.AF_INET
+    try:
+        return socket.create_server(("", port), family=family, dualstack_ipv6=both)
+    except OSError as error:
+        raise ConfigError(
+            f"cannot listen on port {port}: {error.strerror}; choose another with --health-port"
+        ) from error
 
 
 def _answer(problem: str) -> web.Response:

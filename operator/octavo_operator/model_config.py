@@ -78,7 +78,12 @@ class ModelConfigs:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
+    @property
+    def is_reading(self) -> bool:
+        return any(known.task is not None for known in self._known.values())
+
     async def _read(self, model: Model, known: _Known) -> None:
+        known.retry_at = self._clock() + RETRY_S
         try:
             known.facts = await self._fetch(model)
         except (
@@ -90,7 +95,6 @@ class ModelConfigs:
             TypeError,
         ) as error:
             logger.info("no facts about %s@%s: %s", *model, str(error) or type(error).__name__)
-            known.retry_at = self._clock() + RETRY_S
             return
         finally:
             known.task = None
