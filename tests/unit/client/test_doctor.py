@@ -125,3 +125,20 @@ def test_gpu_whose_driver_fails_and_none_at_all(
 
     nvidia_smi.unlink()
     assert doctor._gpu() == [Finding("gpu", "none (no nvidia-smi); models run on the CPU")]
+
+
+def test_a_compiler_is_needed_with_a_gpu_alone(
+    nvidia_smi: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("CC", raising=False)
+    missing = doctor._compiler()
+    assert (missing.level, missing.value) == (Level.NOTE, "none")
+    assert "apt-get install gcc" in missing.advice
+
+    clang = nvidia_smi.with_name("clang")
+    clang.write_text("#!/bin/sh\n")
+    clang.chmod(0o755)
+    assert doctor._compiler() == Finding("compiler", str(clang))
+
+    nvidia_smi.unlink()
+    assert doctor._compiler() == Finding("compiler", "none needed")
