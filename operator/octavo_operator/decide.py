@@ -10,10 +10,9 @@ from octavo_operator import adapters, names
 from octavo_operator.children import model_cache
 from octavo_operator.children.disruption_budget import disruption_budget
 from octavo_operator.children.redis_secret import redis_secret
-from octavo_operator.children.replica import pod_template
 from octavo_operator.children.service import service
 from octavo_operator.children.service_account import service_account
-from octavo_operator.children.workload import workload
+from octavo_operator.children.workload import KIND, workload
 from octavo_operator.desired import Desired, Manifest, ObjectRef
 from octavo_operator.intent import Hold, Intent, intend
 from octavo_operator.objects import label, name, number, text, time, value
@@ -46,7 +45,7 @@ def decide(observed: Observed, settings: OperatorSettings) -> Desired:
         intent=intent,
         replicas=current,
         wanted=wanted,
-        template=_template_hash(intent, settings),
+        template=_template_hash(children, intent),
         scaling=scaling,
         adapters=asked,
         registration=_registration(intent, observed),
@@ -96,13 +95,10 @@ def _wanted(intent: Intent, scaling: Scaling | None) -> int:
     return number(intent.workload, "spec", "replicas")
 
 
-def _template_hash(intent: Intent, settings: OperatorSettings) -> str:
-    """Of the pods that are wanted; while paused, of those that the workload makes."""
-    if intent.served is None or intent.hold is Hold.PAUSED:
-        template = value(intent.workload, "spec", "template")
-    else:
-        template = pod_template(intent.served, settings)
-    return label(template, names.TEMPLATE_HASH)
+def _template_hash(children: tuple[Manifest, ...] | None, intent: Intent) -> str:
+    """Of the pods that are wanted: those that the workload is to make, or makes."""
+    wanted = next((each for each in children or () if each["kind"] == KIND), intent.workload)
+    return label(value(wanted, "spec", "template"), names.TEMPLATE_HASH)
 
 
 def _children(

@@ -18,7 +18,7 @@ the scale-down window was lower. Nothing is scaled while the numbers are not all
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from math import ceil
+from math import ceil, inf
 
 from octavo_operator.observed import Recommendation
 from octavo_operator.replicas import Failure, Replica, Stage
@@ -63,7 +63,7 @@ def measured(replicas: Sequence[Replica], now: datetime, start_seconds: int) -> 
     """start_seconds: how long a replica may take; what takes longer is not waited for longer."""
     ready = [each for each in replicas if each.stage is Stage.READY and each.record is not None]
     records = [each.record for each in ready if each.record is not None]
-    rates = [each.prefill_tokens_per_s for each in records if each.prefill_tokens_per_s > 0]
+    rates = [each.prefill_tokens_per_s for each in records if 0 < each.prefill_tokens_per_s < inf]
     recent = [each for each in ready if _is_recent(each, now)]
     starting = [each for each in replicas if _is_starting(each)]
     age = max((now - (each.created or now) for each in (*recent, *starting)), default=timedelta())
@@ -91,8 +91,13 @@ def _is_starting(replica: Replica) -> bool:
 
 
 def _share(record: ReplicaRecord) -> float:
-    slots = record.running / record.max_num_seqs if record.max_num_seqs else 0.0
-    return min(1.0, max(record.kv_usage, slots, 0.0))
+    slots = record.running / record.max_num_seqs if record.max_num_seqs > 0 else 0.0
+    return max(_fraction(record.kv_usage), _fraction(slots))
+
+
+def _fraction(number: float) -> float:
+    """Within 0 and 1, whatever a record says."""
+    return number if 0 <= number <= 1 else float(number > 1)
 
 
 def wanted(load: Load, spec: AutoscalingSpec) -> tuple[int, str]:
@@ -106,10 +111,11 @@ def _wanted_by_queue(load: Load, target_s: int) -> tuple[int, str]:
     if load.waiting_tokens == 0 or load.prefill_rate == 0:
         return 0, "no prompt waits"
     seconds = load.waiting_tokens / load.prefill_rate
-    needed = ceil(seconds / (target_s + load.coming_s) - _EPSILON)
+    most = 2 * (load.ready + load.starting)
+    needed = ceil(min(seconds / (target_s + load.coming_s), most) - _EPSILON)
     if load.starting or load.recent:
         needed += load.ready - load.recent
-    return min(needed, 2 * (load.ready + load.starting)), (
+    return min(needed, most), (
         f"{load.waiting_tokens} prompt tokens wait at {load.ready} replicas of "
         f"{load.prefill_rate:.0f} tokens/s each, {seconds / max(1, load.ready):.1f} s of work; "
         f"{target_s} s are allowed"
@@ -190,5 +196,5 @@ def _cost(replica: Replica) -> int:
     record = replica.record
     if replica.stage is not Stage.READY or record is None:
         return 0
-    held = record.kv_usage * record.num_blocks * record.block_size
+    held = _fraction(record.kv_usage) * record.num_blocks * record.block_size
     return min(2**31 - 1, 1 + int(held) + record.waiting_tokens + record.prefix_hit_tokens)

@@ -42,7 +42,8 @@ def decided(example: Path) -> Desired:
 
 
 def rendered(desired: Desired) -> str:
-    return yaml.dump_all(desired.children, Dumper=_Plain, sort_keys=False, width=100)
+    made: str = yaml.dump_all(desired.children or (), Dumper=_Plain, sort_keys=False, width=100)
+    return made
 
 
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.stem)

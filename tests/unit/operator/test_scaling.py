@@ -4,6 +4,7 @@ import math
 import random
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
+from typing import Any
 
 import pytest
 from tests.fakes.observations import (
@@ -108,14 +109,17 @@ def test_numbers_come_from_records_of_ready_replicas_alone() -> None:
         ),
     ]
 
-    assert measured(replicas, NOW, start_seconds=600) == Load(
+    load = measured(replicas, NOW, start_seconds=600)
+
+    assert load.utilization == pytest.approx(1.2)
+    assert replace(load, utilization=0.0) == Load(
         ready=2,
         recent=1,
         starting=2,
         coming_s=1200,
         waiting_tokens=150,
         prefill_rate=1000.0,
-        utilization=pytest.approx(1.2),
+        utilization=0.0,
     )
 
 
@@ -245,10 +249,12 @@ def test_constant_load_ends_in_one_number(level: float) -> None:
     assert all(time < NOW + timedelta(seconds=1200) for time, _, _ in day.changes)
 
 
-AUTOSCALED = {"autoscaling": {"minReplicas": 1, "maxReplicas": 4, "scaleUpWindowSeconds": 0}}
+AUTOSCALED: dict[str, Any] = {
+    "autoscaling": {"minReplicas": 1, "maxReplicas": 4, "scaleUpWindowSeconds": 0}
+}
 
 
-def busy(observed: Observed, **load: float) -> Observed:
+def busy(observed: Observed, **load: int) -> Observed:
     return replace(observed, replicas=[record(r.replica_id, **load) for r in observed.replicas])
 
 
