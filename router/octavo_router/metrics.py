@@ -27,7 +27,12 @@ class RouterMetrics:
         )
         self.broken_streams = Counter(
             _PREFIX + "broken_streams",
-            "Streams that a replica broke after their first byte.",
+            "Times that a replica broke a stream after its first byte.",
+            registry=registry,
+        )
+        self.continued_streams = Counter(
+            _PREFIX + "continued_streams",
+            "Times that another replica went on with such a stream.",
             registry=registry,
         )
         self.ttft = Histogram(

@@ -18,7 +18,8 @@ class RouterOptions(HttpOptions):
 
     max_attempts: replicas that one request may be sent to. Timeouts in seconds; read_timeout_s is
     the longest silence of a replica, also before its first token. replica_api_key: what replicas
-    ask for; without it they get the key that the client sent.
+    ask for; without it they get the key that the client sent. continue_patience_s: how long a
+    stream whose replica broke it off waits for another one that can go on with it.
     """
 
     redis_url: str | None = None
@@ -32,6 +33,7 @@ class RouterOptions(HttpOptions):
     read_timeout_s: float = 600.0
     replica_api_key: str | None = field(default=None, repr=False)
     max_attempts: int = 4
+    continue_patience_s: float = 10.0
     max_body_bytes: int = 16 * 2**20
     drain_delay_s: float = 0.0
     drain_timeout_s: float = 30.0

@@ -2,8 +2,8 @@
 
 Nothing reaches the client before the first bytes of an answer's body are here, so that until then
 any failure of a replica can be made good elsewhere. Whole (not streamed) answers are relayed when
-they are complete, for the same reason. After the first byte of a stream, a failure becomes an error
-event in the stream.
+they are complete, for the same reason. After the first byte of a stream another replica goes on
+from the tokens so far; where none can, the failure becomes an error event in the stream.
 """
 
 import asyncio
@@ -16,11 +16,13 @@ from dataclasses import dataclass, field
 import aiohttp
 
 from octavo_protocol.asgi import Message, Send
+from octavo_protocol.continuation import CONTINUABLE, TRACE_HEADER
 from octavo_protocol.errors import OctavoError, UnavailableError, error_body
 from octavo_protocol.wire_formats import wire_format
 from octavo_router.decisions import Decider, Decision, PromptKey
 from octavo_router.deployment import Deployment
 from octavo_router.metrics import RouterMetrics
+from octavo_router.stream_trace import StreamTrace
 
 logger = logging.getLogger(__name__)
 
@@ -30,6 +32,7 @@ _FAILURES = (aiohttp.ClientError, TimeoutError, OSError)
 ROUTE_HEADER = b"x-octavo-route"
 # Bodies pass as they came, so their encoding must be told; the rest of a replica's headers stays.
 _RELAYED_HEADERS = ("cache-control", "content-encoding", "retry-after")
+_POLL_S = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,9 +52,20 @@ class ProxyRequest:
     headers: Mapping[str, str] = field(default_factory=dict)
     arrived: float = field(default_factory=time.perf_counter)
 
+    @property
+    def sent_headers(self) -> dict[str, str]:
+        headers = {
+            **self.headers,
+            "content-type": "application/json",
+            "x-request-id": self.request_id,
+        }
+        if self.path in CONTINUABLE:
+            headers[TRACE_HEADER] = "1"
+        return headers
+
 
 class _ReplicaFailed(Exception):
-    """Nothing of the answer has reached the client; another replica may try."""
+    """The answer is not complete, and the client does not know; another replica may try."""
 
     def __init__(self, cause: str, *, is_broken: bool) -> None:
         super().__init__(cause)
@@ -59,7 +73,10 @@ class _ReplicaFailed(Exception):
 
 
 class Proxy:
-    """Relays requests. Belongs to one event loop."""
+    """Relays requests. Belongs to one event loop.
+
+    patience_s: how long a stream that has begun waits for a replica that can go on with it.
+    """
 
     def __init__(
         self,
@@ -68,67 +85,91 @@ class Proxy:
         decider: Decider,
         metrics: RouterMetrics,
         max_attempts: int,
+        patience_s: float,
     ) -> None:
         self._session = session
         self._decider = decider
         self._metrics = metrics
         self._max_attempts = max_attempts
+        self._patience_s = patience_s
 
     async def relay(self, request: ProxyRequest, send: Send) -> None:
         """Answers the client. Raises `UnavailableError` when no replica could, before any byte."""
+        stream = StreamTrace(wire_format(request.path))
+        try:
+            await self._relay(request, stream, send)
+        except UnavailableError as error:
+            if not stream.has_begun:
+                self._metrics.answered(request.deployment.name, error.status_code)
+                raise
+            await self._break_off(request, stream, send)
+
+    async def _relay(self, request: ProxyRequest, stream: StreamTrace, send: Send) -> None:
         tried: list[str] = []
         names: list[str] = []
         deployment = request.deployment
         deployment.retries.request()
         while True:
-            decision = self._decider.choose(
-                deployment, request.request_id, request.model, request.key, tried=tried
-            )
+            decision = await self._choose(request, stream, tried)
             decision.tried = names
             incarnation = decision.replica.incarnation
+            num_passed = stream.num_passed
             try:
-                await self._attempt(request, decision, send)
+                await self._attempt(request, decision, stream, send)
                 return
             except _ReplicaFailed as failure:
-                logger.warning(
-                    "replica %s failed before its answer: %s",
-                    decision.replica.replica_id,
-                    failure,
-                    extra={"request_id": request.request_id},
-                )
-                if failure.is_broken:
-                    deployment.replicas.failed(incarnation)
-                tried.append(incarnation)
-                names.append(decision.replica.replica_id)
+                self._note(failure, request, decision, stream)
+            if stream.has_begun and stream.head is None:
+                raise UnavailableError("the stream cannot go on elsewhere")
+            if stream.num_passed > num_passed:  # a replica that helped does not count
+                tried, names = [], []
+            tried = [*tried, incarnation]
+            names = [*names, decision.replica.replica_id]
             if len(tried) >= self._max_attempts or not deployment.retries.retry():
-                self._metrics.answered(deployment.name, UnavailableError.status_code)
                 raise UnavailableError(f"{len(tried)} replicas failed to answer; try again")
             self._metrics.retries.inc()
 
-    async def _attempt(self, request: ProxyRequest, decision: Decision, send: Send) -> None:
-        incarnation = decision.replica.incarnation
-        num_uncached = max(0, decision.num_prompt_tokens - decision.num_cached_tokens)
-        ticket = request.deployment.loads.sent(incarnation, num_uncached)
-        headers = {
-            **request.headers,
-            "content-type": "application/json",
-            "x-request-id": request.request_id,
-        }
-        try:
+    async def _choose(
+        self, request: ProxyRequest, stream: StreamTrace, tried: list[str]
+    ) -> Decision:
+        """A replica that was not tried; a stream that has begun waits for one."""
+        deadline = time.monotonic() + self._patience_s
+        while True:
             try:
-                async with self._session.post(
-                    decision.replica.url + request.path, data=request.body, headers=headers
-                ) as response:
-                    if response.status >= 500:
-                        raise _ReplicaFailed(f"status {response.status}", is_broken=False)
-                    if response.content_type == "text/event-stream":
-                        await self._relay_stream(request, decision, response, ticket, send)
-                    else:
-                        await self._relay_whole(request, decision, response, send)
-            except _FAILURES as error:
-                raise _ReplicaFailed(f"{type(error).__name__}: {error}", is_broken=True) from error
+                return self._decider.choose(
+                    request.deployment, request.request_id, request.model, request.key, tried=tried
+                )
+            except UnavailableError:
+                if not stream.has_begun or time.monotonic() >= deadline:
+                    raise
+            await asyncio.sleep(_POLL_S)
+
+    async def _attempt(
+        self, request: ProxyRequest, decision: Decision, stream: StreamTrace, send: Send
+    ) -> None:
+        loads, incarnation = request.deployment.loads, decision.replica.incarnation
+        num_uncached = max(0, decision.num_prompt_tokens - decision.num_cached_tokens)
+        ticket = loads.sent(incarnation, num_uncached)
+        path, body = request.path, request.body
+        if stream.has_begun:
+            path, body = stream.continuation(path, body)
+        try:
+            async with self._session.post(
+                decision.replica.url + path, data=body, headers=request.sent_headers
+            ) as response:
+                is_stream = response.content_type == "text/event-stream"
+                if response.status >= 500 or (stream.has_begun and not is_stream):
+                    raise _ReplicaFailed(f"status {response.status}", is_broken=False)
+                if not is_stream:
+                    await self._relay_whole(request, decision, response, send)
+                    return
+                first = await response.content.readany()
+                loads.first_token(incarnation, ticket)
+                await self._relay_stream(request, decision, response, first, stream, send)
+        except _FAILURES as error:
+            raise _ReplicaFailed(f"{type(error).__name__}: {error}", is_broken=True) from error
         finally:
-            request.deployment.loads.ended(incarnation, ticket)
+            loads.ended(incarnation, ticket)
 
     async def _relay_whole(
         self,
@@ -142,57 +183,70 @@ class Proxy:
         self._check_prediction(request.deployment, decision, body)
         self._metrics.answered(request.deployment.name, response.status)
         await send(_start(response, decision))
-        await send({"type": "http.response.body", "body": body})
+        await send(_body(body, is_last=True))
 
     async def _relay_stream(
         self,
         request: ProxyRequest,
         decision: Decision,
         response: aiohttp.ClientResponse,
-        ticket: int,
+        chunk: bytes,
+        stream: StreamTrace,
         send: Send,
     ) -> None:
-        content = response.content
-        chunk = await content.readany()
+        """chunk: the first bytes."""
         if not chunk:
             raise _ReplicaFailed("the stream ended before its first byte", is_broken=True)
-        request.deployment.loads.first_token(decision.replica.incarnation, ticket)
-        self._metrics.ttft.observe(time.perf_counter() - request.arrived)
-        self._metrics.answered(request.deployment.name, response.status)
-        await send(_start(response, decision))
-        format = wire_format(request.path)
-        tail, told, is_whole = b"", b"", False
-        try:
-            while chunk:
-                await send({"type": "http.response.body", "body": chunk, "more_body": True})
-                window = tail + chunk  # an ending may come in two pieces
-                is_whole = is_whole or format.is_ended(window)
-                tail = window[-format.longest_ending :]
-                if _CACHED_TOKENS.search(chunk):
-                    told = chunk
-                chunk = await content.readany()
-            if not is_whole:
-                raise aiohttp.ClientPayloadError("the stream ended before its last event")
-        except _FAILURES as error:
-            logger.warning(
-                "replica %s broke a stream: %s",
-                decision.replica.replica_id,
-                error,
-                extra={"request_id": request.request_id},
-            )
-            self._metrics.broken_streams.inc()
-            request.deployment.replicas.failed(decision.replica.incarnation)
-            broken = error_body(
-                "the replica that generated this answer failed",
-                error_type=OctavoError.error_type,
-                code=502,
-            )
-            last = format.event(502, broken)
-            await send({"type": "http.response.body", "body": last, "more_body": False})
-            return
+        is_first = not stream.has_begun
+        if is_first:
+            self._metrics.ttft.observe(time.perf_counter() - request.arrived)
+            self._metrics.answered(request.deployment.name, response.status)
+            await send(_start(response, decision))
+        else:
+            self._metrics.continued_streams.inc()
+        stream.begin(response.headers.get(TRACE_HEADER))
+        told = b""
+        while chunk:
+            if passed := stream.feed(chunk):
+                await send(_body(passed))
+                if stream.head is None and _CACHED_TOKENS.search(passed):
+                    told = passed
+            chunk = await response.content.readany()
+        if not stream.is_whole:
+            raise _ReplicaFailed("the stream ended before its last event", is_broken=True)
+        last = stream.finish()
         request.deployment.replicas.succeeded(decision.replica.incarnation)
-        self._check_prediction(request.deployment, decision, told)
-        await send({"type": "http.response.body", "body": b"", "more_body": False})
+        if is_first:  # of an answer that goes on, the first replica's tokens are told
+            self._check_prediction(request.deployment, decision, told + last)
+        await send(_body(last, is_last=True))
+
+    def _note(
+        self,
+        failure: _ReplicaFailed,
+        request: ProxyRequest,
+        decision: Decision,
+        stream: StreamTrace,
+    ) -> None:
+        logger.warning(
+            "replica %s failed %s its answer: %s",
+            decision.replica.replica_id,
+            "in" if stream.has_begun else "before",
+            failure,
+            extra={"request_id": request.request_id},
+        )
+        if failure.is_broken:
+            request.deployment.replicas.failed(decision.replica.incarnation)
+            if stream.has_begun:
+                self._metrics.broken_streams.inc()
+
+    async def _break_off(self, request: ProxyRequest, stream: StreamTrace, send: Send) -> None:
+        """Tells the client of a stream that its rest will not come."""
+        broken = error_body(
+            "the replica that generated this answer failed",
+            error_type=OctavoError.error_type,
+            code=502,
+        )
+        await send(_body(wire_format(request.path).event(502, broken), is_last=True))
 
     def _check_prediction(self, deployment: Deployment, decision: Decision, data: bytes) -> None:
         """Compares the answer's cached tokens, where it tells them, with what was predicted."""
@@ -219,6 +273,10 @@ def _start(response: aiohttp.ClientResponse, decision: Decision) -> Message:
         if name in response.headers:
             headers.append((name.encode(), response.headers[name].encode()))
     return {"type": "http.response.start", "status": response.status, "headers": headers}
+
+
+def _body(data: bytes, *, is_last: bool = False) -> Message:
+    return {"type": "http.response.body", "body": data, "more_body": not is_last}
 
 
 def make_session(

@@ -99,6 +99,7 @@ class RouterState:
             decider=self.decider,
             metrics=self.metrics,
             max_attempts=options.max_attempts,
+            patience_s=options.continue_patience_s,
         )
         return self
 

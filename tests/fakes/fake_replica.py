@@ -18,6 +18,7 @@ from typing import Any
 import msgspec
 from aiohttp import web
 
+from octavo_protocol.continuation import CONTINUE, TRACE_HEADER, ContinuationRequest, TraceEntry
 from octavo_protocol.errors import error_body
 from octavo_protocol.hashing import HashIdentity, block_hashes, cached_tokens
 from octavo_protocol.keys import Keys
@@ -33,7 +34,9 @@ class Behaviour:
     """What a fake does wrong, from the next request on.
 
     status: answers this instead. drop_after_chunks: closes the connection after so many chunks (0:
-    before the first byte; in a whole answer, in the middle of its body). is_stalled: sends nothing,
+    before the first byte; in a whole answer, in the middle of its body). is_torn: a stream is
+    closed in the middle of an event. ends_early: a stream is closed in good order, but too soon.
+    is_traced: streams can go on elsewhere, where the router asks for it. is_stalled: sends nothing,
     and waits. cached_tokens: reported instead of the truth. is_forgetful: caches nothing.
     first_token_s, chunk_s: pace. is_instant: does not look at the prompt; the words of its streams
     are the monotonic times at which they were sent.
@@ -45,6 +48,9 @@ class Behaviour:
     cached_tokens: int | None = None
     is_forgetful: bool = False
     is_instant: bool = False
+    is_torn: bool = False
+    ends_early: bool = False
+    is_traced: bool = True
     first_token_s: float = 0.0
     chunk_s: float = 0.0
     num_chunks: int = 8
@@ -92,6 +98,8 @@ class FakeReplica:
             [
                 web.post("/v1/chat/completions", self._generate),
                 web.post("/v1/completions", self._generate),
+                web.post(CONTINUE + "/v1/chat/completions", self._go_on),
+                web.post(CONTINUE + "/v1/completions", self._go_on),
                 web.post("/tokenize", self._tokenize),
                 web.get("/v1/models", self._models),
                 web.get("/octavo/tokenizer", self._bundle),
@@ -152,7 +160,20 @@ class FakeReplica:
         finally:
             self.seen.num_open -= 1
 
-    async def _answer(self, request: web.Request, data: dict[str, Any]) -> web.StreamResponse:
+    async def _go_on(self, request: web.Request) -> web.StreamResponse:
+        raw = await request.read()
+        self.seen.requests.append(Received(request.path, raw, _headers(request)))
+        given = ContinuationRequest.model_validate_json(raw)
+        num_said = sum(len(entry.token_ids) for entry in given.trace)
+        return await self._answer(request, given.request, given.head, num_said)
+
+    async def _answer(
+        self,
+        request: web.Request,
+        data: dict[str, Any],
+        head: str = f"1-{0:032}",
+        num_said: int = 0,
+    ) -> web.StreamResponse:
         doing = self.behaviour
         if self.record.draining:
             return _refusal(503, "the server takes no requests now: draining")
@@ -162,12 +183,15 @@ class FakeReplica:
             await asyncio.Event().wait()
         prompt_tokens, num_cached = 1, 0
         if not doing.is_instant:
-            prompt_tokens, num_cached = await self._prefill(request.path, data)
+            path = request.path.removeprefix(CONTINUE)
+            prompt_tokens, num_cached = await self._prefill(path, data)
         await asyncio.sleep(doing.first_token_s)
         if doing.cached_tokens is not None:
             num_cached = doing.cached_tokens
         if data.get("stream"):
-            return await self._stream(request, data, prompt_tokens, num_cached)
+            is_traced = doing.is_traced and TRACE_HEADER in request.headers
+            events = self._events(data, request.path, prompt_tokens, num_cached, num_said)
+            return await self._stream(request, events, head if is_traced else None)
         answer = _whole(request.path, doing.num_chunks, prompt_tokens, num_cached)
         if doing.drop_after_chunks is None:
             return web.json_response(answer)
@@ -198,35 +222,51 @@ class FakeReplica:
         return len(token_ids), cached_tokens(depth, self.record.block_size, len(token_ids))
 
     async def _stream(
-        self, request: web.Request, data: dict[str, Any], prompt_tokens: int, num_cached: int
+        self,
+        request: web.Request,
+        events: AsyncIterator[tuple[bytes, TraceEntry | None]],
+        head: str | None,
     ) -> web.StreamResponse:
+        doing = self.behaviour
         response = web.StreamResponse(headers={"content-type": "text/event-stream; charset=utf-8"})
-        events = self._events(request.path, data, prompt_tokens, num_cached)
+        if head is not None:
+            response.headers[TRACE_HEADER] = head
         num_sent = 0
-        async for event in events:
-            if num_sent == self.behaviour.drop_after_chunks:
-                _abort(request)
+        async for event, entry in events:
+            if num_sent == doing.drop_after_chunks:
+                if doing.is_torn:
+                    await response.write(event[: len(event) // 2])
+                if not doing.ends_early:
+                    _abort(request)
                 return response
             if not response.prepared:
                 await response.prepare(request)
-            await response.write(event)
+            mark = entry.line() if entry is not None and head is not None else b""
+            await response.write(event + mark)
             num_sent += 1
         await response.write_eof()
         return response
 
     async def _events(
-        self, path: str, data: dict[str, Any], prompt_tokens: int, num_cached: int
-    ) -> AsyncIterator[bytes]:
+        self,
+        data: dict[str, Any],
+        path: str,
+        prompt_tokens: int,
+        num_cached: int,
+        num_said: int,
+    ) -> AsyncIterator[tuple[bytes, TraceEntry | None]]:
+        """Events from the word after `num_said` on, each with its entry of the trace."""
         doing = self.behaviour
-        for index in range(doing.num_chunks):
+        for index in range(num_said, doing.num_chunks):
             if index and doing.chunk_s:
                 await asyncio.sleep(doing.chunk_s)
             word = f"{time.monotonic()} " if doing.is_instant else f"w{index} "
-            yield sse(_chunk(path, word, is_last=index == doing.num_chunks - 1))
+            chunk = _chunk(path, word, is_last=index == doing.num_chunks - 1)
+            yield sse(chunk), TraceEntry(0, [index])
         if (data.get("stream_options") or {}).get("include_usage"):
             usage = _usage(prompt_tokens, doing.num_chunks, num_cached)
-            yield sse({**_envelope(path, is_chunk=True), "choices": [], "usage": usage})
-        yield SSE_DONE
+            yield sse({**_envelope(path, is_chunk=True), "choices": [], "usage": usage}), None
+        yield SSE_DONE, None
 
     async def _tokenize(self, request: web.Request) -> web.Response:
         raw = await request.read()
@@ -260,7 +300,7 @@ def _refusal(status: int, message: str) -> web.Response:
 
 
 def _envelope(path: str, *, is_chunk: bool) -> dict[str, Any]:
-    is_chat = path == "/v1/chat/completions"
+    is_chat = path.endswith("/v1/chat/completions")
     kind = ("chat.completion" + ".chunk" * is_chunk) if is_chat else "text_completion"
     return {"id": "fake-1", "object": kind, "created": 1, "model": "fake"}
 
