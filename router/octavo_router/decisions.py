@@ -78,6 +78,53 @@ class Decision:
         }
 
 
+@dataclass(frozen=True, slots=True)
+class Pick:
+    """The chosen replica, as record and as the policy saw it; all candidates with their costs."""
+
+    record: ReplicaRecord
+    view: ReplicaView
+    views: tuple[ReplicaView, ...]
+    costs: tuple[float, ...]
+
+
+def choose(
+    deployment: Deployment, model: str | None, key: PromptKey, *, tried: Sequence[str] = ()
+) -> Pick:
+    """Asks the deployment's policy for a replica that is not among `tried`; changes nothing.
+
+    Raises `UnavailableError` without one.
+    """
+    records = deployment.replicas.usable(model, without=tried)
+    if not records:
+        raise UnavailableError(
+            f"no replica could serve the request; {len(tried)} were tried"
+            if tried
+            else "no replica is ready; try again in a moment"
+        )
+    loads = deployment.loads
+    depths = deployment.index.match(key.hashes) if key.hashes else {}
+    prefill_rate = _mean_known([record.prefill_tokens_per_s for record in records])
+    decode_rate = _mean_known([record.decode_tokens_per_s for record in records])
+    views = tuple(
+        ReplicaView(
+            replica_id=record.replica_id,
+            num_cached_tokens=_num_cached(record, key, depths),
+            num_queued_tokens=loads.num_queued_tokens(record.incarnation),
+            num_recent_tokens=loads.num_recent_tokens(record.incarnation),
+            num_running=loads.num_running(record.incarnation),
+            prefill_tokens_per_s=record.prefill_tokens_per_s or prefill_rate,
+            decode_tokens_per_s=record.decode_tokens_per_s or decode_rate,
+        )
+        for record in records
+    )
+    choice = deployment.policy.choose(RouteRequest(key.num_tokens + key.num_other_tokens), views)
+    record = next(
+        record for record, view in zip(records, views, strict=True) if view is choice.replica
+    )
+    return Pick(record, choice.replica, views, choice.costs)
+
+
 class Decider:
     """Picks replicas. Its only wait is for tokenization."""
 
@@ -113,40 +160,16 @@ class Decider:
         """Picks a replica that is not among `tried`. Raises `UnavailableError` without one."""
         tried = list(tried)
         started = time.perf_counter()
-        records = deployment.replicas.usable(model, without=tried)
-        if not records:
-            raise UnavailableError(
-                f"no replica could serve the request; {len(tried)} were tried"
-                if tried
-                else "no replica is ready; try again in a moment"
-            )
-        loads = deployment.loads
-        depths = deployment.index.match(key.hashes) if key.hashes else {}
-        prefill_rate = _mean_known([record.prefill_tokens_per_s for record in records])
-        decode_rate = _mean_known([record.decode_tokens_per_s for record in records])
-        views = {
-            record.incarnation: ReplicaView(
-                replica_id=record.replica_id,
-                num_cached_tokens=_num_cached(record, key, depths),
-                num_queued_tokens=loads.num_queued_tokens(record.incarnation),
-                num_running=loads.num_running(record.incarnation),
-                prefill_tokens_per_s=record.prefill_tokens_per_s or prefill_rate,
-                decode_tokens_per_s=record.decode_tokens_per_s or decode_rate,
-            )
-            for record in records
-        }
-        num_tokens = key.num_tokens + key.num_other_tokens
-        choice = deployment.policy.choose(RouteRequest(num_tokens), list(views.values()))
-        record = next(each for each in records if views[each.incarnation] is choice.replica)
+        pick = choose(deployment, model, key, tried=tried)
         seconds = time.perf_counter() - started
         decision = Decision(
             request_id=request_id,
             deployment=deployment.name,
             policy=deployment.policy.name,
-            replica=record,
-            num_prompt_tokens=num_tokens,
-            num_cached_tokens=choice.replica.num_cached_tokens,
-            candidates=_explain(list(views.values()), choice.costs),
+            replica=pick.record,
+            num_prompt_tokens=key.num_tokens + key.num_other_tokens,
+            num_cached_tokens=pick.view.num_cached_tokens,
+            candidates=_explain(pick.views, pick.costs),
             attempt=len(tried) + 1,
             seconds=seconds,
             tried=tried,
@@ -155,7 +178,7 @@ class Decider:
             self._metrics.decision.observe(seconds)
             self._remember(decision)
             if key.hashes:
-                deployment.index.speculate(record.incarnation, key.hashes)
+                deployment.index.speculate(pick.record.incarnation, key.hashes)
         return decision
 
     def recall(self, request_id: str) -> Decision | None:

@@ -4,10 +4,14 @@ A replica's record is up to a second old. What this router sent after the record
 yet; what was in it may have been computed since. Both corrections are made here, so that nothing
 counts twice and a burst within one second is seen.
 
+Prompt tokens sent of late fade with a time constant of a minute: they tell whose cache is being
+filled, which queues do not while a fleet idles.
+
 A whole (not streamed) answer does not tell when its prompt was computed. A record that came long
 enough after the request was sent does: from then on the record alone counts.
 """
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -16,6 +20,7 @@ from octavo_protocol.keys import HEARTBEAT_S
 
 # A record may be this much older than its arrival: one heartbeat, and one poll of discovery.
 _RECORD_AGE_S = 2 * HEARTBEAT_S
+_RECENT_S = 60.0
 
 
 @dataclass(slots=True)
@@ -26,6 +31,11 @@ class _Load:
     pending: dict[int, tuple[int, float]] = field(default_factory=dict)  # tokens, sent at
     open: set[int] = field(default_factory=set)
     computed_since_record: int = 0
+    recent_tokens: float = 0.0
+    recent_at: float = 0.0
+
+    def recent(self, now: float) -> float:
+        return self.recent_tokens * math.exp((self.recent_at - now) / _RECENT_S)
 
 
 class LoadTracker:
@@ -46,8 +56,9 @@ class LoadTracker:
     def sent(self, incarnation: str, num_uncached_tokens: int) -> int:
         """A request was sent; the ticket names it in the calls that follow."""
         self._next_ticket += 1
-        load = self._load(incarnation)
-        load.pending[self._next_ticket] = (num_uncached_tokens, self._clock())
+        load, now = self._load(incarnation), self._clock()
+        load.pending[self._next_ticket] = (num_uncached_tokens, now)
+        load.recent_tokens, load.recent_at = load.recent(now) + num_uncached_tokens, now
         load.open.add(self._next_ticket)
         return self._next_ticket
 
@@ -80,6 +91,11 @@ class LoadTracker:
         unseen = sum(tokens for tokens, at in load.pending.values() if at > load.record_at)
         reported = max(0, load.record_tokens - load.computed_since_record)
         return max(own, reported + unseen)
+
+    def num_recent_tokens(self, incarnation: str) -> int:
+        """Prompt tokens that were sent there in the last minute or so, to be computed."""
+        load = self._loads.get(incarnation)
+        return 0 if load is None else round(load.recent(self._clock()))
 
     def num_running(self, incarnation: str) -> int:
         load = self._loads.get(incarnation)

@@ -21,6 +21,7 @@ from octavo.cli import (
     router,
     run_batch,
     serve,
+    sim,
     up,
     version,
 )
@@ -79,6 +80,7 @@ app.command("run-batch", cls=ServeCommand)(run_batch.run_batch)
 app.command("chat", cls=FlexibleCommand)(chat.chat)
 app.command("complete", cls=FlexibleCommand)(complete.complete)
 app.add_typer(models.app, name="models")
+app.command("sim", cls=FlexibleCommand)(sim.sim)
 app.command("doctor")(doctor.doctor)
 app.add_typer(bench.app, name="bench")
 app.command("version")(version.version)

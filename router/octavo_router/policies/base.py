@@ -17,12 +17,14 @@ class ReplicaView:
     """One ready replica as of this moment.
 
     num_cached_tokens: of this request's prompt, predicted. num_queued_tokens: prompt tokens ahead
-    of it. num_running: sequences being decoded. Rates in tokens per second, never 0.
+    of it. num_recent_tokens: prompt tokens sent there in the last minute or so. num_running:
+    sequences being decoded. Rates in tokens per second, never 0.
     """
 
     replica_id: str
     num_cached_tokens: int
     num_queued_tokens: int
+    num_recent_tokens: int
     num_running: int
     prefill_tokens_per_s: float
     decode_tokens_per_s: float

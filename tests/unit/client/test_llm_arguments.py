@@ -265,7 +265,7 @@ def test_arguments_that_only_tune_are_taken_and_named_once(
         ({"dtype": torch.float16}, {"dtype": "float16"}),
         ({"load_format": "fastsafetensors"}, {"load_format": "auto"}),
     ],
-    ids=str,
+    ids=lambda given: "-".join(given) or "none",
 )
 def test_settings_of_a_gpu_reach_the_engine(
     folder: Path, arguments: dict[str, Any], wanted: dict[str, Any]

@@ -93,3 +93,16 @@ def test_an_old_request_does_not_count_against_a_replica_that_came_back() -> Non
     loads.sent("i", 10)
     loads.ended("i", ticket)
     assert loads.num_running("i") == 1
+
+
+def test_what_was_sent_of_late_fades_within_minutes() -> None:
+    clock = Clock()
+    loads = LoadTracker(clock)
+    loads.sent("i", 1000)
+    loads.sent("i", 500)
+    assert loads.num_recent_tokens("i") == 1500
+    clock.now += 60
+    assert loads.num_recent_tokens("i") == 552
+    clock.now += 600
+    assert loads.num_recent_tokens("i") == 0
+    assert loads.num_recent_tokens("unknown") == 0

@@ -10,9 +10,15 @@ from octavo_router.policies import ExpectedTTFT, ReplicaView, RoundRobin, RouteR
 
 
 def replica(
-    name: str, *, cached: int = 0, queued: int = 0, running: int = 0, prefill: float = 1000.0
+    name: str,
+    *,
+    cached: int = 0,
+    queued: int = 0,
+    recent: int = 0,
+    running: int = 0,
+    prefill: float = 1000.0,
 ) -> ReplicaView:
-    return ReplicaView(name, cached, queued, running, prefill, 100.0)
+    return ReplicaView(name, cached, queued, recent, running, prefill, 100.0)
 
 
 def ttft() -> ExpectedTTFT:
@@ -31,12 +37,14 @@ def test_a_single_replica_is_chosen_by_every_policy(name: RoutingPolicyName) -> 
 def test_the_longer_cached_prefix_wins_among_idle_replicas() -> None:
     choice = ttft().choose(RouteRequest(1000), [replica("a", cached=16), replica("b", cached=512)])
     assert choice.replica.replica_id == "b"
-    assert choice.costs == (0.984, 0.488)
+    assert choice.costs == (4 * 0.984, 4 * 0.488)
 
 
 def test_a_queue_that_costs_more_than_recomputing_sends_the_request_away() -> None:
-    replicas = [replica("hot", cached=900, queued=1500), replica("cold")]
-    assert ttft().choose(RouteRequest(1000), replicas).replica.replica_id == "cold"
+    request = RouteRequest(1000)
+    hot, hotter = replica("hot", cached=900, queued=3500), replica("hot", cached=900, queued=3700)
+    assert ttft().choose(request, [hot, replica("cold")]).replica.replica_id == "hot"
+    assert ttft().choose(request, [hotter, replica("cold")]).replica.replica_id == "cold"
 
 
 def test_a_faster_replica_wins_over_a_slow_one_with_some_cache() -> None:
@@ -48,7 +56,14 @@ def test_running_sequences_cost_their_share_of_a_step() -> None:
     replicas = [replica("busy", running=32), replica("idle")]
     choice = ttft().choose(RouteRequest(100), replicas)
     assert choice.replica.replica_id == "idle"
-    assert list(choice.costs) == pytest.approx([0.42, 0.1])
+    assert list(choice.costs) == pytest.approx([0.72, 0.4])
+
+
+def test_a_short_shared_prefix_does_not_crowd_one_idle_replica() -> None:
+    replicas = [replica("full", cached=16, recent=2000), replica("empty")]
+    assert ttft().choose(RouteRequest(200), replicas).replica.replica_id == "empty"
+    replicas = [replica("full", cached=160, recent=2000), replica("empty")]
+    assert ttft().choose(RouteRequest(200), replicas).replica.replica_id == "full"
 
 
 def test_ties_spread_at_random() -> None:

@@ -1,0 +1,109 @@
+"""`octavo sim`: what a fleet would make of a trace, without a model."""
+
+import dataclasses
+from pathlib import Path
+from typing import Annotated, Any, get_args
+
+import typer
+
+from octavo.cli.options import option
+from octavo.sim.options import FleetOptions, ReplicaModel
+from octavo_protocol.errors import ConfigError
+from octavo_protocol.resources.model_deployment import RoutingPolicyName
+
+_FLEET = FleetOptions()
+_MODEL = ReplicaModel()
+
+
+def sim(
+    *,
+    trace: Annotated[
+        Path,
+        typer.Argument(
+            help="Requests, one JSON object per line: timestamp (ms), input_length, output_length "
+            "and, where prefixes are shared, hash_ids of the prompt's blocks.",
+            show_default=False,
+        ),
+    ],
+    policy: Annotated[
+        list[str] | None,
+        option("--policy", help="Routing policy; repeat it to compare several. Default: all."),
+    ] = None,
+    replicas: Annotated[
+        int, option("--replicas", help="Replicas of the fleet.", min=1)
+    ] = _FLEET.num_replicas,
+    num_blocks: Annotated[
+        int, option("--num-blocks", help="KV blocks of each replica.", min=1)
+    ] = _MODEL.num_blocks,
+    block_size: Annotated[
+        int, option("--block-size", help="Tokens of one block; the trace's hash_ids mean blocks.")
+    ] = _MODEL.block_size,
+    prefill_rate: Annotated[
+        float, option("--prefill-rate", help="Prompt tokens per second of a replica.", min=1)
+    ] = _MODEL.prefill_tokens_per_s,
+    decode_ms: Annotated[
+        float, option("--decode-ms", help="Step time of one decoding sequence, in ms.", min=0.001)
+    ] = _MODEL.decode_step_s * 1000,
+    decode_sequence_ms: Annotated[
+        float, option("--decode-sequence-ms", help="Added by each further sequence.", min=0)
+    ] = _MODEL.decode_sequence_s * 1000,
+    max_num_seqs: Annotated[
+        int, option("--max-num-seqs", help="Sequences that run at once.", min=1)
+    ] = _MODEL.max_num_seqs,
+    speed: Annotated[
+        float, option("--speed", help="Plays the trace so many times faster.", min=0.001)
+    ] = 1.0,
+    limit: Annotated[
+        int | None, option("--limit", help="Only the first so many requests.", min=1)
+    ] = None,
+    fail_at: Annotated[
+        float | None, option("--fail-at", help="Second at which half of the replicas die.", min=0)
+    ] = None,
+    seed: Annotated[int, option("--seed", help="Of the policies' ties.")] = _FLEET.seed,
+) -> None:
+    """Play a trace against simulated replicas behind the real routing code.
+
+    Replicas have the engine's own block pool and a cost model in place of a GPU, so that an hour of
+    traffic takes seconds: to compare policies, or to see how many replicas a load needs. Prints for
+    each policy the share of prompt blocks found cached, the busiest replica's prompt work over the
+    mean, and times to first token and per token.
+    """
+    from octavo.sim.fleet import simulate
+    from octavo.sim.report import report
+    from octavo.sim.trace import faster, read_trace
+
+    policies = _policies(policy)
+    requests = faster(read_trace(trace, block_size=block_size, limit=limit), speed)
+    model = ReplicaModel(
+        num_blocks=num_blocks,
+        block_size=block_size,
+        prefill_tokens_per_s=prefill_rate,
+        decode_step_s=decode_ms / 1000,
+        decode_sequence_s=decode_sequence_ms / 1000,
+        max_num_seqs=max_num_seqs,
+    )
+    options = FleetOptions(num_replicas=replicas, model=model, seed=seed, fail_at_s=fail_at)
+    rows: list[dict[str, Any]] = []
+    for name in policies:
+        result = simulate(requests, dataclasses.replace(options, policy=name))
+        rows.append({"policy": name, **dataclasses.asdict(report(result, block_size))})
+    _print(rows)
+
+
+def _policies(names: list[str] | None) -> list[RoutingPolicyName]:
+    known: tuple[RoutingPolicyName, ...] = get_args(RoutingPolicyName)
+    chosen = [name for name in known if names is None or name in names]
+    for name in names or ():
+        if name not in known:
+            raise ConfigError(f"--policy {name}: there are {', '.join(known)}")
+    return chosen
+
+
+def _print(rows: list[dict[str, Any]]) -> None:
+    print(f"{'policy':<16}{'hits':>8}{'load':>7}{'TTFT mean':>11}{'p50':>8}{'p99':>9}{'TPOT':>10}")
+    for row in rows:
+        print(
+            f"{row['policy']:<16}{row['block_hit_rate']:>8.1%}{row['load_ratio']:>7.2f}"
+            f"{row['ttft_mean_s']:>9.3f} s{row['ttft_p50_s']:>8.3f}{row['ttft_p99_s']:>9.3f}"
+            f"{row['tpot_mean_s'] * 1000:>7.1f} ms"
+        )

@@ -1,0 +1,35 @@
+"""What a simulated fleet is made of."""
+
+from dataclasses import dataclass, field
+
+from octavo_protocol.resources.model_deployment import RoutingPolicyName
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReplicaModel:
+    """What a replica can do. Rates in tokens per second, times in seconds.
+
+    decode_step_s: of a step with one decoding sequence; decode_sequence_s: for each further one.
+    """
+
+    num_blocks: int = 2400
+    block_size: int = 512
+    prefill_tokens_per_s: float = 16_000.0
+    decode_step_s: float = 0.010
+    decode_sequence_s: float = 0.0001
+    max_num_seqs: int = 256
+    max_num_batched_tokens: int = 8192
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FleetOptions:
+    """failing: share of the replicas that die, at fail_at_s; their requests go on elsewhere from
+    the tokens that they have. seed: of the policy's ties.
+    """
+
+    num_replicas: int = 8
+    model: ReplicaModel = field(default_factory=ReplicaModel)
+    policy: RoutingPolicyName = "expected-ttft"
+    seed: int = 0
+    fail_at_s: float | None = None
+    failing: float = 0.5
