@@ -7,6 +7,7 @@ own words into the status.
 
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from octavo_operator.adapters_client import AdaptersClient
@@ -14,7 +15,7 @@ from octavo_operator.apply import (
     APPLIED_HASH,
     digest,
     essence,
-    is_controlled,
+    is_of_former,
     needs_apply,
     prepared,
 )
@@ -22,13 +23,23 @@ from octavo_operator.cluster import ApiError, Cluster, object_path, path_of
 from octavo_operator.desired import Desired, Manifest
 from octavo_operator.events import Events
 from octavo_operator.fleet import Fleet
-from octavo_operator.gather import Memory
+from octavo_operator.gather import Memory, is_owned
 from octavo_operator.names import DELETION_COST
 from octavo_operator.observed import KubernetesObject, Observed
 from octavo_operator.queue import Key
 
 # A Secret cannot be watched without the right to read all of them; it is compared so often instead.
 SECRET_CHECK_S = 3600.0
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """refused: what the API server refused, a sentence each. waits_for_former: a child of a former
+    ModelDeployment of this name is still being removed.
+    """
+
+    refused: tuple[str, ...]
+    waits_for_former: bool
 
 
 class Actor:
@@ -49,8 +60,8 @@ class Actor:
         self._events = events
         self._clock = clock
 
-    async def act(self, observed: Observed, desired: Desired, memory: Memory) -> tuple[str, ...]:
-        """Returns what the API server refused, a sentence each."""
+    async def act(self, observed: Observed, desired: Desired, memory: Memory) -> Outcome:
+        """What there is afterwards is as desired, but for what the outcome says."""
         turn = _Turn(self._cluster, observed, memory, self._clock)
         for pod, cost in desired.deletion_costs.items():
             await turn.set_deletion_cost(pod, cost)
@@ -67,7 +78,7 @@ class Actor:
         for event in desired.events:
             await self._events.post(observed.deployment, event)
         memory.recommendations = desired.recommendations
-        return tuple(turn.refused)
+        return Outcome(tuple(turn.refused), turn.waits_for_former)
 
     async def _register(self, observed: Observed, desired: Desired) -> None:
         """A deployment whose children are left as they are keeps what the routers know of it."""
@@ -79,7 +90,7 @@ class Actor:
 
 
 class _Turn:
-    """The writes of one turn. refused: sentences about those that failed."""
+    """The writes of one turn; `refused` and `waits_for_former` as in its `Outcome`."""
 
     def __init__(
         self, cluster: Cluster, observed: Observed, memory: Memory, clock: Callable[[], float]
@@ -89,6 +100,7 @@ class _Turn:
         self._memory = memory
         self._clock = clock
         self.refused: list[str] = []
+        self.waits_for_former = False
 
     async def ensure(self, manifest: Manifest) -> None:
         """The child is as `manifest` says. manifest: a prepared one."""
@@ -98,7 +110,10 @@ class _Turn:
         live = self._observed.child(kind, name)
         try:
             if live is None:
-                live = await self._look(manifest)
+                live = await self._find(manifest)
+            if live is not None and not is_owned(live, self._observed.deployment):
+                self._leave(kind, name, live)
+                return
             if live is None or needs_apply(manifest, live, self._memory.applied.get((kind, name))):
                 live = await self._apply(manifest)
         except ApiError as error:
@@ -157,22 +172,19 @@ class _Turn:
         found, at = self._memory.secrets.get(manifest["metadata"]["name"], ("", 0.0))
         return found == wanted and self._clock() - at < SECRET_CHECK_S
 
-    async def _look(self, manifest: Manifest) -> KubernetesObject | None:
-        """What is there under a child's name though no watch told of it.
-
-        Raises `ApiError` where it is not ours: applying would take it over.
-        """
-        live = await self._find(manifest)
-        if live is None or is_controlled(live, self._observed.deployment):
-            return live
-        raise ApiError(
-            409,
-            "AlreadyExists",
-            "one of that name exists and does not belong to this ModelDeployment; delete it, or "
-            "give the ModelDeployment another name",
+    def _leave(self, kind: str, name: str, live: KubernetesObject) -> None:
+        """Somebody else's object has a child's name: applying would take it over."""
+        deployment = self._observed.deployment
+        if is_of_former(live, deployment):
+            self.waits_for_former = True
+            return
+        self.refused.append(
+            f"{kind} {name}: one of that name exists and does not belong to this ModelDeployment; "
+            "delete it, or give the ModelDeployment another name"
         )
 
     async def _find(self, manifest: Manifest) -> KubernetesObject | None:
+        """What is there though no watch told of it. Secrets are found without reading them."""
         path = path_of(manifest)
         if manifest["kind"] != "Secret":
             return await self._cluster.find(path)

@@ -71,10 +71,12 @@ def needs_apply(
     return applied != (wanted, essence(live))
 
 
-def is_controlled(live: KubernetesObject, owner: KubernetesObject) -> bool:
-    """`owner` is the one that a live object belongs to."""
+def is_of_former(live: KubernetesObject, owner: KubernetesObject) -> bool:
+    """Its controller has `owner`'s name and is another: the garbage collector will remove it."""
     return any(
-        each.get("controller") and each["uid"] == owner["metadata"]["uid"]
+        each.get("controller")
+        and (each["kind"], each["name"]) == (owner["kind"], owner["metadata"]["name"])
+        and each["uid"] != owner["metadata"]["uid"]
         for each in live["metadata"].get("ownerReferences") or ()
     )
 

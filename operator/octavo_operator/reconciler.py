@@ -24,6 +24,8 @@ from octavo_protocol.errors import OctavoError
 
 logger = logging.getLogger(__name__)
 
+_FORMER_S = 1.0  # the garbage collector takes about that long
+
 Decide = Callable[[Observed, OperatorSettings], Desired]
 
 
@@ -106,13 +108,17 @@ class Reconciler:
         memory = self._memory(key, deployment)
         observed = self._gather(key, deployment, memory)
         desired = self._decide(observed, self._settings)
-        refused = await self._actor.act(observed, desired, memory)
-        had_refused, memory.apply_errors = memory.apply_errors, refused
-        if bool(refused) != bool(had_refused):
+        outcome = await self._actor.act(observed, desired, memory)
+        had_refused, memory.apply_errors = memory.apply_errors, outcome.refused
+        if bool(outcome.refused) != bool(had_refused):
             self._queue.add(key)  # the status is to tell
-        if refused:
-            raise RefusedError("; ".join(refused))
-        return _sooner(desired.look_again_s, TRUSTED_S if memory.written.is_ahead else None)
+        if outcome.refused:
+            raise RefusedError("; ".join(outcome.refused))
+        return _sooner(
+            desired.look_again_s,
+            _FORMER_S if outcome.waits_for_former else None,
+            TRUSTED_S if memory.written.is_ahead else None,
+        )
 
     def _gather(self, key: Key, deployment: KubernetesObject, memory: Memory) -> Observed:
         return gather(

@@ -88,7 +88,7 @@ class Watches:
         return list(self._stored("adapters", key))
 
     def claims(self, name: str) -> list[tuple[str, str, Key]]:
-        """(creation time, uid, key) of every deployment that wants `name` as a served name."""
+        """(creation time, key as text, key) of every deployment that wants `name`, oldest first."""
         return sorted(self._stored("claims", name))
 
     def node_labels(self) -> list[Mapping[str, str]]:
@@ -192,7 +192,8 @@ def _index_by(
 
 def _index_claims(body: KubernetesObject, **_: Any) -> dict[str, tuple[str, str, Key]]:
     metadata = body["metadata"]
-    claim = (metadata["creationTimestamp"], metadata["uid"], _own_key(body))
+    # Of two that are equally old, routers and operator must mean the same one.
+    claim = (metadata["creationTimestamp"], str(_own_key(body)), _own_key(body))
     return dict.fromkeys(served_names(body), claim)
 
 

@@ -9,7 +9,7 @@ from octavo_operator.apply import (
     APPLIED_HASH,
     essence,
     holds,
-    is_controlled,
+    is_of_former,
     needs_apply,
     owner_reference,
     prepared,
@@ -151,9 +151,11 @@ def test_holds_everything_that_is_wanted(live: Any, wanted: Any, is_held: bool) 
     assert holds(live, wanted) is is_held
 
 
-def test_only_the_very_owner_controls_a_child() -> None:
-    child = {"metadata": {"ownerReferences": [owner_reference(OWNER)]}}
-    assert is_controlled(child, OWNER)
-    reborn = {**OWNER, "metadata": {**OWNER["metadata"], "uid": "u-9"}}  # type: ignore[dict-item]
-    assert not is_controlled(child, reborn)
-    assert not is_controlled({"metadata": {}}, OWNER)
+def test_a_child_of_a_deleted_deployment_of_the_same_name_is_told_from_a_strangers() -> None:
+    metadata = {"name": "chat", "namespace": "team", "uid": "u-0"}
+    former = {"metadata": {"ownerReferences": [owner_reference({**OWNER, "metadata": metadata})]}}
+    other = {"metadata": {"ownerReferences": [owner_reference({**OWNER, "kind": "App"})]}}
+    own = {"metadata": {"ownerReferences": [owner_reference(OWNER)]}}
+    assert is_of_former(former, OWNER)
+    assert not any(is_of_former(each, OWNER) for each in (own, other))
+    assert not is_of_former({"metadata": {}}, OWNER)
