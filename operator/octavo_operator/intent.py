@@ -63,6 +63,8 @@ def intend(observed: Observed, settings: OperatorSettings) -> Intent:
     fit = check_fit(written, observed.facts, observed.gpu_memory_mib)
     fetched = download(written, observed, settings)
     hold = _hold(written, fit, fetched)
+    if hold is Hold.DOES_NOT_FIT and last_good and _scaled_as(written, last_good) == written:
+        hold = None  # the arithmetic came after the workload; what it serves, it goes on serving
     served: ModelDeployment | None = written
     if hold is Hold.PAUSED:
         served = last_good or written

@@ -6,6 +6,8 @@ from typing import Any
 import pytest
 from tests.fakes.observations import NAME, SETTINGS, deployment, observe
 
+from octavo.cli.serve_flags import GROUPS
+from octavo.cli.vllm_flags import VLLM_FLAGS
 from octavo_operator import names
 from octavo_operator.children.pod_template import laid_over
 from octavo_operator.children.quantity import amount, canonical
@@ -295,3 +297,33 @@ def test_quantities_are_written_as_the_api_server_writes_them(written: str, expe
 def test_what_is_no_quantity_is_refused() -> None:
     with pytest.raises(ValueError, match="'4 GB' is not a quantity"):
         amount("4 GB")
+
+
+def test_every_flag_of_a_replica_is_one_that_the_runtime_answers() -> None:
+    """Those that it lacks still end the pod with a sentence that says what to do."""
+    resource = deployment(
+        engine={
+            "tensorParallelSize": 2,
+            "pipelineParallelSize": 2,
+            "maxModelLen": 64,
+            "maxNumSeqs": 4,
+            "maxNumBatchedTokens": 64,
+            "gpuMemoryPercent": 50,
+            "kvCacheMemoryMib": 64,
+            "kvCacheDtype": "fp8",
+            "kvOffloadMib": 64,
+            "quantization": "fp8",
+            "speculative": {"method": "ngram"},
+            "toolCallParser": "hermes",
+            "reasoningParser": "qwen3",
+            "enablePrefixCaching": False,
+        },
+        resources={"cpu": 4},
+        lora={"maxCpuLoras": 9},
+    )
+    flags = {word for word in engine(resource)["args"] if word.startswith("--")}
+    own = {"--" + each.name.replace("_", "-") for group in GROUPS.values() for each in group}
+    known = own | {f"--no-{each[2:]}" for each in own} | set(VLLM_FLAGS)
+
+    assert len(flags) > 20
+    assert flags <= known

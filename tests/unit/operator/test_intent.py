@@ -181,6 +181,15 @@ def test_a_model_that_cannot_fit_leaves_the_last_good_one_serving() -> None:
     assert [each.reason for each in desired.events] == ["DoesNotFit"]
 
 
+def test_what_serves_already_is_not_refused_when_its_size_becomes_known() -> None:
+    serving = settled(deployment(resources={}), 1)
+    desired = decide(replace(serving, facts=HUGE, gpu_memory_mib=81920), SETTINGS)
+
+    assert condition(desired, "Fits")[:2] == ("False", "DoesNotFit")
+    assert condition(desired, "Ready")[:2] == ("True", "Serving")
+    assert desired.children == decide(serving, SETTINGS).children
+
+
 def test_the_workload_waits_for_the_download_of_its_model() -> None:
     resource = deployment("hf://org/m", cache=CLAIM)
     desired = decide(observe(resource), SETTINGS)
