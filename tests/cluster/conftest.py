@@ -4,6 +4,7 @@ import os
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -45,19 +46,22 @@ def kube(scripts: Scripts | None, report: Report) -> Kube:
 
 
 @pytest.fixture(scope="session")
-def octavo(
-    kube: Kube, scripts: Scripts | None, smollm2: Path, report: Report
-) -> Iterator[Installation]:
-    """The chart, installed as users install it, in the namespaces of these tests."""
+def values(scripts: Scripts | None, smollm2: Path, report: Report) -> dict[str, Any]:
+    """The chart's values, with images that are in the cluster."""
     named, made = Images.from_environment(os.environ), None
     if named is None:
         if scripts is None:
             pytest.skip("no images: set OCTAVO_TEST_RUNTIME_IMAGE and its like, see environment.py")
         with report.step("from nothing", "images"):
             named = made = images.build(scripts)
+    return values_for(made, named, smollm2)
+
+
+@pytest.fixture(scope="session")
+def octavo(kube: Kube, values: dict[str, Any], report: Report) -> Iterator[Installation]:
+    """The chart, installed as users install it, in the namespaces of these tests."""
     with ExitStack() as stack:
         with report.step("from nothing", "chart installed and ready"):
-            values = values_for(made, named, smollm2)
             installation = stack.enter_context(installed(kube, values))
         yield installation
 
