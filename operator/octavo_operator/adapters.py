@@ -130,7 +130,11 @@ def finding(
         return Finding(
             ConditionType.ADAPTERS_LOADED, "Unknown", Reason.NO_REPLICA_READY, "no replica tells"
         )
-    problems = [each.problem for each in wanted if each.problem is not None]
+    problems = [
+        (each.problem[0], f"{each.name}: {each.problem[1]}")
+        for each in wanted
+        if each.problem is not None
+    ]
     missing = [
         f"{each.name} on {replica.name}: {replica.message or 'not loaded yet'}"
         for each in wanted

@@ -96,10 +96,10 @@ def _arguments(deployment: ModelDeployment) -> Iterable[str]:
     yield from ("--namespace", metadata.namespace, "--deployment", metadata.name)
     yield from ("--replica-id", "$(POD_NAME)", "--advertise-url", f"http://$(POD_IP):{PORT}")
     yield from ("--drain-timeout", str(spec.rollout.drain_seconds))
-    if spec.num_gpus == 0:
-        yield from ("--device", "cpu")
-        if spec.resources.cpu is not None:
-            yield from ("--threads", str(max(1, floor(amount(spec.resources.cpu)))))
+    # Never auto: with a GPU asked for and none found, a replica would quietly serve on the CPU.
+    yield from ("--device", "cuda" if spec.num_gpus else "cpu")
+    if spec.num_gpus == 0 and spec.resources.cpu is not None:
+        yield from ("--threads", str(max(1, floor(amount(spec.resources.cpu)))))
     yield from _lora_flags(lora_room(deployment))
     yield from serve_flags(spec.engine)
 
