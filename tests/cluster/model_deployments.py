@@ -22,6 +22,8 @@ SPEC: Object = {
     "resources": {"gpu": {"count": 0}, "cpu": "100m"},
     "rollout": {"drainSeconds": 60, "startSeconds": 300},
 }
+# A pod template with which nothing runs: for what concerns the control plane alone.
+NOWHERE: Object = {"nodeSelector": {"octavo.dev/no-such-node": "true"}}
 OWNED_KINDS = (
     *("apps/v1/Deployment", "apps/v1/ReplicaSet", "v1/Pod", "v1/Service", "v1/Secret"),
     *("v1/ServiceAccount", "v1/PersistentVolumeClaim", "v1/ConfigMap", "batch/v1/Job"),

@@ -8,7 +8,7 @@ import pytest
 
 from tests.cluster.installation import SYSTEM, Installation
 from tests.cluster.kube import MODEL_DEPLOYMENT, Object, conditions
-from tests.cluster.model_deployments import ModelDeployments
+from tests.cluster.model_deployments import NOWHERE, ModelDeployments
 from tests.cluster.report import Report
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(1200)]
@@ -19,7 +19,7 @@ REST_S = 120
 SPEC: Object = {
     "model": {"source": "smollm2"},
     "resources": {"gpu": {"count": 0}, "cpu": "1m"},
-    "podTemplate": {"nodeSelector": {"octavo.dev/no-such-node": "true"}},
+    "podTemplate": NOWHERE,
 }
 # Children per deployment: workload, Service, ServiceAccount, Secret.
 MAX_CALLS_PER_DEPLOYMENT = 20

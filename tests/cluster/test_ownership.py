@@ -4,8 +4,7 @@ import pytest
 
 from tests.cluster.installation import Installation
 from tests.cluster.kube import DEPLOYMENT, Object
-from tests.cluster.model_deployments import ModelDeployments
-from tests.cluster.test_specs import MISSING_IMAGE
+from tests.cluster.model_deployments import NOWHERE, ModelDeployments
 
 pytestmark = [pytest.mark.cluster, pytest.mark.model, pytest.mark.timeout(600)]
 
@@ -18,7 +17,7 @@ def _workload(models: ModelDeployments, name: str) -> Object:
 
 
 def test_edits_by_hand_are_put_back_and_what_was_added_stays(models: ModelDeployments) -> None:
-    models.apply("drift", image=MISSING_IMAGE)
+    models.apply("drift", podTemplate=NOWHERE)
     _workload(models, "drift")
     edit = {
         "metadata": {"labels": {"team": "search"}, "annotations": {"note": "mine"}},
@@ -38,7 +37,7 @@ def test_edits_by_hand_are_put_back_and_what_was_added_stays(models: ModelDeploy
 
 
 def test_deleted_children_come_back(models: ModelDeployments) -> None:
-    models.apply("returns", image=MISSING_IMAGE)
+    models.apply("returns", podTemplate=NOWHERE)
     _workload(models, "returns")
     for kind, name in (("v1/Service", "returns"), ("v1/ServiceAccount", "returns")):
 
