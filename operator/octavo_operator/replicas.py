@@ -76,18 +76,24 @@ def replicas(observed: Observed) -> list[Replica]:
     """Every replica that has not ended, by name."""
     records = {record.replica_id: record for record in observed.replicas}
     pods = [pod for pod in observed.pods if label(pod, COMPONENT) == REPLICA_COMPONENT]
-    found = [_replica(pod, records.get(name(pod)), observed.is_fleet_known) for pod in pods]
-    return sorted((each for each in found if each is not None), key=lambda each: each.name)
+    newest = max((text(pod, "metadata", "creationTimestamp") for pod in pods), default="")
+    found = [
+        _replica(pod, records.get(name(pod)), observed.is_fleet_known)
+        for pod in pods
+        if not _is_replaced(pod, newest)
+    ]
+    return sorted(found, key=lambda each: each.name)
 
 
-def _replica(
-    pod: KubernetesObject, record: ReplicaRecord | None, is_fleet_known: bool
-) -> Replica | None:
-    is_leaving = value(pod, "metadata", "deletionTimestamp") is not None
-    if text(pod, "status", "phase") == "Succeeded" and not is_leaving:
-        return None
+def _is_replaced(pod: KubernetesObject, newest: str) -> bool:
+    """It ended, as when it was evicted; it stays in the API long after its successor was made."""
+    has_ended = text(pod, "status", "phase") in ("Succeeded", "Failed")
+    return has_ended and text(pod, "metadata", "creationTimestamp") < newest
+
+
+def _replica(pod: KubernetesObject, record: ReplicaRecord | None, is_fleet_known: bool) -> Replica:
     stage, message, failure = _state(pod, record, is_fleet_known)
-    if is_leaving:
+    if value(pod, "metadata", "deletionTimestamp") is not None:
         stage, message, failure = Stage.DRAINING, "finishes its requests", None
     return Replica(
         name=name(pod),
@@ -147,7 +153,7 @@ def pod_failure(pod: KubernetesObject) -> tuple[Failure, str] | None:
     for status in statuses:
         if (failed := _container_failure(status)) is not None:
             return failed
-    if phase in ("Failed", "Unknown"):
+    if phase in ("Failed", "Succeeded", "Unknown"):
         message = text(pod, "status", "message") or "no message"
         return Failure.POD_LOST, f"the pod is {phase} ({reason or 'no reason'}): {message}"
     scheduled = condition(pod, "PodScheduled")

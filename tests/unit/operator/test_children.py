@@ -186,6 +186,12 @@ def test_where_the_model_comes_from(spec: Manifest, path: str, volume: Manifest)
     assert volume in pod(resource)["volumes"]
 
 
+def test_a_pinned_revision_is_served() -> None:
+    args = engine(deployment(model={"source": "hf://a/b", "revision": "v1"}))["args"]
+
+    assert args[:4] == ["serve", "hf://a/b", "--revision", "v1"]
+
+
 def test_secrets_of_model_and_adapters_become_environment() -> None:
     source = {"source": "hf://a/b", "secretRef": {"name": "token"}}
     adapter = {"source": "s3://x/y", "secretRef": {"name": "bucket"}}

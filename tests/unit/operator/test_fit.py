@@ -1,5 +1,6 @@
 """The arithmetic of weights, adapters and KV cache against configs of known models."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -165,6 +166,12 @@ def test_a_length_that_does_not_fit_asks_for_a_shorter_one() -> None:
 )
 def test_settings_that_take_or_give_memory(spec: dict[str, Any], weights: str) -> None:
     assert fit(**spec).message.startswith(weights)
+
+
+def test_a_checkpoint_of_four_bits_stays_as_it_is() -> None:
+    stored = replace(LLAMA, bytes_per_parameter=0.5)
+
+    assert fit(facts=stored, engine={"dtype": "float16"}).message.startswith("weights 3.7 GiB")
 
 
 def test_an_fp8_cache_holds_twice_the_sequences() -> None:

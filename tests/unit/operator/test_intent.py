@@ -324,6 +324,40 @@ def test_progress_of_a_download_is_told_in_steps() -> None:
     assert message(42 * 2**26) == message(41 * 2**26)
 
 
+def test_progress_without_a_total_tells_what_has_come() -> None:
+    progress = DownloadProgress(3 * 2**30, None)
+    resource = deployment(model={"source": "hf://org/m", "revision": "v1"}, cache=CLAIM)
+    desired = decide(observe(resource, download=progress), SETTINGS)
+
+    assert condition(desired, "ModelCached")[2].endswith("into claim chat-models: 3 GiB done")
+    assert (
+        "--revision" in child(desired, "Job")["spec"]["template"]["spec"]["containers"][0]["args"]
+    )
+
+
+def test_a_claim_and_its_job_take_the_storage_class_and_the_pods_annotations() -> None:
+    cache = {"claim": {"storageClassName": "fast", "size": "1024Mi"}}
+    overlay = {"annotations": {"sidecar.istio.io/inject": "false"}}
+    desired = decide(observe(deployment(cache=cache, podTemplate=overlay)), SETTINGS)
+
+    assert child(desired, "PersistentVolumeClaim")["spec"] == {
+        "accessModes": ["ReadWriteMany"],
+        "resources": {"requests": {"storage": "1Gi"}},
+        "storageClassName": "fast",
+    }
+    assert (
+        child(desired, "Job")["spec"]["template"]["metadata"]["annotations"]
+        == (overlay["annotations"])
+    )
+
+
+def test_a_spec_too_long_to_be_kept_is_served_all_the_same() -> None:
+    adapters = [{"name": f"a{i}", "model": {"source": f"hf://{'x' * 600}/{i}"}} for i in range(300)]
+    desired = decide(observe(deployment(adapters=adapters)), SETTINGS)
+
+    assert "annotations" not in child(desired, "Deployment")["metadata"]
+
+
 def test_the_folder_goes_by_source_and_revision_alone() -> None:
     keys = [
         folder_key(ModelSource(source="hf://org/Model.1")),

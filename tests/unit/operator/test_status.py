@@ -180,6 +180,44 @@ def test_a_pod_that_is_not_ready_tells_why(
         assert desired.events == ()
 
 
+def test_an_evicted_pod_counts_until_another_one_replaces_it() -> None:
+    observed = settled(deployment(), 1)
+    evicted = pod(f"{NAME}-x", template_of(observed), status={"phase": "Failed"})
+    evicted["metadata"]["creationTimestamp"] = "2026-03-01T11:00:00Z"
+    alone = decide(replace(observed, pods=[evicted], replicas=()), SETTINGS)
+    replaced = decide(replace(observed, pods=[evicted, *observed.pods]), SETTINGS)
+
+    assert condition(alone, "Degraded")[1] == "PodLost"
+    assert replaced.status == observed.deployment["status"]
+
+
+def test_replicas_that_go_are_told_until_they_have_gone() -> None:
+    observed = settled(deployment(), 3)
+    many = decide(observed, SETTINGS)
+    leaving = [*observed.pods]
+    for each in leaving[1:]:
+        each["metadata"]["deletionTimestamp"] = "2026-03-01T12:00:00Z"
+    fewer = decide(replace(observed, pods=leaving), SETTINGS)
+
+    assert condition(many, "Progressing") == ("True", "Scaling", "3 replicas become 1")
+    assert condition(fewer, "Progressing") == (
+        "True",
+        "Draining",
+        "2 replicas finish their requests",
+    )
+
+
+def test_a_status_that_somebody_broke_is_written_anew() -> None:
+    observed = settled(deployment(), 1)
+    broken = {**observed.deployment, "status": {"conditions": [{"type": "Ready"}], "capacity": 3}}
+    desired = decide(
+        replace(observed, deployment=broken, is_fleet_known=False, replicas=()), SETTINGS
+    )
+
+    assert condition(desired, "Ready")[0] == "True"
+    assert "capacity" not in desired.status
+
+
 def test_the_kubelets_two_words_for_a_failed_pull_give_one_status() -> None:
     one = decide(with_pod(waiting("ErrImagePull", "not found")), SETTINGS)
     other = decide(with_pod(waiting("ImagePullBackOff", "Back-off")), SETTINGS)
