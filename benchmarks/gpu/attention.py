@@ -25,7 +25,7 @@ from triton.runtime.errors import OutOfResources
 
 from octavo_kernels import AttentionMetadata, new_kv_cache, paged_attention
 from octavo_kernels.gpu.attention_tile import TileConfig
-from octavo_kernels.gpu.decode_attention import decode_attention
+from octavo_kernels.gpu.decode_attention import DecodeConfig, decode_attention
 from octavo_kernels.gpu.prefill_attention import prefill_attention
 from octavo_kernels.gpu.prefill_hopper import fits_hopper, prefill_hopper
 from octavo_kernels.kv_cache import FP8
@@ -62,7 +62,8 @@ class Step(NamedTuple):
 def milliseconds(calls: Sequence[Callable[[], object]], replays: int = 7) -> float:
     """Of one call: a graph of all of them, replayed."""
     try:
-        calls[0]()
+        for call in calls:  # what the layers of a step share is there when the graph is captured
+            call()
     except OutOfResources:  # a tile too large for the shared memory
         return math.inf
     torch.cuda.synchronize()
@@ -155,8 +156,7 @@ class Bench:
         return milliseconds(
             [
                 partial(
-                    decode_attention, query, self.key_cache, self.value_cache,
-                    each.context_lens, each.block_tables, out,
+                    decode_attention, query, self.key_cache, self.value_cache, each, out,
                     scale=self.shape.scale, **FEATURES, **choices,
                 )
                 for each in self.layers(step)
@@ -263,16 +263,12 @@ def table(bench: Bench) -> None:
 
 
 def sweep_decode(bench: Bench) -> None:
-    configs = [TileConfig(16, *rest) for rest in [(32, 2, 4), (64, 4, 2), (64, 4, 3)]]
+    configs = [
+        DecodeConfig(*each)
+        for each in [(64, 4, 2, 4), (64, 4, 2, 8), (64, 4, 3, 3), (128, 4, 2, 3), (32, 4, 4, 4)]
+    ]
     for step in DECODES:
-        pairs = len(step.query_lens) * bench.shape.num_kv_heads
-        times = {}
-        for splits in sorted({1, 2, 4, 8, max(1, min(64, 264 // pairs))}):
-            for min_keys in (64, 1024, 2048) if splits > 1 else (64,):
-                for config in configs:
-                    times[splits, min_keys, config] = bench.decode(
-                        step, num_splits=splits, min_keys=min_keys, config=config
-                    )
+        times = {(config,): bench.decode(step, config=config) for config in configs}
         best = sorted(times.items(), key=lambda item: item[1])
         print(f"{step!s}: " + show(best, bench.num_bytes(step), "TB/s"))
 

@@ -9,7 +9,8 @@ Built once per step from host arrays; layers read it, nobody writes it.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Hashable
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
@@ -36,6 +37,7 @@ class AttentionMetadata:
     positions:       [T] int64, place of each new token in its sequence
     num_decodes:     the first num_decodes sequences have one new token; the rest have any number
     work_items:      [num_items, 3] int32: sequence, first new token, number; costly ones first
+    shared:          what the first layer computes and those after it read, by what it is
     The *_host fields repeat the first three on the host; on a GPU nobody reads block tables there,
     nor work items.
     """
@@ -50,6 +52,7 @@ class AttentionMetadata:
     query_start_loc_host: IntArray
     context_lens_host: IntArray
     block_tables_host: IntArray
+    shared: dict[Hashable, Tensor] = field(default_factory=dict, init=False, repr=False)
 
     @classmethod
     def from_numpy(

@@ -26,7 +26,8 @@ def paged_attention(
     """See `octavo_kernels.paged_attention`.
 
     A step of decodes reads no host array, so it can be captured in a CUDA graph and replayed with
-    other context_lens and block_tables; sequences of context_len 0 then read nothing.
+    other context_lens and block_tables, if `metadata` has not been used before the capture: the
+    first layer computes what all of them share. Sequences of context_len 0 then read nothing.
     """
     if query.stride(2) != 1:
         query = query.contiguous()
@@ -38,8 +39,7 @@ def paged_attention(
             query[:num_decodes],
             key_cache,
             value_cache,
-            metadata.context_lens,
-            metadata.block_tables,
+            metadata,
             out[:num_decodes],
             scale=scale,
             sliding_window=sliding_window,

@@ -204,21 +204,26 @@ def test_features_match_reference(
     check(make_batch([1, 1, 12, 40], [90, 640, 12, 161]), device, **features)
 
 
-@pytest.mark.parametrize("num_splits", [1, 2, 7])
-def test_any_number_of_splits(make_batch: MakeBatch, device: str, num_splits: int) -> None:
-    from octavo_kernels.gpu.decode_attention import decode_attention
+@pytest.mark.parametrize("sliding_window", [0, 90])
+@pytest.mark.parametrize("workers", [1, 3, 40])
+def test_any_number_of_workers(
+    make_batch: MakeBatch, device: str, workers: int, sliding_window: int
+) -> None:
+    """From several sequences each to 64 keys each: more parts than are joined at once."""
+    from octavo_kernels.gpu.decode_attention import DecodeConfig, decode_attention
 
-    batch = make_batch([1] * 4, [1, 130, 300, 65])
+    batch = make_batch([1] * 4, [1, 130, 2300, 65], num_heads=2, num_kv_heads=1)
     query, key_cache, value_cache, metadata = on_device(batch, device)
     out = torch.full_like(query, float("nan"))
     decode_attention(
-        query, key_cache, value_cache, metadata.context_lens, metadata.block_tables, out,
-        scale=0.125, sliding_window=0, soft_cap=0.0, alibi_slopes=None,
-        num_splits=num_splits,
+        query, key_cache, value_cache, metadata, out,
+        scale=0.125, sliding_window=sliding_window, soft_cap=0.0, alibi_slopes=None,
+        config=DecodeConfig(block_n=32, num_warps=4, num_stages=2, workers=workers),
     )  # fmt: skip
     expected = reference(
-        batch.query, batch.key_cache, batch.value_cache, batch.metadata, scale=0.125
-    )
+        batch.query, batch.key_cache, batch.value_cache, batch.metadata, scale=0.125,
+        sliding_window=sliding_window,
+    )  # fmt: skip
     torch.testing.assert_close(out.cpu(), expected, atol=1e-5, rtol=1e-5)
 
 
@@ -272,11 +277,12 @@ def test_a_captured_decode_follows_its_buffers(make_batch: MakeBatch) -> None:
     query, key_cache, value_cache, metadata = on_device(large, "cuda")
     final = metadata.context_lens.clone()
     metadata.context_lens.copy_(small.metadata.context_lens)
-    rest = (key_cache, value_cache, metadata)
-    paged_attention(query, *rest, scale=0.125)
-    graph = torch.cuda.CUDAGraph()
+    caches = (key_cache, value_cache)
+    paged_attention(query, *caches, metadata, scale=0.125)
+    graph, unused = torch.cuda.CUDAGraph(), dataclasses.replace(metadata)
     with torch.cuda.graph(graph):
-        out = paged_attention(query, *rest, scale=0.125)
+        for _ in range(2):  # as layers do
+            out = paged_attention(query, *caches, unused, scale=0.125)
     metadata.context_lens.copy_(final)
     out.fill_(float("nan"))
     graph.replay()
