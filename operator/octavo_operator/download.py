@@ -6,6 +6,7 @@ from datetime import timedelta
 
 from octavo_operator.children import model_cache
 from octavo_operator.children.pod import MODELS_PATH
+from octavo_operator.children.workload import KIND
 from octavo_operator.names import COMPONENT, DOWNLOAD_COMPONENT
 from octavo_operator.objects import (
     KubernetesObject,
@@ -100,7 +101,7 @@ def _progress(progress: DownloadProgress) -> str:
 
 def _is_served(deployment: ModelDeployment, observed: Observed) -> bool:
     """The workload serves this very folder already; it came to that when the Job had ended."""
-    pod = value(observed.child("Deployment", deployment.metadata.name), "spec", "template", "spec")
+    pod = value(observed.child(KIND, deployment.metadata.name), "spec", "template", "spec")
     arguments = [
         argument
         for container in members(pod, "containers")
