@@ -51,6 +51,12 @@ USER 65532:65532
 ENTRYPOINT ["octavo"]
 
 FROM base AS runtime
+# Triton compiles the launcher of each GPU kernel when it is first used.
+USER root
+RUN apt-get update \
+    && apt-get install -y --no-install-recommends gcc libc6-dev \
+    && rm -rf /var/lib/apt/lists/*
+USER 65532:65532
 COPY --from=build-runtime /opt/octavo /opt/octavo
 VOLUME ["/cache"]
 EXPOSE 8000
