@@ -111,7 +111,8 @@ def _state(
     pod: KubernetesObject, record: ReplicaRecord | None, is_fleet_known: bool
 ) -> tuple[Stage, str, Failure | None]:
     if (failed := pod_failure(pod)) is not None:
-        return Stage.FAILED, failed[1], failed[0]
+        is_waiting = failed[0] is Failure.UNSCHEDULABLE
+        return Stage.PENDING if is_waiting else Stage.FAILED, failed[1], failed[0]
     if text(condition(pod, "Ready"), "status") == "True":
         return *_ready_state(record, is_fleet_known), None
     if not text(pod, "spec", "nodeName"):

@@ -102,7 +102,7 @@ def test_numbers_come_from_records_of_ready_replicas_alone() -> None:
         ),
         Replica(
             name="f",
-            stage=Stage.FAILED,
+            stage=Stage.PENDING,
             template="",
             failure=Failure.UNSCHEDULABLE,
             created=NOW - timedelta(days=1),

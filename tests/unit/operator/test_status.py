@@ -85,7 +85,7 @@ STATES = [
             "status": unschedulable("0/3 nodes are available: 3 Insufficient nvidia.com/gpu."),
             "node": "",
         },
-        "Failed",
+        "Pending",
         "Unschedulable",
         "no node takes it: 0/3 nodes are available: 3 Insufficient nvidia.com/gpu.",
     ),
@@ -172,8 +172,9 @@ def test_a_pod_that_is_not_ready_tells_why(
     assert desired.status["pods"] == [{"name": f"{NAME}-0", "stage": stage, "message": message}]
     assert (status, ready_reason) == ("False", reason)
     assert message in ready_message
-    assert condition(desired, "Degraded")[0] == ("True" if stage == "Failed" else "False")
-    if stage == "Failed":
+    fails = reason not in ("Loading", "NoReplicaReady")
+    assert condition(desired, "Degraded")[0] == ("True" if fails else "False")
+    if fails:
         assert [each.reason for each in desired.events] == [reason]
         assert decide(applied(observed, desired), SETTINGS).events == ()
     else:
