@@ -164,6 +164,11 @@ class ReconcileQueue:
         return self._schedule.num_due(self._clock())
 
     @property
+    def next_due(self) -> float | None:
+        """When the next key that waits is due."""
+        return self._schedule.next_due
+
+    @property
     def num_running(self) -> int:
         return len(self._turns_since)
 
@@ -173,7 +178,7 @@ class ReconcileQueue:
         return max((self._clock() - since for since in self._turns_since.values()), default=0.0)
 
     async def _wait(self) -> None:
-        due = self._schedule.next_due
+        due = self.next_due
         timeout = None if due is None else max(0.0, due - self._clock())
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(timeout):

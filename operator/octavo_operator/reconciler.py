@@ -69,7 +69,7 @@ class Reconciler:
         while (key := await self._queue.take()) is not None:
             self._check()
             with self._metrics.reconcile_seconds.time():
-                await self._turn(key)
+                await self.turn(key)
 
     async def resync(self) -> None:
         """Every deployment gets a turn now and then, spread over time. Runs until cancelled."""
@@ -79,7 +79,8 @@ class Reconciler:
             for index, key in enumerate(keys):
                 self._queue.add(key, index / len(keys) * self._settings.resync_s / 2)
 
-    async def _turn(self, key: Key) -> None:
+    async def turn(self, key: Key) -> None:
+        """One turn of `key`, which the queue has given. Raises nothing."""
         try:
             look_again_s = await self._reconcile(key)
         except RefusedError as error:
