@@ -35,7 +35,8 @@ test: $(VENV)/.installed-dev ## run every test that needs no GPU and no cluster
 
 test-cluster: $(VENV)/.installed-dev ## test operator and chart on a real Kubernetes (docs/kubernetes.md)
 	@$(BIN)/octavo models pull smollm2
-	@$(BIN)/python -m pytest -m cluster tests/cluster $(PYTEST_ARGS)
+	@KUBECONFIG=$$($(BIN)/python -m tests.cluster.environment) \
+	  $(BIN)/python -m pytest -m cluster tests/cluster $(PYTEST_ARGS)
 
 lint: $(VENV)/.installed-dev ## check format, style, types and import contracts
 	@$(BIN)/ruff format --check .

@@ -36,10 +36,9 @@ def scripts() -> Scripts | None:
 
 
 @pytest.fixture(scope="session")
-def kube(scripts: Scripts | None, report: Report) -> Kube:
+def kube(scripts: Scripts | None) -> Kube:
     """The cluster that KUBECONFIG names, or one that the scripts start."""
-    with report.step("from nothing", "cluster up"):
-        kubeconfig = find_kubeconfig(scripts)
+    kubeconfig = find_kubeconfig(scripts)
     if kubeconfig is None:
         pytest.skip("no cluster: set KUBECONFIG, or OCTAVO_CLUSTER_SCRIPTS to make one")
     return Kube.connect(kubeconfig, kubectl_path(scripts))

@@ -81,3 +81,8 @@ def find_kubeconfig(scripts: Scripts | None) -> str | None:
     """Path of the cluster's; starts the scripts' cluster where none is named. None: no cluster."""
     named = os.environ.get("KUBECONFIG")
     return named or (str(scripts.up()) if scripts else None)
+
+
+if __name__ == "__main__":
+    # For `make test-cluster`: the first start of the scripts' cluster takes minutes.
+    print(find_kubeconfig(Scripts.find()) or "")
