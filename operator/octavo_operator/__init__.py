@@ -1,1 +1,1 @@
-"""The Kubernetes operator. Nothing yet: what it will reconcile is in `octavo_protocol`."""
+"""The Kubernetes operator: observes ModelDeployments, decides, acts. Its README has a map."""

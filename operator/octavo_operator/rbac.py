@@ -2,7 +2,7 @@
 
 Discovery and asking what one may do are rights of every account, and not listed. Kinds that may
 stop being wanted can be deleted; the others go with their owner, by the garbage collector. Secrets
-are written and never read: their contents come from the operator's own settings.
+are written by name and never asked for: their contents come from the operator's own settings.
 """
 
 from dataclasses import dataclass
