@@ -6,7 +6,14 @@ ModelDeployments that are there now.
 
 from collections.abc import Mapping, Sequence
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    ProcessCollector,
+    generate_latest,
+)
 
 from octavo_operator.queue import Key
 from octavo_protocol.records import ReplicaRecord
@@ -20,6 +27,7 @@ class OperatorMetrics:
 
     def __init__(self) -> None:
         registry = self._registry = CollectorRegistry()
+        ProcessCollector(registry=registry)
         self.api_calls = Counter(
             _PREFIX + "api_calls",
             "Requests to the API server beside the watches, by verb and resource.",
