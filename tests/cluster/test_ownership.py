@@ -2,8 +2,8 @@
 
 import pytest
 
-from tests.cluster.installation import Installation
-from tests.cluster.kube import DEPLOYMENT, Object
+from tests.cluster.installation import NAMESPACE, OTHER_NAMESPACE, Installation
+from tests.cluster.kube import DEPLOYMENT, MODEL_DEPLOYMENT, Object
 from tests.cluster.model_deployments import NOWHERE, ModelDeployments
 
 pytestmark = [pytest.mark.cluster, pytest.mark.model, pytest.mark.timeout(600)]
@@ -76,8 +76,31 @@ def test_deletion_in_the_middle_of_creation_leaves_nothing(
         )
 
 
+def test_with_no_namespaces_named_the_whole_cluster_is_served(octavo: Installation) -> None:
+    """The chart's default, with a ClusterRole; the other tests keep to namespaces of their own."""
+    everywhere = octavo.kube.list(MODEL_DEPLOYMENT)
+    if {each["metadata"]["namespace"] for each in everywhere} - {NAMESPACE, OTHER_NAMESPACE}:
+        pytest.skip("this cluster has ModelDeployments of others, which must not be touched")
+    namespace = "octavo-test-new"
+    octavo.upgrade(namespaces=[])
+    octavo.kube.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace}})
+    models = ModelDeployments(octavo.kube, namespace, octavo.router_url)
+    try:
+        models.apply("anywhere", podTemplate=NOWHERE)
+        models.wait_for_condition("anywhere", "Degraded", "True", "Unschedulable")
+        _assert_nothing_refused(octavo)
+        models.delete_all()
+    finally:
+        octavo.kube.delete("v1/Namespace", namespace)
+        octavo.upgrade()
+
+
 def test_the_operator_is_refused_nothing_and_logs_no_error(octavo: Installation) -> None:
     """It runs with the chart's service account and role; any verb they lack would show here."""
+    _assert_nothing_refused(octavo)
+
+
+def _assert_nothing_refused(octavo: Installation) -> None:
     for pod in octavo.pods("operator"):
         name = pod["metadata"]["name"]
         log = octavo.kube.logs(name, pod["metadata"]["namespace"], lines=-1)
