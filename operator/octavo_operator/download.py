@@ -77,17 +77,18 @@ def _failed(
 
 
 def _pod_problem(job_name: str, pods: Sequence[KubernetesObject]) -> str | None:
-    """Why the newest pod of the Job does not get on."""
-    ours = [
-        pod
+    """What the last of the Job's pods that failed says, also while the next one tries again."""
+    failed = [
+        (text(pod, "metadata", "creationTimestamp"), name(pod), failure[1])
         for pod in pods
-        if label(pod, COMPONENT) == DOWNLOAD_COMPONENT and label(pod, "job-name") == job_name
+        if label(pod, COMPONENT) == DOWNLOAD_COMPONENT
+        and label(pod, "job-name") == job_name
+        and (failure := pod_failure(pod)) is not None
     ]
-    if not ours:
+    if not failed:
         return None
-    newest = max(ours, key=lambda pod: text(pod, "metadata", "creationTimestamp"))
-    failure = pod_failure(newest)
-    return None if failure is None else shortened(f"pod {name(newest)}: {failure[1]}")
+    _, pod_name, message = max(failed)
+    return shortened(f"pod {pod_name}: {message}")
 
 
 def _progress(progress: DownloadProgress) -> str:

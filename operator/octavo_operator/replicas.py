@@ -187,7 +187,7 @@ def _ended(status: KubernetesObject, container: str) -> tuple[Failure, str] | No
         return None
     running = isinstance(value(state, "running"), Mapping)
     times = number(status, "restartCount") + (0 if running else 1)
-    said = text(last, "message").strip()
+    said = text(last, "message").strip().rstrip(".")
     sentence = (
         f"container {container} ended {_times(times)}, last with exit code {code}"
         f" ({reason or 'no reason'})" + (f": {_last_lines(said)}" if said else "")

@@ -286,7 +286,8 @@ def test_a_failing_download_tells_what_its_pod_says() -> None:
     job = next(each for each in made.children if each["kind"] == "Job")["metadata"]["name"]
     failed = pod("dl-1", status=waiting("ErrImagePull"))
     failed["metadata"]["labels"] = labels(NAME, DOWNLOAD_COMPONENT) | {"job-name": job}
-    desired = decide(replace(made, pods=[failed]), SETTINGS)
+    again = {**failed, "metadata": {**failed["metadata"], "name": "dl-2"}, "status": {}}
+    desired = decide(replace(made, pods=[failed, again]), SETTINGS)
 
     assert condition(desired, "ModelCached")[:2] == ("False", "DownloadFailing")
     assert "pod dl-1: container engine: cannot pull image" in condition(desired, "ModelCached")[2]
