@@ -14,6 +14,8 @@ from tests.fakes.fake_engine_core import FATAL
 from tests.integration.replica.conftest import StartReplica
 from tests.integration.replica.harness import Replica, eventually
 
+from octavo_protocol.continuation import CONTINUE, TRACE_HEADER
+
 pytestmark = [pytest.mark.integration]
 
 COMPLETIONS = "/v1/completions"
@@ -118,6 +120,39 @@ def test_drain_ends_at_its_limit(start_replica: StartReplica) -> None:
         assert replica.wait_exit() == 0
 
     assert "did not finish in time" in replica.log
+
+
+@pytest.mark.parametrize("end", ["its drain is over", "its engine dies"])
+def test_a_traced_stream_that_is_cut_off_can_go_on_elsewhere(
+    start_replica: StartReplica, end: str
+) -> None:
+    cut, other = start_replica(step_s=0.1, drain_timeout_s=0.5), start_replica()
+    cut.wait_ready()
+    headers = {TRACE_HEADER: "1", "x-request-id": "r"}
+    body = BODY | {"max_tokens": 40}
+    with cut.http.stream("POST", COMPLETIONS, json=body, headers=headers) as answer:
+        lines = answer.iter_lines()
+        first = next(lines)
+        if end == "its drain is over":
+            cut.terminate()
+        else:
+            cut.kill_engine()
+        shown = [line for line in [first, *lines] if line]
+    trace = [json.loads(line.removeprefix(":~")) for line in shown if line.startswith(":~")]
+    asked = {"head": answer.headers[TRACE_HEADER], "trace": trace, "request": body}
+    rest = other.wait_ready().http.post(CONTINUE + COMPLETIONS, json=asked, headers=headers)
+    undisturbed = other.http.post(COMPLETIONS, json=body, headers={"x-request-id": "r"})
+
+    assert 0 < len(trace) < 40
+    assert shown[-1].startswith(":~")
+    events = [line for line in [*shown, *rest.text.split("\n")] if line and line[:2] != ":~"]
+    assert said(events_of(events)) == said(events_of(undisturbed.text.split("\n")))
+
+
+def said(events: list[Any]) -> tuple[str, str]:
+    """Text and finish reason of a stream of one choice."""
+    choices = [event["choices"][0] for event in events]
+    return "".join(choice["text"] for choice in choices), choices[-1]["finish_reason"]
 
 
 def test_second_sigterm_stops_without_waiting(start_replica: StartReplica) -> None:
