@@ -25,14 +25,14 @@ def operator(
         str, option("--runtime-image", help="Image of the replicas, for specs that name none.")
     ],
     redis_url: Annotated[
-        str,
+        str | None,
         option(
             "--redis-url",
             help="Redis where replicas register, as pods reach it. With a password in it, set "
             "OCTAVO_REDIS_URL instead: arguments can be read by others.",
             show_default=False,
         ),
-    ],
+    ] = None,
     image_pull_policy: Annotated[
         Literal["Always", "IfNotPresent", "Never"],
         option("--image-pull-policy", help="When nodes pull the image."),
@@ -99,6 +99,8 @@ def operator(
     they should be. Credentials: the pod's service account, else KUBECONFIG. Every flag can also be
     set as OCTAVO_<FLAG>.
     """
+    if redis_url is None:
+        raise ConfigError("the operator needs Redis: set OCTAVO_REDIS_URL, or give --redis-url")
     settings = OperatorSettings(
         runtime_image=runtime_image,
         redis_url=redis_url,

@@ -73,6 +73,17 @@ def test_the_redis_url_comes_from_the_environment_and_is_not_shown(
     assert "hidden-7" not in repr(given[0])
 
 
+def test_without_redis_it_says_how_to_name_one(
+    given: list[OperatorSettings],
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delenv("OCTAVO_REDIS_URL", raising=False)
+    assert run("--runtime-image", "octavo:1") == 2
+    assert "set OCTAVO_REDIS_URL" in capsys.readouterr().err
+    assert given == []
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [
