@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+import urllib3
 from kubernetes import config, dynamic
 from kubernetes.dynamic.exceptions import DynamicApiError, NotFoundError
 
@@ -114,7 +115,7 @@ class Kube:
                 if result := look():
                     return result
                 problem = ""
-            except (DynamicApiError, OSError) as error:
+            except (DynamicApiError, urllib3.exceptions.HTTPError) as error:
                 problem = f" (last answer: {error})"
             if time.monotonic() > deadline:
                 told = f"{what}: not within {seconds:.0f} s{problem}"

@@ -12,7 +12,7 @@ import pytest
 from tests.cluster import faults
 from tests.cluster.environment import Scripts
 from tests.cluster.installation import NAMESPACE, OPERATOR, REDIS, SYSTEM, Installation
-from tests.cluster.kube import DEPLOYMENT, MODEL_DEPLOYMENT, Kube, Object, conditions
+from tests.cluster.kube import DEPLOYMENT, MODEL_DEPLOYMENT, Kube, Object, conditions, is_true
 from tests.cluster.model_deployments import ModelDeployments
 from tests.cluster.report import Report
 from tests.cluster.streaming_load import Load, streaming_load
@@ -58,6 +58,11 @@ def _ready_with(serving: ModelDeployments, replicas: int) -> None:
 
 def _scale(kube: Kube, replicas: int) -> None:
     kube.kubectl("scale", "-n", NAMESPACE, f"md/{NAME}", f"--replicas={replicas}")
+
+
+def _ready_replicas(found: Object) -> int:
+    ready: int = found["status"]["readyReplicas"]
+    return ready
 
 
 def _template(serving: ModelDeployments) -> Object:
@@ -126,11 +131,7 @@ def test_a_killed_replica_is_replaced_and_loses_at_most_the_streams_it_was_writi
     victim = serving.pods(NAME)[0]["metadata"]["name"]
     with under_load(scenario) as load, report.step(scenario, "killed to ready"):
         serving.kube.delete("v1/Pod", victim, NAMESPACE, gracePeriodSeconds=0)
-        serving.kube.wait(
-            "the pod is gone",
-            lambda: victim not in {pod["metadata"]["name"] for pod in serving.pods(NAME)},
-            seconds=60,
-        )
+        serving.wait(NAME, "has lost a replica", lambda found: _ready_replicas(found) < 2)
         serving.wait_until_ready(NAME, replicas=2)
     told = load.report()
     assert told["sent"] >= AT_LEAST
@@ -168,9 +169,8 @@ def test_a_restart_of_redis_loses_no_request_and_the_status_recovers(
     """It comes back empty: replicas, operator and router write again what they know."""
     _ready_with(serving, 2)
     scenario = "Redis restarted, empty"
-    with under_load(scenario) as load, report.step(scenario, "restart to registered"):
+    with under_load(scenario) as load:
         (redis,) = octavo.pods("redis")
-        octavo.kube.delete("v1/Pod", redis["metadata"]["name"], SYSTEM)
 
         def is_replaced() -> bool:
             found = octavo.kube.get("v1/Pod", f"{REDIS}-0", SYSTEM)
@@ -178,8 +178,12 @@ def test_a_restart_of_redis_loses_no_request_and_the_status_recovers(
                 return False
             return conditions(found).get("Ready", {}).get("status") == "True"
 
-        octavo.kube.wait("Redis is back", is_replaced, seconds=90, namespace=SYSTEM)
-        serving.wait_until_ready(NAME, replicas=2)
+        with report.step(scenario, "Redis away"):
+            octavo.kube.delete("v1/Pod", redis["metadata"]["name"], SYSTEM)
+            octavo.kube.wait("Redis is back", is_replaced, seconds=90, namespace=SYSTEM)
+        with report.step(scenario, "back to registered"):
+            serving.wait_for_condition(NAME, "Registered", "True")
+            serving.wait_until_ready(NAME, replicas=2)
         served = len(load.answers)
         octavo.kube.wait("more answers", lambda: len(load.answers) > served + 4, seconds=60)
     load.assert_nothing_lost(at_least=AT_LEAST)
@@ -222,12 +226,11 @@ def test_a_node_whose_kubelet_stops_costs_no_request_and_shows_in_the_status(
     scenario = "kubelet stopped"
     with under_load(scenario) as load:
         with faults.stopped_kubelet(min(nodes)), report.step(scenario, "stopped to noticed"):
-            found = serving.wait(
-                NAME, "has one replica", lambda each: bool(each["status"]["readyReplicas"] == 1)
-            )
-            told = conditions(found)
-            assert told["Ready"]["status"] == "True"
-            assert told["Degraded"]["status"] == "True"
+            found = serving.wait(NAME, "has lost it", lambda each: _ready_replicas(each) < 2)
+            assert _ready_replicas(found) == 1
+            assert is_true(found, "Ready")
+            (told,) = found["status"]["pods"]
+            assert told["stage"] == "Loading"
         with report.step(scenario, "resumed to ready"):
             serving.wait_until_ready(NAME, replicas=2)
     load.assert_nothing_lost(at_least=AT_LEAST)
