@@ -1,8 +1,11 @@
 """`octavo models`: the models in the cache."""
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from octavo_protocol.errors import ConfigError
 
 app = typer.Typer(
     help="Fetch, list and remove models in the local cache.",
@@ -15,8 +18,8 @@ _Name = Annotated[
     str,
     typer.Argument(
         metavar="MODEL",
-        help="A catalogue name (`octavo models list`), a model folder, a .gguf file, or a hub name "
-        "(org/name).",
+        help="A catalogue name (`octavo models list`), a model folder, a .gguf file, a hub name "
+        "(org/name), or a source: s3://, gs://, oci://, http(s)://.",
     ),
 ]
 _Revision = Annotated[
@@ -25,16 +28,59 @@ _Revision = Annotated[
 
 
 @app.command()
-def pull(model: _Name, revision: _Revision = None) -> None:
+def pull(
+    model: _Name,
+    revision: _Revision = None,
+    to: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FOLDER",
+            help="Fetch into this folder instead of the cache; it is marked when it is complete.",
+        ),
+    ] = None,
+    allow_pickle: Annotated[
+        bool,
+        typer.Option(
+            "--allow-pickle",
+            help="With --to: fetch pickled weights (*.bin, *.pt) too. Octavo loads none.",
+        ),
+    ] = False,
+    progress_file: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Append how far it has come: JSON lines, in bytes."),
+    ] = None,
+    termination_log: Annotated[
+        Path,
+        typer.Option(
+            metavar="FILE",
+            help="Where Kubernetes reads a container's last words; only written if it exists.",
+        ),
+    ] = Path("/dev/termination-log"),
+) -> None:
     """Fetch a model into the cache, or convert a .gguf file; print the folder it is in.
 
-    Does nothing where the model is already there. An interrupted pull leaves nothing behind.
+    Does nothing where the model is already there. What an interrupted pull has fetched from
+    a web server, registry or object store is kept, and the next one goes on from there.
     """
     from octavo.cli.console import ByteProgress
-    from octavo_runtime.models.source import resolve_model
+    from octavo.cli.pull_progress import PullProgress
 
-    with ByteProgress() as progress:
-        folder = resolve_model(model, revision=revision, progress=progress)
+    if allow_pickle and to is None:
+        raise ConfigError("--allow-pickle goes with --to: nothing in the cache may be a pickle")
+    with ByteProgress() as bars, PullProgress(progress_file, termination_log, bars) as progress:
+        if to is None:
+            from octavo_runtime.models.source import resolve_model
+
+            folder = resolve_model(model, revision=revision, progress=progress)
+            progress.succeeded(f"{folder} holds the model")
+        else:
+            from octavo_runtime.models.pull import pull_model
+
+            pulled = pull_model(
+                model, to, revision=revision, allow_pickle=allow_pickle, progress=progress
+            )
+            folder = pulled.folder
+            progress.succeeded(pulled.summary)
     print(folder)
 
 

@@ -20,6 +20,8 @@ from typing import Protocol
 from octavo_protocol.errors import ConfigError
 
 _LOCK_POLL_S = 0.2
+# Of an `OSError` that says that the disk, or one's share of it, is full.
+NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 
 
 class Progress(Protocol):
@@ -49,39 +51,63 @@ def build_once(
     build: Callable[[Path], None],
     *,
     needed_bytes: int,
+    is_resumable: bool = False,
     progress: Progress = silent,
 ) -> Path:
     """The folder of `key`, built by `build(empty folder)` if it is not there yet.
 
     Of several processes that ask at once, one builds and the others wait. After a failure, and
-    after a kill at any moment, the next call starts from nothing. needed_bytes: disk space that
-    the build takes at its peak; checked before it starts.
+    after a kill at any moment, the next call starts from nothing; is_resumable: from what the last
+    one left, except where the disk was full. needed_bytes: disk space that the build takes at its
+    peak, checked before it starts; 0 where the build checks it itself.
     """
     final = root / "models" / key
     if final.is_dir():
         return final
-    with _explained(root, needed_bytes):
+    with explained(root, needed_bytes):
         partial = root / "models" / f".partial-{key}"
         (root / "locks").mkdir(parents=True, exist_ok=True)
         partial.parent.mkdir(parents=True, exist_ok=True)
-        with _lock(root / "locks" / f"{key}.lock", progress):
+        with locked(root / "locks" / f"{key}.lock", progress):
             if final.is_dir():
                 return final
-            shutil.rmtree(partial, ignore_errors=True)
-            if (free := shutil.disk_usage(root).free) < needed_bytes:
-                raise OSError(errno.ENOSPC, f"{free} bytes are free")
-            partial.mkdir()
-            try:
+            require_space(root, needed_bytes)
+            with staged(partial, is_resumable=is_resumable):
                 build(partial)
-                _sync(partial)
+                sync(partial)
                 partial.rename(final)
-            finally:
-                shutil.rmtree(partial, ignore_errors=True)
     return final
 
 
 @contextmanager
-def _lock(path: Path, progress: Progress) -> Iterator[None]:
+def staged(folder: Path, *, is_resumable: bool) -> Iterator[None]:
+    """`folder` to build in: empty, or with what is resumable in it. Afterwards it is gone; what is
+    resumable stays after a failure, unless its room is needed.
+    """
+    if not is_resumable:
+        shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(exist_ok=True)
+    is_kept = False
+    try:
+        yield
+    except BaseException as error:
+        is_kept = is_resumable and not (isinstance(error, OSError) and error.errno in NO_SPACE)
+        raise
+    finally:
+        if not is_kept:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def require_space(folder: Path, num_bytes: int) -> None:
+    """Raises `OSError` (ENOSPC) unless `num_bytes` more fit on the disk of `folder`."""
+    free = shutil.disk_usage(folder).free
+    if free < num_bytes:
+        raise OSError(errno.ENOSPC, f"{num_bytes / 1e6:.0f} MB needed, {free / 1e6:.0f} MB free")
+
+
+@contextmanager
+def locked(path: Path, progress: Progress) -> Iterator[None]:
+    """Waits until no other process is in here with `path`; a lock dies with its process."""
     with path.open("a") as handle:
         while True:
             try:
@@ -94,25 +120,27 @@ def _lock(path: Path, progress: Progress) -> Iterator[None]:
 
 
 @contextmanager
-def _explained(root: Path, needed_bytes: int) -> Iterator[None]:
+def explained(root: Path, needed_bytes: int = 0) -> Iterator[None]:
     """Turns what the file system refuses into a `ConfigError` that says what to do."""
     try:
         yield
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        if error.errno in NO_SPACE:
+            size = f"takes {needed_bytes / 1e6:.0f} MB" if needed_bytes else "needs more room"
             raise ConfigError(
-                f"the disk is full: preparing this model takes {needed_bytes / 1e6:.0f} MB in "
-                f"{root}. Make room, or point OCTAVO_CACHE to a folder on a larger disk."
+                f"the disk is full: preparing this model {size} in {root} ({error.strerror}). "
+                "Make room, or choose a folder on a larger disk (OCTAVO_CACHE, or --to)."
             ) from error
         if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
             raise ConfigError(
-                f"cannot write to the cache folder {root}: {error.strerror}. Set OCTAVO_CACHE to "
-                "a folder that you may write to."
+                f"cannot write to the cache folder {root}: {error.strerror}. Set OCTAVO_CACHE (or "
+                "--to) to a folder that you may write to."
             ) from error
         raise
 
 
-def _sync(folder: Path) -> None:
+def sync(folder: Path) -> None:
+    """Returns when every file below `folder` is on the disk."""
     # A rename may reach the disk before the data does; a power cut must not leave a hollow model.
     for path in folder.rglob("*"):
         if path.is_file():

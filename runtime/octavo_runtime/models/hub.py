@@ -8,9 +8,10 @@ import re
 from pathlib import Path
 
 from octavo_protocol.errors import ConfigError
+from octavo_runtime.models.cache import NO_SPACE
+from octavo_runtime.models.remote.files import MODEL_FILES, PICKLE_FILES
 
 _REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
-_PATTERNS = ["*.safetensors", "*.json", "*.jinja", "*.txt", "tokenizer.model", "LICENSE*"]
 _NOT_IN_SUBFOLDERS = ["*/*"]
 
 
@@ -18,8 +19,17 @@ def is_repository_name(name: str) -> bool:
     return _REPOSITORY.fullmatch(name) is not None
 
 
-def fetch_repository(name: str, *, revision: str | None, local_only: bool = False) -> Path:
+def fetch_repository(
+    name: str,
+    *,
+    revision: str | None,
+    local_only: bool = False,
+    folder: Path | None = None,
+    allow_pickle: bool = False,
+) -> Path:
     """The repository's model folder: from the local cache if complete there, else downloaded.
+
+    folder: where to download to instead of the hub's cache; an interrupted download goes on there.
 
     Raises `ConfigError` when the hub cannot be reached or refuses, and when the repository has no
     safetensors weights.
@@ -29,13 +39,14 @@ def fetch_repository(name: str, *, revision: str | None, local_only: bool = Fals
     from huggingface_hub import errors
 
     try:
-        folder = Path(
+        found = Path(
             huggingface_hub.snapshot_download(
                 name,
                 revision=revision,
-                allow_patterns=_PATTERNS,
+                allow_patterns=[*MODEL_FILES, *(PICKLE_FILES if allow_pickle else ())],
                 ignore_patterns=_NOT_IN_SUBFOLDERS,
                 local_files_only=local_only,
+                local_dir=folder,
             )
         )
     except errors.GatedRepoError as error:
@@ -51,14 +62,16 @@ def fetch_repository(name: str, *, revision: str | None, local_only: bool = Fals
             "to a token that may read it"
         ) from error
     except (errors.LocalEntryNotFoundError, httpx.HTTPError, OSError) as error:
+        if isinstance(error, OSError) and error.errno in NO_SPACE:
+            raise
         raise ConfigError(
             f"{name} is not in the local hub cache, and the hub cannot be reached from here "
             f"({type(error).__name__}). Check the network and proxy settings (HTTPS_PROXY, "
             "HF_ENDPOINT), or give the path of a model folder."
         ) from error
-    if not any(folder.glob("*.safetensors")):
+    if not allow_pickle and not any(found.glob("*.safetensors")):
         raise ConfigError(
             f"{name} has no safetensors weights on the hub; pickled weights are not loaded. "
             "Look for a converted copy of the model."
         )
-    return folder
+    return found

@@ -10,7 +10,7 @@ from pathlib import Path
 from octavo_protocol.errors import ConfigError
 from octavo_runtime.models.cache import cache_root
 from octavo_runtime.models.catalogue import CATALOGUE, find_entry
-from octavo_runtime.models.source import catalogue_key
+from octavo_runtime.models.source import catalogue_key, remote_key
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +45,7 @@ def cached_models(root: Path | None = None) -> list[ModelRow]:
     if not folder.is_dir():
         return []
     return [
-        ModelRow(path.name, path, _num_bytes(path), "converted from GGUF", True)
+        ModelRow(path.name, path, _num_bytes(path), "fetched or converted", True)
         for path in sorted(folder.iterdir())
         if path.is_dir() and not path.name.startswith(".")
     ]
@@ -54,9 +54,8 @@ def cached_models(root: Path | None = None) -> list[ModelRow]:
 def remove_cached(name: str, root: Path | None = None) -> int:
     """Deletes a model from the cache; returns the bytes that it took. Raises `ConfigError`."""
     root = root or cache_root()
-    entry = find_entry(name)
     known = {row.name: row for row in cached_models(root)}
-    row = known.get(catalogue_key(entry) if entry else name)
+    row = known.get(_key(name))
     if row is None:
         raise ConfigError(
             f"{name} is not in {root / 'models'}; there is: {', '.join(known) or 'nothing'}"
@@ -67,6 +66,12 @@ def remove_cached(name: str, root: Path | None = None) -> int:
     row.path.rename(doomed)
     shutil.rmtree(doomed)
     return row.num_bytes
+
+
+def _key(name: str) -> str:
+    if (entry := find_entry(name)) is not None:
+        return catalogue_key(entry)
+    return remote_key(name) if "://" in name else name
 
 
 def _num_bytes(folder: Path) -> int:

@@ -4,6 +4,7 @@
     anything.gguf                                  converted once, kept in the cache
     smollm2, its hub name, hf:// before it         the catalogue: fetched from a package registry
     org/name  hf://org/name                        the Hugging Face hub
+    s3:// gs:// oci:// http:// https://            fetched once, kept in the cache (`remote`)
 
 A relative folder that holds a model goes before catalogue and hub. What is in the folder is left to
 `loader.py`.
@@ -11,7 +12,9 @@ A relative folder that holds a model goes before catalogue and hub. What is in t
 
 import hashlib
 import os
+import re
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -21,11 +24,32 @@ from octavo_runtime.models.cache import Progress, build_once, cache_root, silent
 from octavo_runtime.models.catalogue import CATALOGUE, CatalogueEntry, fetch_gguf, find_entry
 from octavo_runtime.models.gguf import CONVERTER_VERSION, convert_gguf, converted_bytes
 from octavo_runtime.models.hub import fetch_repository, is_repository_name
-
-_Prepare = Callable[[str, Callable[[Progress, Path], None], int], Path]
+from octavo_runtime.models.remote import SCHEMES as REMOTE_SCHEMES
+from octavo_runtime.models.remote import fetch_remote, short_name
 
 _LOCAL_PREFIXES = ("/", "./", "../", "~")
-_REMOTE_SCHEMES = ("s3", "gs", "oci", "pvc", "http", "https")
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """A model folder that can be made: `build(progress, folder)` fills an empty folder.
+
+    key: names it in the cache. needed_bytes: disk space at the peak; 0: the build checks itself.
+    is_resumable: the build goes on with what an earlier one left in its folder.
+    """
+
+    key: str
+    build: Callable[[Progress, Path], None]
+    needed_bytes: int
+    is_resumable: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class HubModel:
+    """A repository of the hub; it is kept in the hub's own cache."""
+
+    name: str
+    revision: str | None
 
 
 def resolve_model(
@@ -44,30 +68,70 @@ def resolve_model(
     Raises `ConfigError` that says where was looked and what to write instead.
     """
     root = cache_dir or cache_root()
-    prepare = partial(_prepare, name, root, progress or silent, local_only)
+    match find_model(name, revision=revision):
+        case Recipe() as recipe:
+            if local_only and not (root / "models" / recipe.key).is_dir():
+                raise ConfigError(f"{name} is not in {root}; run `octavo models pull {name}`")
+            progress = progress or silent
+            return build_once(
+                root,
+                recipe.key,
+                partial(recipe.build, progress),
+                needed_bytes=recipe.needed_bytes,
+                is_resumable=recipe.is_resumable,
+                progress=progress,
+            )
+        case HubModel() as model:
+            return fetch_repository(model.name, revision=model.revision, local_only=local_only)
+        case Path() as folder:
+            return folder
+
+
+def find_model(
+    name: str, *, revision: str | None = None, allow_pickle: bool = False
+) -> Path | HubModel | Recipe:
+    """What `name` means: a folder that is here, or how it is made. Fetches nothing.
+
+    Raises `ConfigError` that says where was looked and what to write instead.
+    """
     scheme, _, rest = name.partition("://") if "://" in name else ("", "", name)
-    if scheme in _REMOTE_SCHEMES:
+    if scheme == "pvc":
         raise ConfigError(
-            f"{name}: {scheme}:// sources are not supported yet. Copy the model to a local folder "
-            "and give its path."
+            f"{name}: pvc:// is for manifests, where Kubernetes mounts the claim. Here, give the "
+            "path of the folder."
         )
-    if scheme not in ("", "file", "hf"):
-        raise ConfigError(f"{name}: unknown scheme {scheme}://; known are file:// and hf://")
+    if scheme not in ("", "file", "hf", *REMOTE_SCHEMES):
+        known = ", ".join(f"{each}://" for each in ("file", "hf", *REMOTE_SCHEMES))
+        raise ConfigError(f"{name}: unknown scheme {scheme}://; known are {known}")
     if not rest:
         raise ConfigError("the model's name is empty; try `smollm2`")
+    if scheme in REMOTE_SCHEMES:
+        _refuse_revision(f"{scheme}:// sources have", revision)
+        build = partial(_build_from_remote, name, allow_pickle)
+        return Recipe(remote_key(name), build, needed_bytes=0, is_resumable=True)
     if scheme != "hf" and (local := _local_path(scheme, name)) is not None:
-        return _local_model(local, prepare)
+        return _local_model(local)
     if (entry := find_entry(rest)) is not None:
-        _refuse_revision(entry, revision)
+        _refuse_revision(
+            f"{entry.name} comes from {entry.package} {entry.version} and has", revision
+        )
         needed = entry.wheel_bytes + entry.gguf_bytes + entry.model_bytes
-        return prepare(catalogue_key(entry), partial(_build_from_catalogue, entry), needed)
+        return Recipe(catalogue_key(entry), partial(_build_from_catalogue, entry), needed)
     if is_repository_name(rest) and (scheme == "hf" or "/" in rest):
-        return fetch_repository(rest, revision=revision, local_only=local_only)
+        return HubModel(rest, revision)
     raise ConfigError(
         f"there is no model {name!r}: not a folder or .gguf file in {Path.cwd()}, not in the "
         f"catalogue ({', '.join(e.name for e in CATALOGUE)}), and hub models are written "
         "`org/name` or `hf://name`"
     )
+
+
+def remote_key(source: str) -> str:
+    """The folder's name in the cache of a model from elsewhere. Sources are taken as unchanging:
+    another version is another path or tag.
+    """
+    digest = hashlib.sha256(source.encode()).hexdigest()[:12]
+    return f"{re.sub(r'[^A-Za-z0-9._-]', '-', short_name(source)).strip('.-')}-{digest}"
 
 
 def catalogue_key(entry: CatalogueEntry) -> str:
@@ -89,27 +153,11 @@ def _local_path(scheme: str, name: str) -> Path | None:
     return None
 
 
-def _prepare(
-    name: str,
-    root: Path,
-    progress: Progress,
-    local_only: bool,
-    key: str,
-    build: Callable[[Progress, Path], None],
-    needed_bytes: int,
-) -> Path:
-    if local_only and not (root / "models" / key).is_dir():
-        raise ConfigError(f"{name} is not in {root}; run `octavo models pull {name}`")
-    return build_once(
-        root, key, partial(build, progress), needed_bytes=needed_bytes, progress=progress
-    )
-
-
-def _local_model(path: Path, prepare: _Prepare) -> Path:
+def _local_model(path: Path) -> Path | Recipe:
     path = path.absolute()
     if path.is_file() and path.suffix == ".gguf":
         path = path.resolve()
-        return prepare(_file_key(path), partial(_build_from_file, path), converted_bytes(path))
+        return Recipe(_file_key(path), partial(_build_from_file, path), converted_bytes(path))
     if not path.exists():
         raise ConfigError(f"there is no model at {path}")
     if not (path / "config.json").is_file():
@@ -132,12 +180,13 @@ def _build_from_file(source: Path, progress: Progress, folder: Path) -> None:
     convert_gguf(source, folder, progress=progress)
 
 
-def _refuse_revision(entry: CatalogueEntry, revision: str | None) -> None:
+def _refuse_revision(subject: str, revision: str | None) -> None:
     if revision is not None:
-        raise ConfigError(
-            f"{entry.name} comes from {entry.package} {entry.version} and has no revisions; leave "
-            f"revision out (it is {revision!r})"
-        )
+        raise ConfigError(f"{subject} no revisions; leave revision out (it is {revision!r})")
+
+
+def _build_from_remote(source: str, allow_pickle: bool, progress: Progress, folder: Path) -> None:
+    fetch_remote(source, progress, folder, allow_pickle=allow_pickle)
 
 
 def _build_from_catalogue(entry: CatalogueEntry, progress: Progress, folder: Path) -> None:

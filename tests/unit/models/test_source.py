@@ -97,7 +97,7 @@ def test_changed_gguf_file_is_converted_anew(tmp_path: Path, cache: Path) -> Non
         ("nowhere.gguf", "no model at"),
         ("smollm3", "not in the catalogue \\(smollm2\\)"),
         ("", "empty"),
-        ("s3://bucket/x", "s3:// sources are not supported yet"),
+        ("pvc://claim/x", "pvc:// is for manifests"),
         ("ftp://x", "unknown scheme ftp://"),
         ("file://host/x", "three slashes"),
         ("hf://a/b/c", "no model 'hf://a/b/c'"),
