@@ -3,8 +3,9 @@
 {{- if not (or .Values.redis.external.url .Values.redis.external.urlSecret.name) -}}yes{{- end -}}
 {{- end -}}
 
+{{/* The operator names Secrets of its own NAME-redis, for any NAME: this must be none of them. */}}
 {{- define "octavo.redis.secretName" -}}
-{{- .Values.redis.auth.existingSecret | default (printf "%s-redis" (include "octavo.fullname" .)) -}}
+{{- .Values.redis.auth.existingSecret | default (printf "%s-redis-password" (include "octavo.fullname" .)) -}}
 {{- end -}}
 
 {{/* OCTAVO_REDIS_URL, as the environment of operator and router. */}}

@@ -21,7 +21,8 @@ INSTANCE = {"app.kubernetes.io/instance": RELEASE}
 NAMESPACED = (
     *(DEPLOYMENT, STATEFUL_SET, POD, SECRET, "v1/ConfigMap", "v1/Service", "v1/ServiceAccount"),
     *("rbac.authorization.k8s.io/v1/Role", "rbac.authorization.k8s.io/v1/RoleBinding"),
-    *("networking.k8s.io/v1/NetworkPolicy", "v1/PersistentVolumeClaim"),
+    *("networking.k8s.io/v1/NetworkPolicy", "networking.k8s.io/v1/Ingress"),
+    *("autoscaling/v1/HorizontalPodAutoscaler", "v1/PersistentVolumeClaim"),
 )
 CLUSTER_WIDE = tuple(
     f"rbac.authorization.k8s.io/v1/{kind}" for kind in ("ClusterRole", "ClusterRoleBinding")
@@ -83,7 +84,7 @@ class Release:
         }
 
     def password(self) -> str:
-        secret = self.kube.get(SECRET, f"{RELEASE}-redis", SYSTEM)
+        secret = self.kube.get(SECRET, f"{RELEASE}-redis-password", SYSTEM)
         assert secret is not None
         password: str = secret["data"]["password"]
         return password

@@ -65,14 +65,20 @@ def test_an_upgrade_replaces_only_what_changed_and_keeps_the_password(release: R
     before = {part: release.pods(part) for part in ("operator", "router", "redis")}
     password = release.password()
 
-    release.upgrade(router={"drainTimeoutSeconds": 6}, monitoring={"dashboard": {"enabled": True}})
+    router = {
+        "drainTimeoutSeconds": 6,
+        "autoscaling": {"enabled": True, "minReplicas": 1, "maxReplicas": 2},
+        "ingress": {"enabled": True, "hosts": ["story.example.com"]},
+    }
+    release.upgrade(router=router, monitoring={"dashboard": {"enabled": True}})
     release.wait_until_ready()
 
     assert release.pods("operator") == before["operator"]
     assert release.pods("redis") == before["redis"]
     assert not release.pods("router") & before["router"]
     assert release.password() == password
-    assert f"ConfigMap/{RELEASE}-dashboard" in release.objects()
+    added = {f"{kind}/{RELEASE}-router" for kind in ("HorizontalPodAutoscaler", "Ingress")}
+    assert {f"ConfigMap/{RELEASE}-dashboard", *added} <= release.objects()
 
 
 def test_other_pod_defaults_restart_the_operator(release: Release) -> None:
@@ -135,7 +141,7 @@ def test_an_upgrade_says_when_the_definitions_in_the_cluster_are_older(
 def test_an_uninstall_leaves_models_definitions_password_and_data(release: Release) -> None:
     with release.helm() as helm:
         helm.uninstall(RELEASE)
-    left = {f"Secret/{RELEASE}-redis", f"PersistentVolumeClaim/data-{RELEASE}-redis-0"}
+    left = {f"Secret/{RELEASE}-redis-password", f"PersistentVolumeClaim/data-{RELEASE}-redis-0"}
 
     release.kube.wait(
         "everything else gone",

@@ -12,7 +12,7 @@ from octavo_operator.settings import OperatorSettings
 from octavo_protocol.resources.pod_spec import PodTemplateSpec
 from octavo_router.options import RouterOptions
 
-SECRETS = {("octavo-redis", "password"): "pass", ("keys", "api-keys"): "first\nsecond\n"}
+SECRETS = {("octavo-redis-password", "password"): "pass", ("keys", "api-keys"): "first\nsecond\n"}
 FIELDS = {"metadata.name": "pod-1", "metadata.namespace": "octavo-system"}
 REDIS_URL = "redis://:pass@octavo-redis.octavo-system.svc:6379/0"
 

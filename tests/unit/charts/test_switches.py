@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from tests.unit.charts.chart import Object, helm_python, render
 
-from octavo_operator.names import labels
+from octavo_operator.names import labels, redis_secret
 
 
 def environment(container: Object) -> dict[str, Any]:
@@ -19,7 +19,7 @@ def secret_key(name: str, key: str) -> Object:
 def test_the_default_is_a_whole_platform() -> None:
     assert render().names == {
         *("Deployment/octavo-operator", "Deployment/octavo-router", "StatefulSet/octavo-redis"),
-        *("Service/octavo-router", "Service/octavo-redis", "Secret/octavo-redis"),
+        *("Service/octavo-router", "Service/octavo-redis", "Secret/octavo-redis-password"),
         *("ConfigMap/octavo-redis", "ConfigMap/octavo-pod-defaults"),
         *(f"ServiceAccount/octavo-{part}" for part in ("operator", "router", "redis")),
         *(f"NetworkPolicy/octavo-{part}" for part in ("operator", "router", "redis")),
@@ -254,12 +254,12 @@ def test_a_way_in_without_its_target_is_refused_by_name(key: str, missing: str) 
 
 
 def test_the_password_of_redis_is_random_long_and_stays_when_the_release_goes() -> None:
-    secret = render().find("Secret", "octavo-redis")
+    secret = render().find("Secret", "octavo-redis-password")
 
     assert secret["metadata"]["annotations"] == {"helm.sh/resource-policy": "keep"}
     assert len(secret["data"]["password"]) == 44  # 32 letters and digits in base64
     assert secret != render({"redis": {"podLabels": {"other": "render"}}}).find(
-        "Secret", "octavo-redis"
+        "Secret", "octavo-redis-password"
     )
 
 
@@ -380,3 +380,9 @@ def test_replicas_are_told_by_the_labels_that_the_operator_gives_them() -> None:
 def test_notes_name_the_namespaces_in_which_models_are_served() -> None:
     notes = render({"operator": {"namespaces": ["team-a"]}}).notes
     assert "kubectl -n team-a apply" in notes
+
+
+def test_the_password_has_a_name_that_no_model_deployment_s_secret_can_have() -> None:
+    """The operator owns the Secret `NAME-redis` of every ModelDeployment, in this namespace too."""
+    [secret] = render().of_kind("Secret")
+    assert not secret["metadata"]["name"].endswith(redis_secret(""))
