@@ -58,8 +58,11 @@ def test_deleted_children_come_back(models: ModelDeployments) -> None:
 def test_deletion_in_the_middle_of_creation_leaves_nothing(
     models: ModelDeployments, steps: int
 ) -> None:
-    """Deleted when nothing, something, or the whole workload has been made."""
-    models.apply("brief")
+    """Deleted when nothing, something, or the whole workload has been made.
+
+    A replica that only starts does not wait for its time to drain.
+    """
+    models.apply("brief", rollout={"drainSeconds": 600})
     if steps:
 
         def are_made() -> bool:

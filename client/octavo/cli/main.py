@@ -4,6 +4,7 @@ Subcommand modules import nothing heavy at their top, so that `octavo --help` an
 """
 
 import os
+import signal
 import sys
 import traceback
 from collections.abc import Sequence
@@ -89,6 +90,10 @@ app.command("version")(version.version)
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the command and exits: 0, 1 (stopped by the user) or 2 (an error, said in one line)."""
     given = sys.argv[1:] if arguments is None else list(arguments)
+    if os.getpid() == 1:
+        # The first process of a container has no default actions: until a server takes the signal
+        # over, a container that is stopped while it starts would wait to be killed.
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:
         app(args=given, prog_name="octavo")
     except OctavoError as error:
