@@ -44,7 +44,7 @@ class PullProgress:
         if self._file is not None:
             try:
                 self._file.parent.mkdir(parents=True, exist_ok=True)
-                self._file.touch()
+                self._file.open("a").close()
             except OSError as error:
                 raise ConfigError(f"cannot write {self._file}: {error.strerror}") from error
         return self
