@@ -23,7 +23,7 @@ metadata:
   name: smollm2
 spec:
   model:
-    source: {folder}
+    source: file://{folder}
   replicas: 2
   engine:
     dtype: float32
@@ -72,6 +72,10 @@ class Platform:
         except httpx.TransportError:
             return False
 
+    def has_recovered(self) -> bool:
+        """Both replicas run and may take traffic."""
+        return len(self._replica_ports()) == 2 and all(map(_is_ready, self._replica_ports()))
+
     def metric(self, name: str) -> float:
         """A metric of the router without labels."""
         for line in httpx.get(f"{self.url}/metrics").text.splitlines():
@@ -79,9 +83,11 @@ class Platform:
                 return float(line.split()[1])
         raise AssertionError(f"the router has no metric {name}")
 
-    def kill_replica(self) -> None:
-        """SIGKILL for one replica's API process; its engine process dies with it."""
-        self._find("serve").kill()
+    def kill_replica(self, replica_id: str | None = None) -> None:
+        """SIGKILL for the API process of one replica, of any without an id; its engine process dies
+        with it.
+        """
+        self._find("serve", replica_id=replica_id).kill()
 
     def kill_redis(self) -> None:
         self._find("valkey-server", "redis-server").kill()
@@ -92,9 +98,22 @@ class Platform:
             assert time.monotonic() < deadline, self._log.read_text()
             time.sleep(0.05)
 
-    def _find(self, *words: str) -> psutil.Process:
+    def _replica_ports(self) -> list[str]:
+        children = psutil.Process(self._process.pid).children()
+        commands = [child.cmdline() for child in children]
+        return [each[each.index("--port") + 1] for each in commands if "--replica-id" in each]
+
+    def _find(self, *words: str, replica_id: str | None = None) -> psutil.Process:
         for process in psutil.Process(self._process.pid).children():
             arguments = process.cmdline()
-            if any(word in part for part in arguments[:4] for word in words):
+            is_meant = replica_id is None or replica_id in arguments
+            if is_meant and any(word in part for part in arguments[:4] for word in words):
                 return process
         raise AssertionError(f"no child process of octavo up has one of {words}")
+
+
+def _is_ready(port: str) -> bool:
+    try:
+        return httpx.get(f"http://127.0.0.1:{port}/ready").status_code == 200
+    except httpx.TransportError:
+        return False

@@ -207,3 +207,55 @@ async def test_a_killed_replica_costs_no_request_that_had_not_streamed(
     assert await running == [row["output"] for row in rows]
     assert platform.metric("octavo_router_retries_total") > retries
     await asyncio.to_thread(platform.wait_until, platform.is_ready, RECOVERY_S)
+
+
+STREAMS: list[dict[str, Any]] = [
+    {"prompt": "😀😃😄😁😆😅😂🤣😊😇🙂🙃" * 3, "max_tokens": 24},
+    {"prompt": "one, two, three, four,", "stop": ["nine, "], "max_tokens": 24},
+    {"prompt": "Once upon a time", "n": 2, "seed": 7, "temperature": 1.0, "max_tokens": 24},
+]
+
+
+async def texts(client: httpx.AsyncClient, body: dict[str, Any], heard: Any = None) -> list[str]:
+    """Each choice of a streamed completion, and the usage. heard: gets the replica and the number
+    of events so far.
+    """
+    asked = {"model": "smollm2", "temperature": 0, "stream": True, **body}
+    asked["stream_options"] = {"include_usage": True}
+    said = [""] * body.get("n", 1)
+    ends, num_events = 0, 0
+    async with client.stream("POST", "/v1/completions", json=asked) as response:
+        replica = response.headers["x-octavo-route"].split(";")[0].removeprefix("replica=")
+        async for line in response.aiter_lines():
+            if not line or line == "data: [DONE]":
+                continue
+            event = json.loads(line.removeprefix("data: "))
+            num_events += 1
+            for choice in event["choices"]:
+                said[choice["index"]] += choice["text"]
+                ends += choice["finish_reason"] is not None
+            if not event["choices"]:
+                said.append(f"{event['usage']['completion_tokens']} tokens, {ends} ends")
+            elif heard is not None:
+                await heard(replica, num_events)
+    assert line == "" or line == "data: [DONE]"
+    return said
+
+
+@pytest.mark.parametrize("kill_at", [1, 12, 23])
+async def test_a_killed_replica_is_a_pause_to_its_streams(platform: Platform, kill_at: int) -> None:
+    async def kill(replica: str, num_events: int) -> None:
+        if num_events == kill_at:
+            platform.kill_replica(replica)
+
+    async with httpx.AsyncClient(base_url=platform.url, timeout=120) as client:
+        undisturbed = await asyncio.gather(*(texts(client, body) for body in STREAMS))
+        continued = platform.metric("octavo_router_continued_streams_total")
+        trigger = {"prompt": "A long story:", "max_tokens": 24}
+        told = await texts(client, trigger)
+        [*disturbed, retold] = await asyncio.gather(
+            *(texts(client, body) for body in STREAMS), texts(client, trigger, kill)
+        )
+    assert (disturbed, retold) == (undisturbed, told)
+    assert platform.metric("octavo_router_continued_streams_total") > continued
+    await asyncio.to_thread(platform.wait_until, platform.has_recovered, RECOVERY_S)
