@@ -14,13 +14,14 @@ from octavo_operator.children.service import service
 from octavo_operator.children.service_account import service_account
 from octavo_operator.children.workload import KIND, workload
 from octavo_operator.desired import Desired, Manifest, ObjectRef
+from octavo_operator.findings import Picture
 from octavo_operator.intent import Hold, Intent, intend
 from octavo_operator.objects import label, name, number, text, time, value
 from octavo_operator.observed import Observed
 from octavo_operator.replicas import Replica, replicas
 from octavo_operator.scaling import Scaling, deletion_costs, measured, scale
 from octavo_operator.settings import OperatorSettings
-from octavo_operator.status import Picture, status
+from octavo_operator.status import status
 from octavo_protocol.records import DeploymentRecord
 from octavo_protocol.resources.model_deployment import ModelDeployment
 
