@@ -26,7 +26,7 @@ class ModelSource(ResourceModel):
             pattern=_SOURCE,
             max_length=2048,
             description="Where it comes from: `hf://org/name` (Hugging Face hub), "
-            "`s3://bucket/path`, `gs://bucket/path`, `https://host/file.tar`, "
+            "`s3://bucket/path`, `gs://bucket/path`, `https://host/file.tar` (an archive or a .gguf file), "
             "`oci://registry/repository:tag`, `pvc://claim/path` (a PersistentVolumeClaim of the "
             "namespace, mounted read-only), "
             "`file:///path` (a path inside the container), or a catalogue name (`smollm2`).",
@@ -44,9 +44,9 @@ class ModelSource(ResourceModel):
         SecretRef | None,
         Field(
             description="Secret whose keys become environment variables where the model is "
-            "fetched: HF_TOKEN, AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, "
-            "GOOGLE_APPLICATION_CREDENTIALS_JSON, OCI_USERNAME and OCI_PASSWORD, HTTP_TOKEN. "
-            "Default: none."
+            "fetched: HF_TOKEN, AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (also AWS_REGION, "
+            "AWS_ENDPOINT_URL), GOOGLE_APPLICATION_CREDENTIALS_JSON, OCI_USERNAME and "
+            "OCI_PASSWORD, HTTP_TOKEN. Default: none; the source is then read as a public one."
         ),
     ] = None
 
