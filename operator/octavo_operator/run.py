@@ -7,7 +7,9 @@ process ends, and is started again by its own Deployment: it has nothing to lose
 
 import asyncio
 import logging
+import os
 import signal
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -20,6 +22,7 @@ from octavo_operator.metrics import OperatorMetrics
 from octavo_operator.parts import Parts, assemble
 from octavo_operator.settings import OperatorSettings
 from octavo_operator.watches import CHILD_KINDS
+from octavo_protocol.errors import OctavoError
 from octavo_protocol.logs import configure_logging
 from octavo_protocol.resources.metadata import API_VERSION
 
@@ -27,6 +30,8 @@ logger = logging.getLogger(__name__)
 
 LONGEST_TURN_S = 600.0
 STOP_S = 10.0
+END_S = 2.0
+EXIT_HUNG = 3
 _RETRY_S = 5.0
 # What is not served is not watched, and `decide` leaves it out.
 _GROUP_VERSIONS = (
@@ -45,7 +50,24 @@ def run_operator(settings: OperatorSettings) -> None:
     configure_logging(settings.log_level)
     if settings.log_level != "debug":
         logging.getLogger("kopf").setLevel(logging.WARNING)  # it tells of every event
-    asyncio.run(Process(settings).run())
+    asyncio.run(_run(settings))
+
+
+async def _run(settings: OperatorSettings) -> None:
+    try:
+        await Process(settings).run()
+    except OctavoError as error:
+        logger.error("ending: %s", error.message)
+        raise
+    finally:
+        # asyncio waits without end for tasks that outlive their cancellation, as some of kopf's do.
+        last_resort = threading.Timer(END_S, os._exit, (EXIT_HUNG,))
+        last_resort.daemon = True
+        last_resort.start()
+
+
+class WatchError(OctavoError):
+    """The watches ended; what is known would grow old."""
 
 
 class Process:
@@ -59,9 +81,7 @@ class Process:
 
     async def run(self) -> None:
         """Until it is told to stop. Raises `LeadershipLostError` when another one may act."""
-        loop = asyncio.get_running_loop()
-        for each in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(each, self._stop.set)
+        self._take_signals()
         async with (
             self._health.serve(self._settings.health_port) as port,
             Cluster(self._metrics) as cluster,
@@ -128,26 +148,30 @@ class Process:
             task.result()
 
     async def _watch(self, parts: Parts) -> None:
-        """kopf, which takes the signals over: it ends at the first."""
-        started = asyncio.Event()
-        announcing = asyncio.create_task(self._announce(started))
-        try:
-            await kopf.operator(
-                registry=parts.watches.registry,
-                settings=parts.watches.settings,
-                identity=self._settings.identity,
-                clusterwide=not self._settings.namespaces,
-                namespaces=self._settings.namespaces,
-                standalone=True,
-                ready_flag=started,
-            )
-        finally:
-            announcing.cancel()
-
-    async def _announce(self, started: asyncio.Event) -> None:
-        await started.wait()
+        """kopf, until one of its tasks ends. Raises `WatchError`."""
+        tasks = await kopf.spawn_tasks(
+            registry=parts.watches.registry,
+            settings=parts.watches.settings,
+            identity=self._settings.identity,
+            clusterwide=not self._settings.namespaces,
+            namespaces=self._settings.namespaces,
+            standalone=True,
+        )
+        self._take_signals()  # kopf has taken them
         self._health.ready = lambda: ""
         logger.info("watching %s", ", ".join(self._settings.namespaces) or "all namespaces")
+        try:
+            # Not kopf.run_tasks: when a watch fails, it waits without end for the other ones.
+            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            await _end(*tasks)
+        errors = [each.exception() for each in done if not each.cancelled()]
+        raise WatchError(f"the watches ended: {next(filter(None, errors), 'for no reason')}")
+
+    def _take_signals(self) -> None:
+        loop = asyncio.get_running_loop()
+        for each in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(each, self._stop.set)
 
     async def _served(self, cluster: Cluster) -> frozenset[str]:
         """`group/version/Kind` of what matters; waits for our own definitions."""
@@ -197,6 +221,9 @@ async def _first(*tasks: asyncio.Task[Any]) -> None:
 
 
 async def _end(*tasks: asyncio.Task[Any]) -> None:
+    """Cancels them and waits for them, but not for ever."""
     for task in tasks:
         task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)
+    _, left = await asyncio.wait(tasks, timeout=END_S)
+    for task in left:
+        logger.warning("%s does not end", task.get_name())
