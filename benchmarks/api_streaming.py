@@ -8,6 +8,8 @@ clients share another. 256 clients stream chat answers with SmolLM2's tokenizer 
     cpu_us_per_token  processor time of the API process for each
     tokens_per_chunk  1 while the API process keeps up; more when it falls behind, since the
                       tokens that wait for a stream then go out together
+    trace_cpu_ratio   processor time of streams that a router follows, divided by that of others;
+                      rounds of both take turns
 
 Run: python -m benchmarks.api_streaming
 """
@@ -16,6 +18,7 @@ import argparse
 import asyncio
 import json
 import os
+import statistics
 import subprocess
 import sys
 import time
@@ -26,6 +29,7 @@ import aiohttp
 
 from benchmarks.record import append, conditions
 from octavo.local.ports import free_port
+from octavo_protocol.continuation import TRACE_HEADER
 
 _STREAMS = 256
 _TOKENS = 256
@@ -55,11 +59,14 @@ def measure(*, streams: int = _STREAMS, tokens: int = _TOKENS, rounds: int = 3) 
     finally:
         server.terminate()
         server.wait(timeout=30)
-    load = sorted(loads, key=lambda each: each.num_tokens / each.seconds)[len(loads) // 2]
+    plain, traced = loads[::2], loads[1::2]
+    load = sorted(plain, key=lambda each: each.num_tokens / each.seconds)[len(plain) // 2]
+    cpu = [statistics.median(each.cpu_seconds for each in side) for side in (plain, traced)]
     figures = {
         "tokens_per_s": load.num_tokens / load.seconds,
         "cpu_us_per_token": load.cpu_seconds / load.num_tokens * 1e6,
         "tokens_per_chunk": load.num_tokens / load.num_chunks,
+        "trace_cpu_ratio": cpu[1] / cpu[0],
     }
     settings = {"streams": streams, "tokens": tokens, "rounds": rounds}
     append("api_streaming.jsonl", {**figures, **settings, **conditions()})
@@ -75,21 +82,26 @@ async def _measure(pid: int, port: int, streams: int, tokens: int, rounds: int) 
         await _wait_ready(client, url)
         _pin(pid)
         loads = []
-        for number in range(rounds + 1):
+        for number in range(2 * rounds + 2):
             cpu, started = _cpu_seconds(pid), time.perf_counter()
-            counts = await asyncio.gather(*(_stream(client, url, tokens) for _ in range(streams)))
+            headers = {TRACE_HEADER: "1"} if number % 2 else {}
+            counts = await asyncio.gather(
+                *(_stream(client, url, tokens, headers) for _ in range(streams))
+            )
             load = _Load(
                 time.perf_counter() - started,
                 _cpu_seconds(pid) - cpu,
                 streams * tokens,
                 sum(counts),
             )
-            if number:  # the first round warms up
+            if number > 1:  # the first two rounds warm up
                 loads.append(load)
         return loads
 
 
-async def _stream(client: aiohttp.ClientSession, url: str, tokens: int) -> int:
+async def _stream(
+    client: aiohttp.ClientSession, url: str, tokens: int, headers: dict[str, str]
+) -> int:
     """Number of chunks with text. Raises when the answer is short of tokens."""
     body = {
         "messages": [{"role": "user", "content": _PROMPT}],
@@ -99,12 +111,12 @@ async def _stream(client: aiohttp.ClientSession, url: str, tokens: int) -> int:
         "ignore_eos": True,
     }
     num_chunks, tail = 0, b""
-    async with client.post(f"{url}/v1/chat/completions", json=body) as response:
+    async with client.post(f"{url}/v1/chat/completions", json=body, headers=headers) as response:
         response.raise_for_status()
         async for piece in response.content.iter_any():
             num_chunks += piece.count(b'"delta":{"content"')
             tail = (tail + piece)[-4096:]
-    usage = next(line for line in tail.split(b"\n\n") if b'"usage"' in line)
+    usage = next(line for line in tail.split(b"\n") if b'"usage"' in line)
     assert json.loads(usage[len(b"data: ") :])["usage"]["completion_tokens"] == tokens
     return num_chunks
 

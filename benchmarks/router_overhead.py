@@ -2,11 +2,14 @@
 
 Replicas are fakes in processes of their own: they answer at once and stream at a fixed pace, each
 chunk with the time at which it was sent. 16 clients stream one answer after the other, started a
-sixteenth of a stream apart; in turn straight to the replicas and through the router, round by
-round, so that noise of the machine meets both sides.
+sixteenth of a stream apart; in turn straight to the replicas and through a router, round by round,
+so that noise of the machine meets all sides. A second router has replicas whose streams cannot go
+on elsewhere: what it spends less is what tracing costs.
 
     router_ttft_ms   median time to first token through the router, less the direct one
     router_chunk_ms  median time from a chunk's sending to its arrival, likewise
+    chunk_cpu_us     processor time of the router for each chunk
+    trace_cpu_ratio  the same, divided by that of the second router
 
 Run: python -m benchmarks.router_overhead
 """
@@ -14,16 +17,18 @@ Run: python -m benchmarks.router_overhead
 import argparse
 import asyncio
 import json
+import os
 import signal
 import statistics
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
 import aiohttp
+import psutil
 from tests.fakes.fake_replica import FakeReplica
 
 from benchmarks.record import append, conditions
@@ -42,47 +47,64 @@ _START_TIMEOUT_S = 30.0
 
 @dataclass(slots=True)
 class _Side:
-    """Seconds measured on one side."""
+    """Seconds measured on one side. router: its process; None: straight to the replicas."""
 
+    urls: Sequence[str]
+    router: psutil.Process | None = None
     ttft: list[float] = field(default_factory=list)
     transit: list[float] = field(default_factory=list)
+    cpu: list[float] = field(default_factory=list)  # per chunk, of each round
+
+    def cpu_seconds(self) -> float:
+        if self.router is None:
+            return 0.0
+        times = self.router.cpu_times()
+        return float(times.user + times.system)
 
 
 def measure(*, rounds: int = _ROUNDS) -> dict[str, float]:
-    """Both figures in milliseconds; also recorded in results/router_overhead.jsonl."""
+    """The figures; also recorded in results/router_overhead.jsonl."""
     figures = asyncio.run(_measure(rounds))
     settings = {"streams": _STREAMS, "chunks": _CHUNKS, "chunk_s": _CHUNK_S, "rounds": rounds}
     settings |= {"prompt_chars": len(_PROMPT)}
     append("router_overhead.jsonl", {**figures, **settings, **conditions()})
-    return {name: figures[name] for name in ("router_ttft_ms", "router_chunk_ms")}
+    shown = ("router_ttft_ms", "router_chunk_ms", "chunk_cpu_us", "trace_cpu_ratio")
+    return {name: figures[name] for name in shown}
 
 
 async def _measure(rounds: int) -> dict[str, float]:
-    direct, routed = _Side(), _Side()
-    async with _servers() as (replica_urls, router_url), aiohttp.ClientSession() as client:
+    async with _servers() as sides, aiohttp.ClientSession() as client:
         for number in range(rounds + 1):
-            for side, urls in ((direct, replica_urls), (routed, [router_url])):
-                kept = side if number else _Side()  # the first round warms up
-                await asyncio.gather(
-                    *(_streams(client, urls[i % len(urls)], i, kept) for i in range(_STREAMS))
-                )
+            for name, side in sides.items():
+                before = side.cpu_seconds()
+                await asyncio.gather(*(_streams(client, side, slot) for slot in range(_STREAMS)))
+                side.cpu.append((side.cpu_seconds() - before) / (len(side.transit) or 1))
+                if not number:  # the first round warms up
+                    sides[name] = _Side(side.urls, side.router)
+    return _figures(sides)
+
+
+def _figures(sides: Mapping[str, _Side]) -> dict[str, float]:
     medians = {
         f"{name}_{what}_ms": statistics.median(values) * 1000
-        for name, side in (("direct", direct), ("routed", routed))
+        for name, side in sides.items()
         for what, values in (("ttft", side.ttft), ("chunk", side.transit))
     }
+    cpu = {name: statistics.median(side.cpu) for name, side in sides.items() if side.router}
     return {
+        "chunk_cpu_us": cpu["routed"] * 1e6,
+        "trace_cpu_ratio": cpu["routed"] / cpu["untraced"],
         "router_ttft_ms": medians["routed_ttft_ms"] - medians["direct_ttft_ms"],
         "router_chunk_ms": medians["routed_chunk_ms"] - medians["direct_chunk_ms"],
         **medians,
     }
 
 
-async def _streams(client: aiohttp.ClientSession, url: str, slot: int, side: _Side) -> None:
+async def _streams(client: aiohttp.ClientSession, side: _Side, slot: int) -> None:
     """What one of the 16 clients does in a round."""
     await asyncio.sleep(slot * _CHUNKS * _CHUNK_S / _STREAMS)
     for _ in range(_STREAMS_PER_CLIENT):
-        await _stream(client, url, side)
+        await _stream(client, side.urls[slot % len(side.urls)], side)
 
 
 async def _stream(client: aiohttp.ClientSession, url: str, side: _Side) -> None:
@@ -104,26 +126,30 @@ async def _stream(client: aiohttp.ClientSession, url: str, side: _Side) -> None:
 
 
 @asynccontextmanager
-async def _servers() -> AsyncIterator[tuple[list[str], str]]:
-    """Fakes and a router, each a process; their URLs."""
+async def _servers() -> AsyncIterator[dict[str, _Side]]:
+    """Fakes and two routers, each a process, as the sides that are measured."""
     from octavo.local.redis_server import EmbeddedRedis
 
     with EmbeddedRedis() as redis:
         python = [sys.executable, "-m"]
-        port = free_port()
-        commands = [
-            *(
-                [*python, "benchmarks.router_overhead", "--replica", str(i), redis.url]
-                for i in range(_NUM_REPLICAS)
-            ),
-            [*python, "octavo", "router", "--port", str(port), "--redis-url", redis.url],
-        ]
-        processes = [_start(command) for command in commands]
+        processes: list[subprocess.Popen[bytes]] = []
+        sides: dict[str, _Side] = {}
         try:
-            urls = [await asyncio.to_thread(_read_line, p) for p in processes[:_NUM_REPLICAS]]
-            router_url = f"http://127.0.0.1:{port}"
-            await _wait_ready(router_url)
-            yield urls, router_url
+            for name in ("routed", "untraced"):
+                replicas = [
+                    _start([*python, "benchmarks.router_overhead", "--replica", name, redis.url])
+                    for _ in range(_NUM_REPLICAS)
+                ]
+                processes += replicas
+                port = str(free_port())
+                flags = ["--redis-url", redis.url, "--deployment", name, "--port", port]
+                router = _start([*python, "octavo", "router", *flags])
+                processes.append(router)
+                urls = [await asyncio.to_thread(_read_line, replica) for replica in replicas]
+                sides.setdefault("direct", _Side(urls))
+                sides[name] = _Side([f"http://127.0.0.1:{port}"], psutil.Process(router.pid))
+                await _wait_ready(sides[name].urls[0])
+            yield sides
         finally:
             for process in processes:
                 process.terminate()
@@ -154,11 +180,13 @@ async def _wait_ready(url: str) -> None:
             await asyncio.sleep(0.05)
 
 
-async def _run_replica(name: str, redis_url: str) -> None:
+async def _run_replica(deployment: str, redis_url: str) -> None:
     """One fake until SIGTERM. Prints its URL."""
     stop = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
-    async with FakeReplica(name, redis_url=redis_url, keys=Keys("default", "default")) as replica:
+    keys = Keys("default", deployment)
+    async with FakeReplica(str(os.getpid()), redis_url=redis_url, keys=keys) as replica:
+        replica.behaviour.is_traced = deployment != "untraced"
         replica.behaviour.is_instant = True
         replica.behaviour.chunk_s = _CHUNK_S
         replica.behaviour.num_chunks = _CHUNKS
@@ -169,7 +197,9 @@ async def _run_replica(name: str, redis_url: str) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description="What the router adds to streams.")
     parser.add_argument("--rounds", type=int, default=_ROUNDS)
-    parser.add_argument("--replica", nargs=2, metavar=("NAME", "REDIS"), help=argparse.SUPPRESS)
+    parser.add_argument(
+        "--replica", nargs=2, metavar=("DEPLOYMENT", "REDIS"), help=argparse.SUPPRESS
+    )
     options = parser.parse_args()
     if options.replica:
         asyncio.run(_run_replica(*options.replica))
