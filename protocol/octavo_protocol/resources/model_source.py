@@ -26,7 +26,8 @@ class ModelSource(ResourceModel):
             pattern=_SOURCE,
             max_length=2048,
             description="Where it comes from: `hf://org/name` (Hugging Face hub), "
-            "`s3://bucket/path`, `gs://bucket/path`, `https://host/file.tar` (an archive or a .gguf file), "
+            "`s3://bucket/path`, `gs://bucket/path`, `https://host/file.tar` (an archive or a "
+            ".gguf file), "
             "`oci://registry/repository:tag`, `pvc://claim/path` (a PersistentVolumeClaim of the "
             "namespace, mounted read-only), "
             "`file:///path` (a path inside the container), or a catalogue name (`smollm2`).",
