@@ -214,6 +214,7 @@ def _settings() -> Any:
     settings.peering.standalone = True  # a lease elects the leader
     settings.posting.enabled = False
     settings.scanning.disabled = True  # definitions and namespaces are not watched: fewer rights
+    settings.queueing.exit_timeout = 0.5
     settings.networking.connect_timeout = 5
     settings.networking.request_timeout = 60
     settings.networking.error_backoffs = _ERROR_BACKOFFS
