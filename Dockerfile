@@ -22,7 +22,7 @@ RUN pip install torch -c constraints.txt
 
 FROM build-torch AS build-runtime
 COPY . .
-RUN pip install '.[runtime]' -c constraints.txt
+RUN pip install '.[runtime,sources]' -c constraints.txt
 
 FROM build AS build-router
 COPY . .

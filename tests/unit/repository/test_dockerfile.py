@@ -54,6 +54,10 @@ def test_each_image_installs_its_extra_and_runs_its_command(image: str) -> None:
     assert command in commands.commands
 
 
+def test_the_runtime_s_image_fetches_models_from_everywhere() -> None:
+    assert "'.[runtime,sources]'" in last("build-runtime", "RUN")
+
+
 def test_images_are_run_by_the_user_of_the_chart_s_pods() -> None:
     for image in IMAGES:
         user = last(image, "USER")

@@ -106,12 +106,3 @@ def test_part_folders_hide_no_module_when_python_starts_here(module: str) -> Non
         [sys.executable, "-c", script], cwd=REPOSITORY, capture_output=True, text=True, check=True
     )
     assert str(REPOSITORY / module / "__init__.py") not in result.stdout
-
-
-def test_images_are_the_extras() -> None:
-    text = (REPOSITORY / "Dockerfile").read_text()
-
-    for image in ("runtime", "router", "operator"):
-        assert f"FROM base AS {image}" in text
-        assert f".[{image}]" in text
-    assert "USER 65532:65532" in text
