@@ -2,6 +2,7 @@
 
 import socket
 import subprocess
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ import yaml
 
 from tests.cluster import images
 from tests.cluster.environment import ROOT, Images
-from tests.cluster.kube import DEPLOYMENT, Kube, Object
+from tests.cluster.kube import DEPLOYMENT, POLL_S, Kube, Object
 
 RELEASE = "octavo"
 SYSTEM = "octavo-test-system"
@@ -21,6 +22,7 @@ NAMESPACE, OTHER_NAMESPACE = "octavo-test", "octavo-test-other"
 CHART = ROOT / "charts" / "octavo"
 OPERATOR, ROUTER, REDIS = (f"{RELEASE}-{part}" for part in ("operator", "router", "redis"))
 READY_S = 120
+ROUTED_S = 15
 
 
 @dataclass(frozen=True)
@@ -142,15 +144,20 @@ def _service_url(kube: Kube, service: str) -> Iterator[str]:
 
 
 def _is_routed(kube: Kube, service: str, address: tuple[str, int]) -> bool:
-    """Whether connections from here reach the Service. Waits until it has a ready pod."""
+    """Whether connections from here reach the Service, once it has a ready pod."""
 
     def has_endpoints() -> bool:
         found = kube.get("v1/Endpoints", service, SYSTEM)
         return bool(found and found.get("subsets"))
 
     kube.wait(f"endpoints of {service}", has_endpoints, seconds=READY_S, namespace=SYSTEM)
-    try:
-        with socket.create_connection(address, timeout=3):
-            return True
-    except OSError:
-        return False
+    deadline = time.monotonic() + ROUTED_S
+    while time.monotonic() < deadline:
+        try:
+            with socket.create_connection(address, timeout=3):
+                return True
+        except ConnectionRefusedError:
+            time.sleep(POLL_S)  # the nodes do not know the endpoints yet
+        except OSError:
+            return False
+    return False
