@@ -1,5 +1,6 @@
 """A real API server takes the CRDs, and judges specs as the typed models do."""
 
+import contextlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -139,7 +140,19 @@ def test_defaults_are_filled_in(server: Kube) -> None:
     }
 
 
+def is_schema_published(kube: Kube) -> bool:
+    """Whether the server tells clients the schema of ModelDeployments, which kubectl explains."""
+    for path in ("/openapi/v3/apis/octavo.dev/v1alpha1", "/openapi/v2"):
+        with contextlib.suppress(AssertionError):
+            if "dev.octavo.v1alpha1.ModelDeployment" in kube.kubectl("get", "--raw", path):
+                return True
+    return False
+
+
 def test_explain_says_what_fields_mean(server: Kube) -> None:
+    if not is_schema_published(server):
+        # So does a CRD server behind another API server (`up --new-crds`).
+        pytest.skip("this API server publishes no schemas of custom resources to explain")
     text = " ".join(server.kubectl("explain", "md.spec.engine").split())
 
     assert "Settings of each replica's engine." in text
