@@ -20,8 +20,12 @@ from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt
 TRACE_HEADER = "x-octavo-trace"
 CONTINUE = "/octavo/continue"
 MARK = b":~"
-CONTINUABLE = frozenset({"/v1/chat/completions", "/v1/completions"})
+CONTINUABLE = frozenset(
+    {"/v1/chat/completions", "/v1/completions", "/v1/messages", "/v1/responses"}
+)
 
+_NOTHING = (None,) * 4  # in all fields from the third on
+_encoder = msgspec.json.Encoder()
 _HEAD = re.compile(r"(\d{1,12})-([0-9a-f]{32})")
 
 
@@ -29,7 +33,8 @@ class TraceEntry(NamedTuple):
     """What one choice of an answer has generated since its last entry.
 
     num_cached_tokens: in a choice's first entry; prompt tokens that the prefix cache supplied.
-    finish_reason: in its last; stop_reason: the token id that ended it.
+    finish_reason: in its last; stop_reason: the token id that ended it. num_events: where an API
+    numbers its events, how many there were.
     """
 
     choice: NonNegativeInt
@@ -37,10 +42,11 @@ class TraceEntry(NamedTuple):
     num_cached_tokens: NonNegativeInt | None = None
     finish_reason: str | None = None
     stop_reason: int | None = None
+    num_events: NonNegativeInt | None = None
 
     def line(self) -> bytes:
-        shown: Any = self if any(each is not None for each in self[2:]) else self[:2]
-        return MARK + msgspec.json.encode(shown) + b"\n"
+        is_short = self[2:] == _NOTHING
+        return MARK + _encoder.encode(self[:2] if is_short else self) + b"\n"
 
 
 class TraceHead(NamedTuple):

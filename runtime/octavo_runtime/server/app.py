@@ -1,20 +1,12 @@
 """The HTTP face of one replica: its routes, and how each request becomes a job for the engine."""
 
-from collections.abc import AsyncGenerator, Callable, Coroutine
+from collections.abc import AsyncGenerator, Coroutine
 from typing import Any
 
 from starlette.requests import Request
 
 from octavo_protocol import operations
-from octavo_protocol.asgi import parse_body, parse_data, read_body, run_unless_gone
-from octavo_protocol.continuation import (
-    CONTINUABLE,
-    CONTINUE,
-    TRACE_HEADER,
-    ContinuationRequest,
-    TraceHead,
-)
-from octavo_protocol.errors import ValidationError
+from octavo_protocol.asgi import parse_body, read_body, run_unless_gone
 from octavo_protocol.http_app import QUIET, Application, json_response, make_app
 from octavo_protocol.http_options import HttpOptions
 from octavo_protocol.openai import ChatCompletionRequest, CompletionRequest
@@ -25,6 +17,11 @@ from octavo_runtime.server.chat_generation import chat_deltas
 from octavo_runtime.server.chat_job import chat_job
 from octavo_runtime.server.completion_job import completion_job
 from octavo_runtime.server.completions import CompletionWriter
+from octavo_runtime.server.continuation import (
+    continuation_route,
+    new_trace,
+    read_continuation,
+)
 from octavo_runtime.server.control_routes import ControlRoutes
 from octavo_runtime.server.events import EventResponse
 from octavo_runtime.server.generation import GenerationJob
@@ -46,7 +43,8 @@ class GenerationRoutes:
         return [
             operations.post("/v1/chat/completions", self.chat_completions),
             operations.post("/v1/completions", self.completions),
-            *(_continuation(path, self.go_on) for path in CONTINUABLE),
+            continuation_route("/v1/chat/completions", self.go_on_with_chat),
+            continuation_route("/v1/completions", self.go_on_with_text),
             ApiRoute(
                 "/invocations",
                 self.invocations,
@@ -62,11 +60,11 @@ class GenerationRoutes:
 
     async def chat_completions(self, request: Request) -> Any:
         body = parse_body(await self._body(request), ChatCompletionRequest)
-        return await self._chat(request, body, _new_trace(request))
+        return await self._chat(request, body, new_trace(request))
 
     async def completions(self, request: Request) -> Any:
         body = parse_body(await self._body(request), CompletionRequest)
-        return await self._text(request, body, _new_trace(request))
+        return await self._text(request, body, new_trace(request))
 
     async def invocations(self, request: Request) -> Any:
         """SageMaker's one route: the body's fields say what it is."""
@@ -77,17 +75,13 @@ class GenerationRoutes:
         text = parse_body(raw, CompletionRequest)
         return await self._text(request, text, StreamTrace.new())
 
-    async def go_on(self, request: Request) -> Any:
-        """The rest of a stream that another replica began."""
-        raw = await self._body(request, num_parts=2)
-        given = parse_body(raw, ContinuationRequest)
-        if given.request.get("stream") is not True:
-            raise ValidationError("only a stream can be continued: set stream", parameter="stream")
-        trace = StreamTrace(TraceHead.parse(given.head), is_wanted=True, entries=given.trace)
-        if request.url.path.endswith("/chat/completions"):
-            chat = parse_data(given.request, ChatCompletionRequest)
-            return await self._chat(request, chat, trace)
-        return await self._text(request, parse_data(given.request, CompletionRequest), trace)
+    async def go_on_with_chat(self, request: Request) -> Any:
+        body, trace = await read_continuation(self.state, request, ChatCompletionRequest)
+        return await self._chat(request, body, trace)
+
+    async def go_on_with_text(self, request: Request) -> Any:
+        body, trace = await read_continuation(self.state, request, CompletionRequest)
+        return await self._text(request, body, trace)
 
     async def _chat(self, request: Request, body: ChatCompletionRequest, trace: StreamTrace) -> Any:
         state = self.state
@@ -96,7 +90,7 @@ class GenerationRoutes:
         request_id = request.state.request_id
         answer_id = f"chatcmpl-{body.request_id or request_id}"
         job = await chat_job(state, body, answer_id=answer_id, request_id=request_id)
-        _follow(job, trace)
+        job.follow(trace)
         writer, deltas = ChatWriter(state, body, model, job), chat_deltas(state, body, job)
         if body.stream:
             return self._stream(writer.events(deltas), job)
@@ -109,54 +103,22 @@ class GenerationRoutes:
         request_id = request.state.request_id
         answer_id = f"cmpl-{body.request_id or request_id}"
         job = await completion_job(state, body, answer_id=answer_id, request_id=request_id)
-        _follow(job, trace)
+        job.follow(trace)
         writer = CompletionWriter(state, body, model, job)
         if body.stream:
             return self._stream(writer.events(), job)
         return await self._whole(request, writer.whole())
 
-    async def _body(self, request: Request, *, num_parts: int = 1) -> bytes:
+    async def _body(self, request: Request) -> bytes:
         self.state.check_accepts()
-        max_bytes = num_parts * self.state.max_body_bytes
-        return await read_body(request.scope, request.receive, max_bytes)
+        return await read_body(request.scope, request.receive, self.state.max_body_bytes)
 
     def _stream(self, events: AsyncGenerator[bytes, None], job: GenerationJob) -> EventResponse:
-        return EventResponse(
-            events,
-            keep_alive_s=self.state.options.sse_keep_alive_interval,
-            trace=job.trace if job.trace.is_wanted else None,
-        )
+        keep_alive_s = self.state.options.sse_keep_alive_interval
+        return EventResponse(events, job.trace, keep_alive_s=keep_alive_s)
 
     async def _whole(self, request: Request, work: Coroutine[Any, Any, Any]) -> Any:
         return json_response(await run_unless_gone(request.receive, work))
-
-
-def _continuation(path: str, endpoint: Callable[..., Any]) -> ApiRoute:
-    return ApiRoute(
-        CONTINUE + path,
-        endpoint,
-        Operation(
-            f"The rest of a stream of {path} that another replica began, for routers.",
-            (ContinuationRequest,),
-            {200: (Content(media_type=EVENTS),)},
-            errors=(404,),
-        ),
-        "POST",
-    )
-
-
-def _new_trace(request: Request) -> StreamTrace:
-    return StreamTrace.new(is_wanted=TRACE_HEADER in request.headers)
-
-
-def _follow(job: GenerationJob, trace: StreamTrace) -> None:
-    """The job's answer is traced, or goes on from the trace. Raises `ValidationError`."""
-    if not job.is_traceable:
-        if trace.entries:
-            raise ValidationError("a stream with prompt_logprobs or a beam search cannot go on")
-        trace.is_wanted = False
-    trace.check_choices(len(job.prompts) * job.params.n)
-    job.trace = trace
 
 
 def create_app(state: ServerState, options: HttpOptions = QUIET) -> Application:

@@ -26,24 +26,23 @@ class EventResponse:
 
     When the client leaves, the iterator is closed at once. keep_alive_s: seconds of silence after
     which a comment is sent, also before the first event, which commits to status 200; 0: never.
-    trace: given where a router follows it; a stream that this server cannot finish then just ends,
-    since another one will.
+    A stream that a router traces just ends where this server fails: another one goes on with it.
     """
 
     def __init__(
         self,
         events: AsyncGenerator[bytes, None],
+        trace: StreamTrace,
         *,
         keep_alive_s: float = 0.0,
         ending: bytes = SSE_DONE,
-        trace: StreamTrace | None = None,
     ) -> None:
         self._events = events
         self._keep_alive_s = keep_alive_s
         self._ending = ending
-        self._trace = trace
+        self._is_traced = trace.is_wanted
         self._headers = list(_HEADERS)
-        if trace is not None:
+        if trace.is_wanted:
             self._headers.append((TRACE_HEADER.encode(), str(trace.head).encode()))
         self._started = False
 
@@ -53,7 +52,7 @@ class EventResponse:
     async def _send_all(self, send: Send) -> None:
         source = None
         if self._keep_alive_s:
-            comment = _KEEP_ALIVE if self._trace is None else _KEEP_ALIVE + MARK + b"\n"
+            comment = _KEEP_ALIVE + MARK + b"\n" if self._is_traced else _KEEP_ALIVE
             source = kept_alive(self._events, self._keep_alive_s, comment)
         try:
             try:
@@ -69,7 +68,7 @@ class EventResponse:
                 raise
             if not isinstance(error, OctavoError):
                 logger.exception("a stream failed")
-            if self._trace is not None and not isinstance(error, ClientError):
+            if self._is_traced and not isinstance(error, ClientError):
                 await self._send(send, b"", is_last=True)
                 return
             await self._send(send, sse(error_answer(error)[1]))

@@ -45,10 +45,15 @@ class GenerationJob:
     def num_prompt_tokens(self) -> int:
         return sum(map(len, self.prompts))
 
-    @property
-    def is_traceable(self) -> bool:
-        """Another replica could go on with the stream from its tokens."""
-        return self.beam is None and self.params.prompt_logprobs is None
+    def follow(self, trace: StreamTrace) -> None:
+        """The answer is traced by, or goes on from, `trace`.
+
+        Raises `ValidationError` for one that cannot go on, or not from there.
+        """
+        if self.beam is not None or self.params.prompt_logprobs is not None:
+            trace.forbid()
+        trace.check_choices(len(self.prompts) * self.params.n)
+        self.trace = trace
 
     def so_far(self, index: int) -> Sequence[OutputSoFar]:
         """What the prompt's samples had generated elsewhere; empty: nothing."""
@@ -72,6 +77,7 @@ async def run(
                 job.trace.is_replaying = index in replays
                 replays.discard(index)
                 yield index, output
+        job.trace.is_replaying = False
     finally:
         state.num_generating -= 1
 

@@ -1,7 +1,6 @@
 """/v1/messages over one `ServerState`: a chat generation, written down as Anthropic's messages."""
 
 import logging
-import secrets
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import Any
@@ -16,7 +15,7 @@ from octavo_protocol.anthropic.answers import (
     TokenCount,
 )
 from octavo_protocol.asgi import error_answer, parse_body, read_body, run_unless_gone
-from octavo_protocol.errors import GenerationError, OctavoError
+from octavo_protocol.errors import ClientError, GenerationError, OctavoError
 from octavo_protocol.http_app import json_response
 from octavo_protocol.openai.response_answers import named_event
 from octavo_protocol.openapi import ApiRoute
@@ -24,10 +23,16 @@ from octavo_protocol.wire_formats import ANTHROPIC
 from octavo_runtime.server.chat_delta import ChatDelta
 from octavo_runtime.server.chat_generation import chat_deltas
 from octavo_runtime.server.chat_job import chat_job
+from octavo_runtime.server.continuation import (
+    continuation_route,
+    new_trace,
+    read_continuation,
+)
 from octavo_runtime.server.events import EventResponse
 from octavo_runtime.server.message_encoder import MessageEncoder
 from octavo_runtime.server.requests import with_priority
 from octavo_runtime.server.state import ServerState
+from octavo_runtime.server.stream_trace import StreamTrace
 
 logger = logging.getLogger(__name__)
 _PREFIX = "msg_"
@@ -42,24 +47,34 @@ class MessagesRoutes:
     def routes(self) -> list[ApiRoute]:
         return [
             operations.post("/v1/messages", self.create),
+            continuation_route("/v1/messages", self.go_on),
             operations.post("/v1/messages/count_tokens", self.count_tokens),
         ]
 
     async def create(self, request: Request) -> Any:
-        state = self.state
         body = parse_body(await self._body(request), MessagesRequest)
+        return await self._answer(request, body, new_trace(request))
+
+    async def go_on(self, request: Request) -> Any:
+        body, trace = await read_continuation(self.state, request, MessagesRequest)
+        return await self._answer(request, body, trace)
+
+    async def _answer(self, request: Request, body: MessagesRequest, trace: StreamTrace) -> Any:
+        state = self.state
         model = state.check_model(body.model)
         chat = with_priority(body.to_chat(), request.headers.get("x-vllm-priority"))
         if state.reasoning_parser is None:
             chat.thinking_token_budget = None  # a model that does not think needs no limit
-        message_id = _PREFIX + (body.request_id or secrets.token_hex(16)).removeprefix(_PREFIX)
+        message_id = _PREFIX + (body.request_id or trace.head.nonce).removeprefix(_PREFIX)
         job = await chat_job(state, chat, answer_id=message_id, request_id=request.state.request_id)
+        job.follow(trace)
         encoder = MessageEncoder(message_id, model, job.num_prompt_tokens)
-        events = _events(encoder, chat_deltas(state, chat, job))
+        steps = _steps(encoder, chat_deltas(state, chat, job), trace)
         if body.stream:
             keep_alive_s = state.options.sse_keep_alive_interval
-            return EventResponse(_as_bytes(events), keep_alive_s=keep_alive_s, ending=b"")
-        await run_unless_gone(request.receive, _exhaust(events))
+            events = _as_bytes(steps, trace)
+            return EventResponse(events, trace, keep_alive_s=keep_alive_s, ending=b"")
+        await run_unless_gone(request.receive, _exhaust(steps))
         return json_response(encoder.message)
 
     async def count_tokens(self, request: Request) -> Response:
@@ -76,29 +91,34 @@ class MessagesRoutes:
         return await read_body(request.scope, request.receive, self.state.max_body_bytes)
 
 
-async def _events(
-    encoder: MessageEncoder, deltas: AsyncGenerator[ChatDelta, None]
-) -> AsyncGenerator[StreamEvent, None]:
+async def _steps(
+    encoder: MessageEncoder, deltas: AsyncGenerator[ChatDelta, None], trace: StreamTrace
+) -> AsyncGenerator[list[StreamEvent], None]:
+    """The events of each delta, and those of the end."""
     async with aclosing(deltas):
         async for delta in deltas:
-            for event in encoder.feed(delta):
-                yield event
+            events = encoder.feed(delta)
             if delta.finish_reason == "abort":
                 raise GenerationError("the request was aborted")
-    for event in encoder.finish():
-        yield event
+            yield events
+    trace.end()
+    yield encoder.finish()
 
 
-async def _as_bytes(events: AsyncGenerator[StreamEvent, None]) -> AsyncGenerator[bytes, None]:
-    """What fails after the beginning ends the stream with an event; before, it is raised."""
+async def _as_bytes(
+    steps: AsyncGenerator[list[StreamEvent], None], trace: StreamTrace
+) -> AsyncGenerator[bytes, None]:
+    """What fails after the beginning ends the stream with an event; before, or where the stream can
+    go on elsewhere, it is raised.
+    """
     started = False
     try:
-        async with aclosing(events):
-            async for event in events:
-                yield named_event(event)
+        async with aclosing(steps):
+            async for events in steps:
+                yield trace.sealed(b"".join(map(named_event, events)))
                 started = True
     except Exception as error:
-        if not started:
+        if not started or (trace.is_wanted and not isinstance(error, ClientError)):
             raise
         if not isinstance(error, OctavoError):
             logger.exception("a stream failed")
@@ -106,7 +126,7 @@ async def _as_bytes(events: AsyncGenerator[StreamEvent, None]) -> AsyncGenerator
         yield ANTHROPIC.event(status, body)
 
 
-async def _exhaust(events: AsyncGenerator[StreamEvent, None]) -> None:
-    async with aclosing(events):
-        async for _ in events:
+async def _exhaust(steps: AsyncGenerator[list[StreamEvent], None]) -> None:
+    async with aclosing(steps):
+        async for _ in steps:
             pass

@@ -49,6 +49,7 @@ class ResponseEncoder:
 
     new_id: an identifier that begins with the given prefix. num_input_tokens: of the prompt.
     logprobs_of: the log-probabilities of a delta's new tokens; empty where not asked for.
+    num_events: events so far, which are numbered.
     """
 
     def __init__(
@@ -63,7 +64,7 @@ class ResponseEncoder:
         self._num_input_tokens = num_input_tokens
         self._new_id = new_id
         self._logprobs_of = logprobs_of
-        self._num_events = 0
+        self.num_events = 0
         self._item: OutputMessage | ReasoningItem | FunctionCall | None = None
         self._call_index: int | None = None  # of the call that is open
         self._logprobs: list[TokenLogprob] = []  # of tokens whose text is held back
@@ -92,14 +93,14 @@ class ResponseEncoder:
 
     def fail(self, message: str, code: str = "server_error") -> list[Event]:
         """The events that end an answer which cannot be completed."""
-        events = [] if self._num_events else list(self._open_stream())
+        events = [] if self.num_events else list(self._open_stream())
         events += self._close("incomplete")
         self.response.status = "failed"
         self.response.error = ResponseError(code, message)
         return [*events, self._snapshot("response.failed")]
 
     def _feed(self, delta: ChatDelta) -> Iterator[Event]:
-        if not self._num_events:
+        if not self.num_events:
             yield from self._open_stream()
         self._hold_logprobs(delta)
         self._last = delta
@@ -222,8 +223,8 @@ class ResponseEncoder:
         }
 
     def _next_number(self) -> int:
-        self._num_events += 1
-        return self._num_events - 1
+        self.num_events += 1
+        return self.num_events - 1
 
     def _hold_logprobs(self, delta: ChatDelta) -> None:
         """Keeps what belongs to the text of a message: not reasoning, not calls."""

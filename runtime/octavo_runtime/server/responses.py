@@ -1,7 +1,7 @@
 """/v1/responses over one `ServerState`: a chat generation, written down as a response object."""
 
+import itertools
 import logging
-import secrets
 import time
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
@@ -12,7 +12,7 @@ from starlette.responses import Response as HttpResponse
 
 from octavo_protocol import operations
 from octavo_protocol.asgi import error_answer, parse_body, read_body, run_unless_gone
-from octavo_protocol.errors import OctavoError, ValidationError
+from octavo_protocol.errors import ClientError, OctavoError, ValidationError
 from octavo_protocol.http_app import json_response
 from octavo_protocol.openai import ChatCompletionRequest
 from octavo_protocol.openai.answers import TokenLogprob
@@ -23,6 +23,11 @@ from octavo_protocol.openapi import ApiRoute, Content, Operation
 from octavo_runtime.server.chat_delta import ChatDelta
 from octavo_runtime.server.chat_generation import chat_deltas
 from octavo_runtime.server.chat_job import chat_job
+from octavo_runtime.server.continuation import (
+    continuation_route,
+    new_trace,
+    read_continuation,
+)
 from octavo_runtime.server.events import EventResponse
 from octavo_runtime.server.generation import GenerationJob
 from octavo_runtime.server.logprobs import LogprobStyle, chat_logprobs
@@ -30,6 +35,7 @@ from octavo_runtime.server.requests import with_priority
 from octavo_runtime.server.response_encoder import ResponseEncoder
 from octavo_runtime.server.response_store import ResponseStore
 from octavo_runtime.server.state import ServerState
+from octavo_runtime.server.stream_trace import StreamTrace
 
 logger = logging.getLogger(__name__)
 _PREFIX = "resp_"
@@ -46,6 +52,7 @@ class ResponsesRoutes:
         whole = Content(Response)
         return [
             operations.post("/v1/responses", self.create),
+            continuation_route("/v1/responses", self.go_on),
             ApiRoute(
                 "/v1/responses/{id}",
                 self.retrieve,
@@ -64,22 +71,33 @@ class ResponsesRoutes:
         state = self.state
         state.check_accepts()
         raw = await read_body(request.scope, request.receive, state.max_body_bytes)
-        body = parse_body(raw, ResponsesRequest)
+        return await self._answer(request, parse_body(raw, ResponsesRequest), new_trace(request))
+
+    async def go_on(self, request: Request) -> Any:
+        body, trace = await read_continuation(self.state, request, ResponsesRequest)
+        return await self._answer(request, body, trace)
+
+    async def _answer(self, request: Request, body: ResponsesRequest, trace: StreamTrace) -> Any:
+        state = self.state
         model = state.check_model(body.model)
         items = [*self._earlier(body), *body.items]
         chat = with_priority(
             body.to_chat(items[: -len(body.items)]), request.headers.get("x-vllm-priority")
         )
-        response_id = _PREFIX + (body.request_id or secrets.token_hex(16)).removeprefix(_PREFIX)
+        response_id = _PREFIX + (body.request_id or trace.head.nonce).removeprefix(_PREFIX)
         job = await chat_job(
             state, chat, answer_id=response_id, request_id=request.state.request_id
         )
+        if job.params.logprobs is not None:
+            trace.forbid()  # the last event repeats them all
+        job.follow(trace)
         encoder = _encoder(_started(body, model, job, self._keeps(body)), chat, job)
-        events = self._events(body, items, encoder, chat_deltas(state, chat, job))
+        steps = self._steps(body, items, encoder, chat_deltas(state, chat, job), trace)
         if body.stream:
             keep_alive_s = state.options.sse_keep_alive_interval
-            return EventResponse(_as_bytes(events), keep_alive_s=keep_alive_s, ending=b"")
-        await run_unless_gone(request.receive, _exhaust(events))
+            events = _as_bytes(steps, encoder, trace)
+            return EventResponse(events, trace, keep_alive_s=keep_alive_s, ending=b"")
+        await run_unless_gone(request.receive, _exhaust(steps))
         return json_response(encoder.response)
 
     async def retrieve(self, request: Request) -> HttpResponse:
@@ -101,33 +119,34 @@ class ResponsesRoutes:
     def _keeps(self, body: ResponsesRequest) -> bool:
         return body.store and self.store.is_enabled
 
-    async def _events(
+    async def _steps(
         self,
         body: ResponsesRequest,
         items: list[InputItem],
         encoder: ResponseEncoder,
         deltas: AsyncGenerator[ChatDelta, None],
-    ) -> AsyncGenerator[Event, None]:
-        """The events of the answer, which is kept at the end. A stream that fails after its
-        beginning ends with `response.failed`; before, and without a stream, the error is raised.
+        trace: StreamTrace,
+    ) -> AsyncGenerator[list[Event], None]:
+        """The events of each delta, and those of the end, when the answer is kept. A stream that
+        fails after its beginning ends with `response.failed`; before, without a stream, and where
+        it can go on elsewhere, the error is raised.
         """
         started = False
         try:
             async with aclosing(deltas):
                 async for delta in deltas:
-                    for event in encoder.feed(delta):
-                        yield event
+                    yield encoder.feed(delta)
                     started = True
         except Exception as error:
-            if not (started and body.stream):
+            is_moved = trace.is_wanted and not isinstance(error, ClientError)
+            if not (started and body.stream) or is_moved:
                 raise
             if not isinstance(error, OctavoError):
                 logger.exception("a stream failed")
-            for event in encoder.fail(error_answer(error)[1]["error"]["message"]):
-                yield event
+            yield encoder.fail(error_answer(error)[1]["error"]["message"])
             return
-        for event in encoder.finish(int(time.time())):
-            yield event
+        trace.end()
+        yield encoder.finish(int(time.time()))
         if self._keeps(body):
             self.store.put(encoder.response, items)
 
@@ -139,7 +158,7 @@ def _started(body: ResponsesRequest, model: str, job: GenerationJob, is_kept: bo
     return Response(
         id=job.answer_id,
         model=model,
-        created_at=int(time.time()),
+        created_at=job.trace.head.created,
         output=[],
         instructions=body.instructions,
         max_output_tokens=params.max_tokens,
@@ -168,6 +187,7 @@ def _encoder(
     response: Response, chat: ChatCompletionRequest, job: GenerationJob
 ) -> ResponseEncoder:
     style = LogprobStyle(chat.top_logprobs or 0)
+    numbers = itertools.count()
 
     def logprobs_of(delta: ChatDelta) -> list[TokenLogprob]:
         shown = chat_logprobs(delta.token_ids, delta.logprobs or None, style)
@@ -176,18 +196,22 @@ def _encoder(
     return ResponseEncoder(
         response,
         num_input_tokens=job.num_prompt_tokens,
-        new_id=lambda prefix: prefix + secrets.token_hex(16),
+        new_id=lambda prefix: job.trace.new_id(prefix, next(numbers)),
         logprobs_of=logprobs_of,
     )
 
 
-async def _as_bytes(events: AsyncGenerator[Event, None]) -> AsyncGenerator[bytes, None]:
-    async with aclosing(events):
-        async for event in events:
-            yield named_event(event)
+async def _as_bytes(
+    steps: AsyncGenerator[list[Event], None], encoder: ResponseEncoder, trace: StreamTrace
+) -> AsyncGenerator[bytes, None]:
+    async with aclosing(steps):
+        async for events in steps:
+            if trace.is_replaying:
+                encoder.num_events = trace.num_events  # tokens came in other pieces then
+            yield trace.sealed(b"".join(map(named_event, events)), encoder.num_events)
 
 
-async def _exhaust(events: AsyncGenerator[Event, None]) -> None:
-    async with aclosing(events):
-        async for _ in events:
+async def _exhaust(steps: AsyncGenerator[list[Event], None]) -> None:
+    async with aclosing(steps):
+        async for _ in steps:
             pass

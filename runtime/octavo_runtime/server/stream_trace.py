@@ -23,20 +23,23 @@ _ID_BYTES = 16
 class StreamTrace:
     """Of one answer. is_wanted: a router asked for it. entries: of an answer that goes on.
 
-    is_replaying: what is being written was shown before.
+    is_replaying: what is being written was shown before. num_events: where events are numbered,
+    how many were shown before.
     """
 
     head: TraceHead
     is_wanted: bool = False
-    entries: Iterable[TraceEntry] = ()
+    entries: Sequence[TraceEntry] = ()
     is_replaying: bool = field(init=False, default=False)
     _so_far: dict[int, OutputSoFar] = field(init=False)
     _begun: set[int] = field(init=False)
-    _lines: list[bytes] = field(init=False, default_factory=list)
+    num_events: int = field(init=False, default=0)
+    _noted: list[TraceEntry] = field(init=False, default_factory=list)
 
     def __post_init__(self) -> None:
         self._so_far = _gathered(self.entries)
         self._begun = set(self._so_far)
+        self.num_events = max((entry.num_events or 0 for entry in self.entries), default=0)
 
     @classmethod
     def new(cls, *, is_wanted: bool = False) -> "StreamTrace":
@@ -47,6 +50,14 @@ class StreamTrace:
         """An identifier that is the same for the same `key` wherever the answer goes on."""
         seed = f"{self.head.nonce}/{key}".encode()
         return prefix + hashlib.blake2b(seed, digest_size=_ID_BYTES).hexdigest()
+
+    def forbid(self) -> None:
+        """The answer shows what its tokens do not tell. Raises `ValidationError` if it goes on."""
+        if self.entries:
+            raise ValidationError(
+                "an answer with such log-probabilities or a beam search cannot go on"
+            )
+        self.is_wanted = False
 
     def check_choices(self, num_choices: int) -> None:
         """Raises `ValidationError` for entries of choices that the request does not have."""
@@ -79,16 +90,25 @@ class StreamTrace:
             completion.finish_reason,
             stop if isinstance(stop, int) else None,
         )
-        self._lines.append(entry.line())
+        self._noted.append(entry)
 
-    def sealed(self, events: bytes) -> bytes:
-        """What is to be sent for `events`: with the entries noted so far; nothing in a replay."""
+    def sealed(self, events: bytes, num_events: int | None = None) -> bytes:
+        """What is to be sent for `events`: with the entries noted so far; nothing in a replay.
+
+        num_events: where events are numbered, how many there were with these.
+        """
         if self.is_replaying:
             return b""
-        if not self._lines:
+        if not self._noted or not events:
             return events
-        lines, self._lines = self._lines, []
-        return events + b"".join(lines)
+        noted, self._noted = self._noted, []
+        if num_events is not None:
+            noted[-1] = noted[-1]._replace(num_events=num_events)
+        return events + b"".join(entry.line() for entry in noted)
+
+    def end(self) -> None:
+        """What follows ends the stream, and passes as a whole."""
+        self._noted = []
 
 
 def _gathered(entries: Iterable[TraceEntry]) -> dict[int, OutputSoFar]:

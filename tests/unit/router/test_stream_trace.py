@@ -2,11 +2,12 @@
 
 import json
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from octavo_protocol.continuation import CONTINUE, ContinuationRequest, TraceEntry
-from octavo_protocol.wire_formats import OPENAI
+from octavo_protocol.wire_formats import ANTHROPIC, OPENAI, RESPONSES, WireFormat
 from octavo_router.stream_trace import StreamTrace
 
 HEAD = f"1700000000-{0:032}"
@@ -75,6 +76,25 @@ def test_after_a_break_what_was_held_is_gone_and_the_entries_stay() -> None:
     assert trace.finish() == DONE
     told = ContinuationRequest.model_validate_json(trace.continuation("", b"{}")[1]).trace
     assert [entry.token_ids for entry in told] == [[1], [2]]
+
+
+@pytest.mark.parametrize(
+    ("format", "ending"),
+    [
+        (ANTHROPIC, b"event: message_stop\ndata: {}\n\n"),
+        (RESPONSES, b"event: response.incomplete\ndata: {}\n\n"),
+    ],
+)
+def test_a_stream_of_named_events_is_whole_with_all_of_its_last_one(
+    format: WireFormat, ending: bytes
+) -> None:
+    trace = StreamTrace(format)
+    trace.begin(HEAD)
+    assert trace.feed(event("a") + TraceEntry(0, [1]).line() + ending[:-4]) == event("a")
+    assert not trace.is_whole
+    assert trace.feed(ending[-4:]) == b""
+    assert trace.is_whole
+    assert trace.finish() == ending
 
 
 def test_a_mark_without_an_entry_lets_comments_pass() -> None:
