@@ -2,12 +2,14 @@
 
 import dataclasses
 import inspect
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from octavo.cli import serve_flags
 from octavo.cli.options import option, size_option
 from octavo_protocol.resources.model_deployment import RoutingPolicyName
 from octavo_router.options import RouterOptions
+from octavo_router.policies.weights import DEFAULT_WEIGHTS, read_weights
 
 _ROUTER: dict[str, Any] = {field.name: field.default for field in dataclasses.fields(RouterOptions)}
 
@@ -50,10 +52,26 @@ def router(
     policy: Annotated[
         RoutingPolicyName, option("--policy", help="How the router picks a replica.")
     ] = _ROUTER["policy"],
+    policy_weights: Annotated[
+        Path | None,
+        option(
+            "--policy-weights",
+            help="YAML file with the factors of expected-ttft: uncached, recent, running, tie_ms.",
+            show_default=False,
+        ),
+    ] = None,
     max_attempts: Annotated[
         int,
         option("--max-attempts", help="Replicas that one request may be sent to.", min=1),
     ] = _ROUTER["max_attempts"],
+    continue_patience: Annotated[
+        float,
+        option(
+            "--continue-patience",
+            help="Seconds that a stream whose replica failed waits for another to go on with it.",
+            min=0,
+        ),
+    ] = _ROUTER["continue_patience_s"],
     connect_timeout: Annotated[
         float, option("--connect-timeout", help="Seconds to reach a replica.", min=0.01)
     ] = _ROUTER["connect_timeout_s"],
@@ -106,6 +124,8 @@ def router(
         all_deployments=all_deployments,
         namespaces=_names(namespaces),
         policy=policy,
+        policy_weights=read_weights(policy_weights) if policy_weights else DEFAULT_WEIGHTS,
+        continue_patience_s=continue_patience,
         connect_timeout_s=connect_timeout,
         read_timeout_s=read_timeout,
         max_attempts=max_attempts,
