@@ -76,12 +76,8 @@ def _context(rule: Rule) -> dict[str, Any]:
 
 
 def _validation(rule: Rule) -> dict[str, str]:
-    return {
-        "rule": rule.cel,
-        "message": rule.message,
-        "fieldPath": f".{rule.field}",
-        "reason": "FieldValueInvalid",
-    }
+    # The field is part of the message: `fieldPath` is refused by servers before Kubernetes 1.28.
+    return {"rule": rule.cel, "message": f"{rule.field}: {rule.message}"}
 
 
 # Where pydantic's words are not a manifest author's.

@@ -93,9 +93,10 @@ def test_good_spec_is_accepted(server: Kube, spec: Spec) -> None:
 def test_broken_rule_is_refused_with_its_path_and_message(
     server: Kube, violation: Violation
 ) -> None:
-    ((field, message),) = refusal(server, manifest(violation.spec))
+    ((parent, message),) = refusal(server, manifest(violation.spec))
 
-    assert field == violation.path
+    assert violation.path.startswith(f"{parent}.")
+    assert f"{violation.path.removeprefix(f'{parent}.')}: " in message
     assert violation.message in message
 
 
