@@ -31,6 +31,7 @@ from octavo_protocol.openapi import ApiRoute, Content, Operation
 from octavo_router.decisions import GenerationRequest, PromptKey
 from octavo_router.deployment import Deployment
 from octavo_router.proxy import ProxyRequest
+from octavo_router.sessions import session_of
 from octavo_router.state import RouterState
 
 _Body = (
@@ -73,7 +74,7 @@ class Routes:
         body = _generation(parse_body(raw, _GENERATION[request.url.path]))
         deployment = self._deployment(body.model)
         body.sampling_params(self.state.defaults, max_tokens=None)  # the replica's checks, early
-        key = await self.state.decider.prompt_key(deployment, body)
+        key = await self._key(request, deployment, body, raw)
         return _Relayed(self.state, self._proxied(request, deployment, raw, body.model, key))
 
     async def tokenize(self, request: Request) -> Any:
@@ -118,11 +119,18 @@ class Routes:
         path = "/v1/chat/completions" if b'"messages"' in raw else "/v1/completions"
         body = _generation(parse_body(raw, _GENERATION[path]))
         deployment = self._deployment(body.model)
-        key = await self.state.decider.prompt_key(deployment, body)
+        key = await self._key(request, deployment, body, raw)
         decision = self.state.decider.choose(
             deployment, request.state.request_id, body.model or None, key, is_dry_run=True
         )
         return json_response(decision.as_json())
+
+    async def _key(
+        self, request: Request, deployment: Deployment, body: GenerationRequest, raw: bytes
+    ) -> PromptKey:
+        reads_session = deployment.policy.reads_session
+        session = session_of(request.headers, raw) if reads_session else None
+        return await self.state.decider.prompt_key(deployment, body, session=session)
 
     async def _plain(
         self, request: Request, kind: type[TokenizeRequest] | type[DetokenizeRequest]

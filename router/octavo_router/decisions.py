@@ -4,7 +4,7 @@ import asyncio
 import time
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from octavo_protocol.errors import UnavailableError
@@ -15,6 +15,7 @@ from octavo_protocol.tokenizer import Tokenizer
 from octavo_router.deployment import Deployment
 from octavo_router.metrics import RouterMetrics
 from octavo_router.policies import ReplicaView, RouteRequest
+from octavo_router.prefix_index import MemoryPrefixIndex
 from octavo_router.tokenizers import TokenizerCache
 
 # Longer texts are tokenized in a thread: on the event loop they would delay other streams.
@@ -30,13 +31,24 @@ class PromptKey:
     """What the index is asked for. hashes: of the longest prompt's full blocks.
 
     num_tokens: of that prompt; num_other_tokens: of further prompts, never predicted as cached.
-    Empty where the prompt could not be tokenized.
+    Empty where the prompt could not be tokenized. session: which the request belongs to.
     """
 
     hashes: tuple[bytes, ...] = ()
     num_tokens: int = 0
     num_other_tokens: int = 0
     block_size: int = 0
+    session: str | None = None
+
+    def request(self, index: MemoryPrefixIndex) -> RouteRequest:
+        """As the policy sees it."""
+        return RouteRequest(
+            num_prompt_tokens=self.num_tokens + self.num_other_tokens,
+            session=self.session,
+            hashes=self.hashes,
+            block_size=self.block_size,
+            has_index=index.num_entries > 0,
+        )
 
 
 @dataclass(slots=True)
@@ -118,7 +130,7 @@ def choose(
         )
         for record in records
     )
-    choice = deployment.policy.choose(RouteRequest(key.num_tokens + key.num_other_tokens), views)
+    choice = deployment.policy.choose(key.request(deployment.index), views)
     record = next(
         record for record, view in zip(records, views, strict=True) if view is choice.replica
     )
@@ -133,8 +145,14 @@ class Decider:
         self._metrics = metrics
         self._remembered: OrderedDict[str, Decision] = OrderedDict()
 
-    async def prompt_key(self, deployment: Deployment, request: GenerationRequest) -> PromptKey:
+    async def prompt_key(
+        self, deployment: Deployment, request: GenerationRequest, *, session: str | None = None
+    ) -> PromptKey:
         """Tokens and hashes as the replicas will compute them. Raises `ValidationError`."""
+        key = await self._prompt_key(deployment, request)
+        return key if session is None else replace(key, session=session)
+
+    async def _prompt_key(self, deployment: Deployment, request: GenerationRequest) -> PromptKey:
         usable = deployment.replicas.usable(request.model or None)
         record = next((each for each in usable if each.block_size), None)
         if record is None:

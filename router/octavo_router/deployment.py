@@ -14,6 +14,7 @@ from octavo_protocol.resources.model_deployment import RoutingPolicyName
 from octavo_router.cached_blocks import CachedBlocks
 from octavo_router.load_tracker import LoadTracker
 from octavo_router.policies import make_policy
+from octavo_router.policies.weights import DEFAULT_WEIGHTS, PolicyWeights
 from octavo_router.prefix_index import IndexBudget, MemoryPrefixIndex
 from octavo_router.replicas import ReplicaSet
 from octavo_router.retry_budget import RetryBudget
@@ -36,6 +37,7 @@ class Deployment:
         keys: Keys,
         *,
         budget: IndexBudget,
+        weights: PolicyWeights = DEFAULT_WEIGHTS,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.keys = keys
@@ -46,10 +48,11 @@ class Deployment:
         self.loads = LoadTracker(clock)
         self.index = MemoryPrefixIndex(budget=budget, clock=clock)
         self.blocks = CachedBlocks(self.index)
-        self.policy = make_policy(DEFAULT_POLICY)
+        self.policy = make_policy(DEFAULT_POLICY, weights=weights)
         self.retries = RetryBudget(clock)
         self.trust = PredictionTrust()
         self.asked_at = self.read_at = float("-inf")
+        self._weights = weights
         self._clock = clock
         self._empty_since: float | None = None
         self._seen: dict[str, bytes] = {}
@@ -62,7 +65,7 @@ class Deployment:
             return
         for known in get_args(RoutingPolicyName):
             if name == known:
-                self.policy = make_policy(known)
+                self.policy = make_policy(known, weights=self._weights)
                 return
         logger.warning("deployment %s asks for the unknown policy %r", self.name, name)
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from octavo_protocol.errors import ConfigError
 from octavo_protocol.http_options import HttpOptions
 from octavo_protocol.resources.model_deployment import RoutingPolicyName
+from octavo_router.policies.weights import DEFAULT_WEIGHTS, PolicyWeights
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,6 +30,7 @@ class RouterOptions(HttpOptions):
     all_deployments: bool = False
     namespaces: tuple[str, ...] = ()
     policy: RoutingPolicyName = "expected-ttft"
+    policy_weights: PolicyWeights = DEFAULT_WEIGHTS
     connect_timeout_s: float = 2.0
     read_timeout_s: float = 600.0
     replica_api_key: str | None = field(default=None, repr=False)

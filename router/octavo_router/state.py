@@ -43,7 +43,10 @@ class RouterState:
         self.metrics = RouterMetrics()
         self.index_budget = IndexBudget(options.index_budget_bytes)
         self.deployments = Deployments(
-            budget=self.index_budget, namespaces=options.namespaces, clock=clock
+            budget=self.index_budget,
+            namespaces=options.namespaces,
+            weights=options.policy_weights,
+            clock=clock,
         )
         self.discovery = Discovery(self.deployments, clock)
         self.num_open = 0

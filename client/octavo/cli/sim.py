@@ -10,6 +10,7 @@ from octavo.cli.options import option
 from octavo.sim.options import FleetOptions, ReplicaModel
 from octavo_protocol.errors import ConfigError
 from octavo_protocol.resources.model_deployment import RoutingPolicyName
+from octavo_router.policies.weights import DEFAULT_WEIGHTS, read_weights
 
 _FLEET = FleetOptions()
 _MODEL = ReplicaModel()
@@ -59,6 +60,10 @@ def sim(
     fail_at: Annotated[
         float | None, option("--fail-at", help="Second at which half of the replicas die.", min=0)
     ] = None,
+    policy_weights: Annotated[
+        Path | None,
+        option("--policy-weights", help="YAML file with the factors of expected-ttft."),
+    ] = None,
     seed: Annotated[int, option("--seed", help="Of the policies' ties.")] = _FLEET.seed,
 ) -> None:
     """Play a trace against simulated replicas behind the real routing code.
@@ -82,7 +87,13 @@ def sim(
         decode_sequence_s=decode_sequence_ms / 1000,
         max_num_seqs=max_num_seqs,
     )
-    options = FleetOptions(num_replicas=replicas, model=model, seed=seed, fail_at_s=fail_at)
+    options = FleetOptions(
+        num_replicas=replicas,
+        model=model,
+        weights=read_weights(policy_weights) if policy_weights else DEFAULT_WEIGHTS,
+        seed=seed,
+        fail_at_s=fail_at,
+    )
     rows: list[dict[str, Any]] = []
     for name in policies:
         result = simulate(requests, dataclasses.replace(options, policy=name))

@@ -63,7 +63,9 @@ class _Fleet:
         self._deployment = Deployment(
             Keys("sim", "fleet"), budget=IndexBudget(), clock=lambda: self._now
         )
-        self._deployment.policy = make_policy(options.policy, random.Random(options.seed))
+        self._deployment.policy = make_policy(
+            options.policy, random.Random(options.seed), options.weights
+        )
         self._next_heartbeat = 0.0
 
     def run(self) -> FleetResult:
@@ -155,6 +157,7 @@ class _Fleet:
             hashes=request.hashes,
             num_tokens=request.num_prompt_tokens,
             block_size=self._options.model.block_size,
+            session=request.session,
         )
         choice = choose(self._deployment, "sim", prompt)
         name = choice.record.incarnation

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 
 from octavo_protocol.resources.model_deployment import RoutingPolicyName
+from octavo_router.policies.weights import DEFAULT_WEIGHTS, PolicyWeights
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,6 +31,7 @@ class FleetOptions:
     num_replicas: int = 8
     model: ReplicaModel = field(default_factory=ReplicaModel)
     policy: RoutingPolicyName = "expected-ttft"
+    weights: PolicyWeights = DEFAULT_WEIGHTS
     seed: int = 0
     fail_at_s: float | None = None
     failing: float = 0.5

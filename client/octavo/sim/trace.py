@@ -6,7 +6,7 @@ The file format is one JSON object per line, as Mooncake publishes its traces:
 
 timestamp in milliseconds; hash_ids name the prompt's blocks, each id its whole prefix, the last
 block even where it is not full (as in figures that are published for these traces). Lines without
-hash_ids share nothing with others.
+hash_ids share nothing with others. session_id, where given, names the request's session.
 """
 
 import json
@@ -25,6 +25,7 @@ class TraceRequest:
     num_prompt_tokens: int
     num_output_tokens: int
     hashes: tuple[bytes, ...]
+    session: str | None = None
 
 
 def read_trace(path: Path, *, block_size: int, limit: int | None = None) -> list[TraceRequest]:
@@ -75,4 +76,11 @@ def _request(fields: dict[str, object], number: int, block_size: int) -> TraceRe
         hashes = tuple(str(each).encode() for each in ids[:num_blocks])
     else:
         raise TypeError("hash_ids must be a list")
-    return TraceRequest(float(fields["timestamp"]) / 1000, num_prompt, max(1, num_output), hashes)  # type: ignore[arg-type]
+    session = fields.get("session_id")
+    return TraceRequest(
+        arrival_s=float(fields["timestamp"]) / 1000,  # type: ignore[arg-type]
+        num_prompt_tokens=num_prompt,
+        num_output_tokens=max(1, num_output),
+        hashes=hashes,
+        session=None if session is None else str(session),
+    )

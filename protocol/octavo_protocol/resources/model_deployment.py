@@ -18,7 +18,14 @@ from octavo_protocol.resources.model_source import ModelSource
 from octavo_protocol.resources.pod_spec import ModelCacheSpec, PodTemplateSpec, ResourcesSpec
 from octavo_protocol.resources.scalars import IntOrPercent, KeyedBy, NoDuplicates, ServedName
 
-RoutingPolicyName = Literal["expected-ttft", "least-load", "round-robin"]
+RoutingPolicyName = Literal[
+    "expected-ttft",
+    "least-load",
+    "power-of-two",
+    "prefix-hash",
+    "round-robin",
+    "session-affinity",
+]
 
 
 class AutoscalingSpec(ResourceModel):
@@ -108,8 +115,11 @@ class RoutingSpec(ResourceModel):
     policy: Annotated[
         RoutingPolicyName,
         Field(
-            description="How the router picks a replica: by expected time to first token (which "
-            "knows cached prefixes), by load, or in turn. Default expected-ttft."
+            description="How the router picks a replica: by expected time to first token, which "
+            "knows cached prefixes (expected-ttft); by load, of all (least-load) or of two drawn "
+            "at random (power-of-two); by a hash of the prompt's beginning (prefix-hash) or of the "
+            "session (session-affinity), both within a bound on load; or in turn (round-robin). "
+            "Default expected-ttft."
         ),
     ] = "expected-ttft"
 

@@ -7,9 +7,18 @@ from typing import ClassVar, Protocol
 
 @dataclass(frozen=True, slots=True)
 class RouteRequest:
-    """num_prompt_tokens: over all prompts of the request; 0 when it could not be tokenized."""
+    """num_prompt_tokens: over all prompts of the request; 0 when it could not be tokenized.
+
+    session: what the client says that the request belongs to. hashes: of the longest prompt's full
+    blocks, each naming its whole prefix. has_index: False while no replica's cache is known, so
+    that every `num_cached_tokens` is at most a guess.
+    """
 
     num_prompt_tokens: int
+    session: str | None = None
+    hashes: Sequence[bytes] = ()
+    block_size: int = 0
+    has_index: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +48,10 @@ class Choice:
 
 
 class RoutingPolicy(Protocol):
+    """reads_session: whether `RouteRequest.session` matters to it."""
+
     name: ClassVar[str]
+    reads_session: ClassVar[bool]
 
     def choose(self, request: RouteRequest, replicas: Sequence[ReplicaView]) -> Choice:
         """Picks one of `replicas` (all ready, never empty). No I/O; within microseconds."""

@@ -23,32 +23,37 @@ from collections.abc import Sequence
 from typing import ClassVar
 
 from octavo_router.policies.base import Choice, ReplicaView, RouteRequest
-
-_UNCACHED_WEIGHT = 4
-_RECENT_WEIGHT = 0.05
-_TIE_S = 0.001
+from octavo_router.policies.prefix_hash import PrefixHash
+from octavo_router.policies.weights import DEFAULT_WEIGHTS, PolicyWeights
 
 
 class ExpectedTTFT:
     name: ClassVar[str] = "expected-ttft"
+    reads_session: ClassVar[bool] = False
 
-    def __init__(self, rng: random.Random | None = None) -> None:
+    def __init__(
+        self, rng: random.Random | None = None, weights: PolicyWeights = DEFAULT_WEIGHTS
+    ) -> None:
         self._rng = rng or random.Random()
+        self._weights = weights
+        self._blind = PrefixHash(self._rng)
 
     def choose(self, request: RouteRequest, replicas: Sequence[ReplicaView]) -> Choice:
-        costs = tuple(cost_s(request, replica) for replica in replicas)
-        limit = min(costs) + _TIE_S
+        if not request.has_index and request.hashes:
+            return self._blind.choose(request, replicas)
+        costs = tuple(self._cost_s(request, replica) for replica in replicas)
+        limit = min(costs) + self._weights.tie_ms / 1000
         best = [replica for replica, cost in zip(replicas, costs, strict=True) if cost <= limit]
         return Choice(self._rng.choice(best), costs)
 
-
-def cost_s(request: RouteRequest, replica: ReplicaView) -> float:
-    """The cost of sending `request` to `replica`, in weighted seconds."""
-    num_uncached = max(0, request.num_prompt_tokens - replica.num_cached_tokens)
-    num_tokens = (
-        replica.num_queued_tokens
-        + _UNCACHED_WEIGHT * num_uncached
-        + _RECENT_WEIGHT * replica.num_recent_tokens
-    )
-    prefill_s = num_tokens / replica.prefill_tokens_per_s
-    return prefill_s + replica.num_running / replica.decode_tokens_per_s
+    def _cost_s(self, request: RouteRequest, replica: ReplicaView) -> float:
+        """The cost of sending `request` to `replica`, in weighted seconds."""
+        weights = self._weights
+        num_uncached = max(0, request.num_prompt_tokens - replica.num_cached_tokens)
+        num_tokens = (
+            replica.num_queued_tokens
+            + weights.uncached * num_uncached
+            + weights.recent * replica.num_recent_tokens
+        )
+        prefill_s = num_tokens / replica.prefill_tokens_per_s
+        return prefill_s + weights.running * replica.num_running / replica.decode_tokens_per_s

@@ -10,6 +10,7 @@ class RoundRobin:
     """Remembers the last id instead of a counter, so that replicas may come and go."""
 
     name: ClassVar[str] = "round-robin"
+    reads_session: ClassVar[bool] = False
 
     def __init__(self) -> None:
         self._last = ""

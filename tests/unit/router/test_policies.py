@@ -2,11 +2,19 @@
 
 import random
 from collections import Counter
+from typing import get_args
 
 import pytest
 
 from octavo_protocol.resources.model_deployment import RoutingPolicyName
-from octavo_router.policies import ExpectedTTFT, ReplicaView, RoundRobin, RouteRequest, make_policy
+from octavo_router.policies import (
+    ExpectedTTFT,
+    PolicyWeights,
+    ReplicaView,
+    RoundRobin,
+    RouteRequest,
+    make_policy,
+)
 
 
 def replica(
@@ -25,7 +33,7 @@ def ttft() -> ExpectedTTFT:
     return ExpectedTTFT(random.Random(1))
 
 
-@pytest.mark.parametrize("name", ["expected-ttft", "least-load", "round-robin"])
+@pytest.mark.parametrize("name", get_args(RoutingPolicyName))
 def test_a_single_replica_is_chosen_by_every_policy(name: RoutingPolicyName) -> None:
     policy = make_policy(name, random.Random(1))
     choice = policy.choose(RouteRequest(10), [replica("a")])
@@ -108,3 +116,87 @@ def test_round_robin_takes_turns_while_replicas_come_and_go() -> None:
 
     assert [choose("cab") for _ in range(4)] == ["a", "b", "c", "a"]
     assert [choose("acd"), choose("acd"), choose("bd")] == ["c", "d", "b"]
+
+
+def test_power_of_two_picks_the_less_loaded_of_its_draw_and_never_the_most_loaded() -> None:
+    policy = make_policy("power-of-two", random.Random(1))
+    replicas = [replica(name, queued=queued) for name, queued in zip("abcd", range(4), strict=True)]
+    chosen = Counter(
+        policy.choose(RouteRequest(1), replicas).replica.replica_id for _ in range(600)
+    )
+    assert set(chosen) == set("abc")
+    assert chosen["a"] > chosen["b"] > chosen["c"] > 50  # expected: 300, 200, 100
+
+
+def test_a_session_stays_where_it_is_until_that_replica_is_at_its_bound() -> None:
+    policy = make_policy("session-affinity")
+    request = RouteRequest(100, session="s1", hashes=[b"x" * 16], block_size=16)
+    home = policy.choose(request, [replica(name) for name in "abcd"]).replica.replica_id
+    turns = [
+        policy.choose(
+            RouteRequest(100 * turn, session="s1", hashes=[bytes([turn]) * 16], block_size=16),
+            [replica(name, running=1) for name in "dcba"],
+        ).replica.replica_id
+        for turn in range(1, 9)
+    ]
+    assert turns == [home] * 8
+
+    busy = [replica(name, running=2 if name == home else 1) for name in "abcd"]
+    elsewhere = policy.choose(request, busy)
+    assert elsewhere.replica.replica_id != home
+    assert sum(cost >= 1 for cost in elsewhere.costs) == 1
+    assert policy.choose(request, busy).replica == elsewhere.replica  # always the same next one
+
+
+def test_sessions_and_prompts_spread_over_replicas() -> None:
+    replicas = [replica(name) for name in "abcd"]
+    sessions = Counter(
+        make_policy("session-affinity")
+        .choose(RouteRequest(9, session=f"session {number}"), replicas)
+        .replica.replica_id
+        for number in range(400)
+    )
+    assert set(sessions) == set("abcd")
+    assert min(sessions.values()) > 60
+
+
+def test_prompts_that_begin_alike_go_together_whatever_follows() -> None:
+    policy = make_policy("prefix-hash")
+    replicas = [replica(name) for name in "abcdefgh"]
+    beginning = [bytes([block]) * 16 for block in range(4)]
+    chosen = {
+        policy.choose(
+            RouteRequest(4096, hashes=[*beginning, bytes([100 + end]) * 16], block_size=512),
+            replicas,
+        ).replica.replica_id
+        for end in range(20)
+    }
+    assert len(chosen) == 1
+
+
+@pytest.mark.parametrize("name", ["prefix-hash", "session-affinity"])
+def test_a_request_without_a_key_goes_by_load(name: RoutingPolicyName) -> None:
+    replicas = [replica("a", queued=5), replica("b"), replica("c", queued=9)]
+    choice = make_policy(name).choose(RouteRequest(10), replicas)
+    assert choice.replica.replica_id == "b"
+
+
+def test_without_an_index_expected_ttft_keeps_prompts_together_by_their_hash() -> None:
+    """While nothing is known of caches, load alone would scatter what begins alike."""
+    replicas = [replica(name) for name in "abcdefgh"]
+    requests = [
+        RouteRequest(64, hashes=[bytes([key]) * 16], block_size=64, has_index=False)
+        for key in range(20)
+    ]
+    by_hash = make_policy("prefix-hash")
+    for request in requests:
+        assert ttft().choose(request, replicas) == by_hash.choose(request, replicas)
+
+
+def test_weights_price_what_a_replica_lacks() -> None:
+    replicas = [replica("holder", cached=1000, queued=1500), replica("idle")]
+    request = RouteRequest(1000)
+    dear = ExpectedTTFT(random.Random(1), PolicyWeights(uncached=2))
+    cheap = ExpectedTTFT(random.Random(1), PolicyWeights(uncached=1))
+    assert dear.choose(request, replicas).replica.replica_id == "holder"
+    assert cheap.choose(request, replicas).replica.replica_id == "idle"

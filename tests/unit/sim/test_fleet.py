@@ -77,4 +77,5 @@ def test_the_command_names_the_policies_there_are(
     with pytest.raises(SystemExit) as exited:
         main(["sim", str(tmp_path), "--policy", "longest"])
     assert exited.value.code == 2
-    assert "there are expected-ttft, least-load, round-robin" in capsys.readouterr().err
+    known = "expected-ttft, least-load, power-of-two, prefix-hash, round-robin, session-affinity"
+    assert f"there are {known}" in capsys.readouterr().err
