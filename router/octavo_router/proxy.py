@@ -117,15 +117,18 @@ class Proxy:
             try:
                 await self._attempt(request, decision, stream, send)
                 return
-            except _ReplicaFailed as failure:
-                self._note(failure, request, decision, stream)
+            except _ReplicaFailed as error:
+                failure = error
+            self._note(failure, request, decision, stream)
             if stream.has_begun and stream.head is None:
                 raise UnavailableError("the stream cannot go on elsewhere")
             if stream.num_passed > num_passed:  # a replica that helped does not count
                 tried, names = [], []
+            # All that one dead replica had may move at once: that multiplies no load.
+            is_free = failure.is_broken and not tried
             tried = [*tried, incarnation]
             names = [*names, decision.replica.replica_id]
-            if len(tried) >= self._max_attempts or not deployment.retries.retry():
+            if len(tried) >= self._max_attempts or not (is_free or deployment.retries.retry()):
                 raise UnavailableError(f"{len(tried)} replicas failed to answer; try again")
             self._metrics.retries.inc()
 

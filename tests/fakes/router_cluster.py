@@ -72,7 +72,8 @@ async def running_router(**options: Any) -> AsyncIterator[RunningRouter]:
         serving = asyncio.create_task(server.serve(sockets=[sock]))
         try:
             headers = {"content-type": "application/json"}
-            async with aiohttp.ClientSession(url, headers=headers) as client:
+            connector = aiohttp.TCPConnector(limit=0)
+            async with aiohttp.ClientSession(url, headers=headers, connector=connector) as client:
                 yield RunningRouter(url, state, client)
         finally:
             server.should_exit = True

@@ -115,22 +115,24 @@ async def test_a_stream_waits_for_a_replica_to_come(cluster: RouterCluster) -> N
     assert text_of(await running) == words(8)
 
 
-async def test_a_killed_replica_costs_no_stream(cluster: RouterCluster) -> None:
-    replicas = [await cluster.replica(name) for name in "abc"]
+async def test_a_killed_replica_costs_none_of_many_streams(cluster: RouterCluster) -> None:
+    """More than the retry budget has."""
+    replicas = [await cluster.replica(name) for name in "ab"]
     for replica in replicas:
-        replica.behaviour.chunk_s = 0.05
+        replica.behaviour.chunk_s = 2.0
         replica.behaviour.num_chunks = 20
-    router = await cluster.router(3)
+    router = await cluster.router(2, policy="round-robin")
     begun: list[None] = []
     running = [
-        asyncio.create_task(stream(router, begun=lambda: begun.append(None))) for _ in range(30)
+        asyncio.create_task(stream(router, begun=lambda: begun.append(None))) for _ in range(300)
     ]
-    await until(lambda: len(begun) == 30)
-    assert replicas[0].seen.num_open > 0
+    await until(lambda: len(begun) == 300)
+    assert replicas[0].seen.num_open == 150
+    replicas[1].behaviour.chunk_s = 0.0
     await replicas[0].kill()
-    assert [text_of(answer) for answer in await asyncio.gather(*running)] == [words(20)] * 30
+    assert [text_of(answer) for answer in await asyncio.gather(*running)] == [words(20)] * 300
     continued = await router.metric("octavo_router_continued_streams_total")
-    assert continued == sum(went_on(each) for each in replicas[1:]) > 0
+    assert continued == went_on(replicas[1]) == 150
 
 
 def went_on(replica: FakeReplica) -> int:

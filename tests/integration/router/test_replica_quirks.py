@@ -34,7 +34,7 @@ class StalledBundle(FakeReplica):
 class Scripted(FakeReplica):
     reply: Callable[[], web.Response]
 
-    async def _answer(self, request: web.Request, data: object) -> web.StreamResponse:
+    async def _answer(self, request: web.Request, *data: object) -> web.StreamResponse:
         return self.reply()
 
 
