@@ -92,7 +92,7 @@ def _arguments(deployment: ModelDeployment) -> Iterable[str]:
         yield from ("--revision", literal(spec.model.revision))
     for name in spec.served_names:
         yield from ("--served-model-name", literal(name))
-    yield from ("--host", "0.0.0.0", "--port", str(PORT))
+    yield from ("--host", "::", "--port", str(PORT))
     yield from ("--namespace", metadata.namespace, "--deployment", metadata.name)
     yield from ("--replica-id", "$(POD_NAME)", "--advertise-url", f"http://$(POD_IP):{PORT}")
     yield from ("--drain-timeout", str(spec.rollout.drain_seconds))

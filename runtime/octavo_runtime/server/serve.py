@@ -189,7 +189,7 @@ class _Replica:
         return ReplicaRecord(
             replica_id=options.replica_id,
             incarnation=incarnation,
-            url=options.advertise_url or self._url(),
+            url=bracketed(options.advertise_url) if options.advertise_url else self._url(),
             model=options.served_names[0],
             served_names=list(options.served_names),
             cache_model=info.cache_model,
@@ -216,6 +216,18 @@ class _Replica:
         host = "127.0.0.1" if options.host in ("0.0.0.0", "::", "") else options.host
         host = f"[{host}]" if ":" in host else host
         return f"{scheme}://{host}:{self._sock.getsockname()[1]}"
+
+
+def bracketed(url: str) -> str:
+    """`url` with brackets around an IPv6 address, which Kubernetes gives without them.
+
+    http://fd00::1:8000 becomes http://[fd00::1]:8000: what follows the last colon is the port.
+    """
+    scheme, separator, rest = url.partition("://")
+    host, _, port = rest.rpartition(":")
+    if ":" not in host or host.startswith("["):
+        return url
+    return f"{scheme}{separator}[{host}]:{port}"
 
 
 def _bundle(options: ServeOptions) -> TokenizerBundle:

@@ -125,7 +125,7 @@ def test_the_router_is_set_as_the_values_say(monkeypatch: pytest.MonkeyPatch) ->
         redis_url=REDIS_URL,
         all_deployments=True,
         namespaces=("team-a",),
-        host="0.0.0.0",
+        host="::",
         port=8000,
         api_key=("first", "second"),
         drain_delay_s=4,

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import socket
 import ssl
 import subprocess
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -24,6 +25,7 @@ from octavo_protocol.http_options import HttpOptions
 from octavo_protocol.serving import DrainingServer, bind, open_socket
 from octavo_runtime.server.app import create_app
 from octavo_runtime.server.options import ApiOptions
+from octavo_runtime.server.serve import bracketed
 
 _TEXT = {"prompt": "ab", "max_tokens": 1}
 _KEYED = HttpOptions(api_key=("first-key", "second-key"), disable_uvicorn_access_log=True)
@@ -357,3 +359,30 @@ def test_an_address_that_cannot_be_had_says_which_flag_to_change() -> None:
             bind("127.0.0.1", port)
     with pytest.raises(ConfigError, match="choose another with --host"):
         bind("192.0.2.1", 0)  # of no machine (RFC 5737)
+
+
+def test_every_address_is_of_both_families() -> None:
+    with bind("::", 0) as listening:
+        port = listening.getsockname()[1]
+        hosts = ["127.0.0.1", "::1"] if socket.has_dualstack_ipv6() else ["127.0.0.1"]
+        for host in hosts:
+            socket.create_connection((host, port), timeout=5).close()
+
+
+def test_a_machine_without_ipv6_listens_on_ipv4(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(socket, "has_dualstack_ipv6", lambda: False)
+    with bind("::", 0) as listening:
+        assert listening.family is socket.AF_INET
+
+
+@pytest.mark.parametrize(
+    ("written", "meant"),
+    [
+        ("http://fd00::1:8000", "http://[fd00::1]:8000"),
+        ("http://[fd00::1]:8000", "http://[fd00::1]:8000"),
+        ("http://10.0.0.1:8000", "http://10.0.0.1:8000"),
+        ("https://replica.example.com", "https://replica.example.com"),
+    ],
+)
+def test_an_ipv6_address_as_kubernetes_gives_it_gets_its_brackets(written: str, meant: str) -> None:
+    assert bracketed(written) == meant
