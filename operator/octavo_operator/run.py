@@ -148,7 +148,7 @@ class Process:
             task.result()
 
     async def _watch(self, parts: Parts) -> None:
-        """kopf, until one of its tasks ends. Raises `WatchError`."""
+        """kopf, until one of its tasks ends or a watch has lost its place. Raises `WatchError`."""
         tasks = await kopf.spawn_tasks(
             registry=parts.watches.registry,
             settings=parts.watches.settings,
@@ -160,11 +160,15 @@ class Process:
         self._take_signals()  # kopf has taken them
         self._health.ready = lambda: ""
         logger.info("watching %s", ", ".join(self._settings.namespaces) or "all namespaces")
+        relisting = asyncio.create_task(parts.watches.relisting.happened.wait())
         try:
             # Not kopf.run_tasks: when a watch fails, it waits without end for the other ones.
-            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            ends = [relisting, *tasks]
+            done, _ = await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
         finally:
-            await _end(*tasks)
+            await _end(relisting, *tasks)
+        if relisting in done:
+            raise WatchError("a watch lost its place; what was deleted meanwhile is not known")
         errors = [each.exception() for each in done if not each.cancelled()]
         raise WatchError(f"the watches ended: {next(filter(None, errors), 'for no reason')}")
 

@@ -17,6 +17,7 @@ from octavo_operator.metrics import OperatorMetrics
 from octavo_operator.names import DEPLOYMENT
 from octavo_operator.observed import KubernetesObject
 from octavo_operator.queue import Key
+from octavo_operator.relisting import Relisting
 from octavo_protocol.resources.metadata import GROUP, VERSION
 
 MODEL_DEPLOYMENTS = "modeldeployments"
@@ -61,6 +62,7 @@ class Watches:
         self.child_kinds = served_children(served)
         self.registry = kopf.OperatorRegistry()
         self.settings = _settings()
+        self.relisting = Relisting()
         self._indices: Mapping[str, Any] = {}
         kopf.on.startup(registry=self.registry)(self._started)
         kopf.on.login(registry=self.registry)(login)
@@ -125,9 +127,9 @@ class Watches:
                 self._notes(plural, _label_key)
             )
 
-    def _deployment_changed(self, body: KubernetesObject, **_: Any) -> None:
+    def _deployment_changed(self, body: KubernetesObject, **event: Any) -> None:
         """Others that want one of its names may have it now, or no longer."""
-        self._metrics.watch_events.labels(MODEL_DEPLOYMENTS).inc()
+        self._note(MODEL_DEPLOYMENTS, body, event)
         key = _own_key(body)
         self._changed(key)
         for name in served_names(body):
@@ -137,12 +139,16 @@ class Watches:
     def _notes(
         self, plural: str, key_of: Callable[[KubernetesObject], Key | None]
     ) -> Callable[..., None]:
-        def changed(body: KubernetesObject, **_: Any) -> None:
-            self._metrics.watch_events.labels(plural).inc()
+        def changed(body: KubernetesObject, **event: Any) -> None:
+            self._note(plural, body, event)
             if (key := key_of(body)) is not None:
                 self._changed(key)
 
         return changed
+
+    def _note(self, plural: str, body: KubernetesObject, event: Mapping[str, Any]) -> None:
+        self._metrics.watch_events.labels(plural).inc()
+        self.relisting.note(event["type"], body)
 
 
 def served_children(served: frozenset[str]) -> list[tuple[str, str, str, str]]:

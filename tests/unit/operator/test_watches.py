@@ -1,0 +1,30 @@
+"""What the watches tell: whose turn a change is, and when what they know cannot be trusted."""
+
+from typing import Any
+
+import pytest
+
+from octavo_operator.relisting import Relisting
+
+
+def body(uid: str) -> dict[str, Any]:
+    return {"metadata": {"uid": uid}}
+
+
+@pytest.mark.parametrize(
+    ("events", "happened"),
+    [
+        ([(None, "a"), (None, "b")], False),
+        ([(None, "a"), ("MODIFIED", "a"), ("ADDED", "b"), ("MODIFIED", "b")], False),
+        ([(None, "a"), (None, "a")], True),
+        ([("ADDED", "b"), (None, "b")], True),
+        ([("ADDED", "b"), ("DELETED", "b"), (None, "b")], False),
+    ],
+)
+def test_a_listing_of_what_was_seen_before_is_a_second_one(
+    events: list[tuple[str | None, str]], happened: bool
+) -> None:
+    relisting = Relisting()
+    for event, uid in events:
+        relisting.note(event, body(uid))
+    assert relisting.happened.is_set() is happened
