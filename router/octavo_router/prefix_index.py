@@ -2,7 +2,10 @@
 
 A block hash names its whole prefix, so a prompt's leading cached blocks are found by walking its
 hashes until nobody is left who has all of them so far. Each hash maps to a bit mask of holders:
-the walk keeps a mask of replicas that are still in, and ends when it is empty.
+the walk keeps a mask of replicas that are still in, and ends when it is empty. Most blocks of a
+long prompt change nothing in that mask, so it is taken a chunk at a time, in calls that loop in C;
+only a chunk in which somebody drops out is looked at block by block. (A binary search for each
+replica's depth would be wrong where a prefix has a hole, as it has after entries were refused.)
 
 Besides what replicas report there are speculative entries: a prompt that was just routed will be
 cached there in a moment, and the next requests of a burst should know. They expire by themselves.
@@ -11,12 +14,16 @@ cached there in a moment, and the next requests of a burst should know. They exp
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
+from functools import reduce
+from itertools import accumulate, repeat
+from operator import and_
 from typing import Protocol
 
 # Measured with CPython 3.11: hash object, its dictionary entry, one entry in the holder's set.
 BYTES_PER_ENTRY = 220
 DEFAULT_BUDGET_BYTES = 2 * 2**30
 SPECULATION_S = 5.0
+_CHUNK = 64
 
 
 class PrefixIndex(Protocol):
@@ -82,32 +89,31 @@ class MemoryPrefixIndex:
         self._clock = clock
         self._bits: dict[str, int] = {}  # holder -> its bit
         self._names: dict[int, str] = {}  # bit -> holder
-        self._masks: dict[bytes, int] = {}
+        self._masks: dict[bytes, int] = {}  # who holds it, by report or by speculation
         self._held: dict[str, set[bytes]] = {}
-        self._speculative: dict[bytes, dict[int, float]] = {}  # hash -> bit -> end
-        self._ends: deque[tuple[float, int, tuple[bytes, ...]]] = deque()
+        self._guesses: dict[str, dict[bytes, float]] = {}  # holder -> hash -> end
+        self._ends: deque[tuple[float, str, tuple[bytes, ...]]] = deque()
         self.num_entries = 0
 
     def match(self, hashes: Sequence[bytes]) -> dict[str, int]:
         self._expire()
         depths: dict[str, int] = {}
-        masks, speculative = self._masks, self._speculative
+        lookup = self._masks.get
         alive = -1  # every bit
-        depth = 0
-        for block_hash in hashes:
-            mask = masks.get(block_hash, 0)
-            if speculative and (guesses := speculative.get(block_hash)) is not None:
-                for bit in guesses:
-                    mask |= bit
-            left = alive & mask
-            if left != alive and depth:
-                self._note(depths, alive & ~mask, depth)
-            if not left:
-                return depths
-            alive = left
-            depth += 1
-        if depth:
-            self._note(depths, alive, depth)
+        for start in range(0, len(hashes), _CHUNK):
+            masks = list(map(lookup, hashes[start : start + _CHUNK], repeat(0)))
+            if reduce(and_, masks, alive) == alive:
+                continue
+            for depth, left in enumerate(accumulate(masks, and_, initial=alive), start - 1):
+                if left == alive:
+                    continue
+                if depth:
+                    self._note(depths, alive & ~left, depth)
+                if not left:
+                    return depths
+                alive = left
+        if hashes:
+            self._note(depths, alive, len(hashes))
         return depths
 
     def add(self, holder: str, hashes: Iterable[bytes]) -> None:
@@ -117,49 +123,51 @@ class MemoryPrefixIndex:
             if block_hash in held or not self._budget.take():
                 continue
             held.add(block_hash)
-            self._masks[block_hash] = self._masks.get(block_hash, 0) | bit
+            self._mark(block_hash, bit)
             self.num_entries += 1
 
     def remove(self, holder: str, hashes: Iterable[bytes]) -> None:
         bit = self._bits.get(holder)
         if bit is None:
             return
-        held = self._held[holder]
+        held, guesses = self._held[holder], self._guesses[holder]
         for block_hash in hashes:
             if block_hash in held:
                 held.remove(block_hash)
-                self._unmask(block_hash, bit)
+                self._count_down(1)
+                if block_hash not in guesses:
+                    self._unmark(block_hash, bit)
 
     def clear(self, holder: str) -> None:
         bit = self._bits.get(holder)
         if bit is None:
             return
-        for block_hash in self._held[holder]:
-            self._unmask(block_hash, bit)
-        self._held[holder] = set()
-        for guesses in self._speculative.values():
-            guesses.pop(bit, None)
+        held, guesses = self._held[holder], self._guesses[holder]
+        for block_hash in held | guesses.keys():
+            self._unmark(block_hash, bit)
+        self._count_down(len(held))
+        self._held[holder], self._guesses[holder] = set(), {}
 
     def speculate(self, holder: str, hashes: Iterable[bytes]) -> None:
         bit = self._bit(holder)
         end = self._clock() + self._speculation_s
         entered = tuple(hashes)
+        self._guesses[holder].update(dict.fromkeys(entered, end))
+        self._ends.append((end, holder, entered))
         for block_hash in entered:
-            self._speculative.setdefault(block_hash, {})[bit] = end
-        self._ends.append((end, bit, entered))
+            self._mark(block_hash, bit)
 
     def drop(self, holder: str) -> None:
         self.clear(holder)
         bit = self._bits.pop(holder, None)
         if bit is not None:
-            del self._held[holder]
-            del self._names[bit]
+            del self._held[holder], self._guesses[holder], self._names[bit]
 
     def check(self) -> None:
         """Asserts that the tables agree. For tests."""
         masks: dict[bytes, int] = {}
         for holder, held in self._held.items():
-            for block_hash in held:
+            for block_hash in held | self._guesses[holder].keys():
                 masks[block_hash] = masks.get(block_hash, 0) | self._bits[holder]
         assert masks == self._masks
         assert self.num_entries == sum(map(len, self._held.values()))
@@ -174,32 +182,44 @@ class MemoryPrefixIndex:
                 bit <<= 1
             self._bits[holder] = bit
             self._names[bit] = holder
-            self._held[holder] = set()
+            self._held[holder], self._guesses[holder] = set(), {}
         return bit
 
-    def _unmask(self, block_hash: bytes, bit: int) -> None:
+    def _mark(self, block_hash: bytes, bit: int) -> None:
+        mask = self._masks.get(block_hash)
+        if mask is None:
+            self._masks[block_hash] = bit  # one object for all blocks that only this holder has
+        elif not mask & bit:
+            self._masks[block_hash] = mask | bit
+
+    def _unmark(self, block_hash: bytes, bit: int) -> None:
         mask = self._masks[block_hash] & ~bit
         if mask:
             self._masks[block_hash] = mask
         else:
             del self._masks[block_hash]
-        self.num_entries -= 1
-        self._budget.num_entries -= 1
+
+    def _count_down(self, num_entries: int) -> None:
+        self.num_entries -= num_entries
+        self._budget.num_entries -= num_entries
 
     def _note(self, depths: dict[str, int], mask: int, depth: int) -> None:
-        for bit, holder in self._names.items():
-            if mask & bit:
-                depths[holder] = depth
+        while mask > 0:
+            bit = mask & -mask
+            depths[self._names[bit]] = depth
+            mask ^= bit
 
     def _expire(self) -> None:
+        """Guesses of a holder that was dropped meanwhile are gone; newer ones have later ends."""
         now = self._clock()
         while self._ends and self._ends[0][0] <= now:
-            _, bit, hashes = self._ends.popleft()
+            _, holder, hashes = self._ends.popleft()
+            guesses = self._guesses.get(holder)
+            if not guesses:
+                continue
+            bit, held = self._bits[holder], self._held[holder]
             for block_hash in hashes:
-                guesses = self._speculative.get(block_hash)
-                if guesses is None:
-                    continue
-                if guesses.get(bit, now + 1) <= now:
-                    del guesses[bit]
-                if not guesses:
-                    del self._speculative[block_hash]
+                if guesses.get(block_hash, now + 1) <= now:
+                    del guesses[block_hash]
+                    if block_hash not in held:
+                        self._unmark(block_hash, bit)
