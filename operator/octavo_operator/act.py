@@ -80,6 +80,11 @@ class Actor:
         memory.recommendations = desired.recommendations
         return Outcome(tuple(turn.refused), turn.waits_for_former)
 
+    async def tell(self, adapter: KubernetesObject, status: Manifest) -> None:
+        """The status of a LoraAdapter that belongs to no deployment. Raises `ApiError`."""
+        if _pruned(adapter.get("status") or {}) != _pruned(status):
+            await self._cluster.apply(_with_status(adapter, status), "status")
+
     async def _register(self, observed: Observed, desired: Desired) -> None:
         """A deployment whose children are left as they are keeps what the routers know of it."""
         is_leaving = "deletionTimestamp" in observed.deployment["metadata"]
@@ -151,15 +156,8 @@ class _Turn:
             return
         if self._memory.applied.get(object_id) == (digest(status), digest(live)):
             return  # the server says the same in other words
-        identity = {name: metadata[name] for name in ("name", "namespace", "uid")}
-        manifest = {
-            "apiVersion": resource["apiVersion"],
-            "kind": kind,
-            "metadata": identity,
-            "status": status,
-        }
         try:
-            answer = await self._cluster.apply(manifest, "status")
+            answer = await self._cluster.apply(_with_status(resource, status), "status")
         except ApiError as error:
             if error.status not in (404, 409):  # it is gone, or another one of its name is there
                 self._refuse(kind, metadata["name"], error)
@@ -206,6 +204,13 @@ class _Turn:
 
     def _refuse(self, kind: str, name: str, error: ApiError) -> None:
         self.refused.append(f"{kind} {name}: {error.message}")
+
+
+def _with_status(resource: KubernetesObject, status: Manifest) -> Manifest:
+    """What is applied to the status of this very object."""
+    identity = {name: resource["metadata"][name] for name in ("name", "namespace", "uid")}
+    kind = {name: resource[name] for name in ("apiVersion", "kind")}
+    return {**kind, "metadata": identity, "status": status}
 
 
 def _key(observed: Observed) -> Key:

@@ -7,9 +7,10 @@ only room for adapters (`spec.lora`) is part of the pods.
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
-from octavo_operator.children.replica import lora_room
+from octavo_operator.children.replica import lora_room, secrets
 from octavo_operator.conditions import Finding, joined, old_conditions
 from octavo_operator.desired import AdapterAction, Manifest
 from octavo_operator.objects import KubernetesObject, name, number, text
@@ -18,7 +19,7 @@ from octavo_operator.reasons import Reason
 from octavo_operator.replicas import Replica, Stage, shortened
 from octavo_protocol.records import ReplicaRecord
 from octavo_protocol.resources.base import FieldError
-from octavo_protocol.resources.lora_adapter import LoraAdapter
+from octavo_protocol.resources.lora_adapter import LoraAdapter, LoraAdapterSpec
 from octavo_protocol.resources.model_deployment import ModelDeployment
 from octavo_protocol.resources.model_source import ModelSource
 from octavo_protocol.resources.parse import parse_lora_adapter
@@ -52,25 +53,38 @@ def wanted_adapters(deployment: ModelDeployment, observed: Observed) -> list[Wan
     for resource in sorted(observed.adapters, key=_age):
         adapter = parse_lora_adapter(resource)
         if isinstance(adapter, LoraAdapter):
-            asked.append(_from_resource(adapter, resource, lora_room(deployment) is not None))
+            asked.append(_from_resource(adapter, resource, deployment))
     return list(_without_doubles(deployment, asked))
 
 
 def _from_resource(
-    adapter: LoraAdapter, resource: KubernetesObject, has_room: bool
+    adapter: LoraAdapter, resource: KubernetesObject, deployment: ModelDeployment
 ) -> WantedAdapter:
     spec = adapter.spec
-    problem = None
-    if not has_room:
-        told = f"ModelDeployment {spec.target.name} has no room for adapters; give it spec.lora"
-        problem = (Reason.NO_ROOM, told)
     return WantedAdapter(
         spec.served_name or adapter.metadata.name,
         spec.model,
         spec.load_policy == "EveryReplica",
         resource,
-        problem,
+        _problem(spec, deployment),
     )
+
+
+def _problem(spec: LoraAdapterSpec, deployment: ModelDeployment) -> tuple[Reason, str] | None:
+    """What keeps a LoraAdapter from any replica of its deployment."""
+    target, secret = spec.target.name, spec.model.secret_ref
+    if lora_room(deployment) is None:
+        told = f"ModelDeployment {target} has no room for adapters; give it spec.lora"
+        return Reason.NO_ROOM, told
+    if secret is not None and secret.name not in secrets(deployment):
+        # Pods take their environment when they start, and no adapter is to restart them.
+        told = (
+            f"the replicas of ModelDeployment {target} do not have the Secret {secret.name}; name "
+            "it there too, as secretRef of the model or of an adapter of the spec, or give its "
+            "keys in podTemplate.env and leave secretRef out here"
+        )
+        return Reason.SECRET_MISSING, told
+    return None
 
 
 def _without_doubles(
@@ -187,10 +201,19 @@ def statuses(
     for resource in observed.adapters:
         if (adapter := by_resource.get(name(resource))) is not None:
             told = _told(adapter, replicas, observed)
-            found[name(resource)] = _status(resource, _ready(adapter, told), told, observed)
+            found[name(resource)] = _status(resource, _ready(adapter, told), told, observed.now)
         elif isinstance(errors := parse_lora_adapter(resource), list):
-            found[name(resource)] = _status(resource, _invalid(errors), [], observed)
+            found[name(resource)] = _status(resource, _invalid(errors), [], observed.now)
     return found
+
+
+def status_without_target(resource: KubernetesObject, now: datetime) -> Manifest:
+    """The status of a LoraAdapter whose ModelDeployment does not exist."""
+    target = text(resource, "spec", "target", "name")
+    place = text(resource, "metadata", "namespace")
+    told = f"there is no ModelDeployment {target} in namespace {place}"
+    finding = Finding(ConditionType.READY, "False", Reason.TARGET_MISSING, told)
+    return _status(resource, finding, [], now)
 
 
 def _ready(adapter: WantedAdapter, told: Sequence[AdapterReplicaStatus]) -> Finding:
@@ -217,13 +240,13 @@ def _status(
     resource: KubernetesObject,
     ready: Finding,
     told: Sequence[AdapterReplicaStatus],
-    observed: Observed,
+    now: datetime,
 ) -> dict[str, Any]:
     generation = number(resource, "metadata", "generation")
     status = LoraAdapterStatus(
         observed_generation=generation,
         loaded_replicas=sum(each.loaded for each in told),
         replicas=list(told[:_MAX_REPLICAS_TOLD]),
-        conditions=joined([ready], old_conditions(resource), generation, observed.now),
+        conditions=joined([ready], old_conditions(resource), generation, now),
     )
     return status.model_dump(mode="json", by_alias=True, exclude_none=True)

@@ -43,6 +43,8 @@ class Reason(StrEnum):
     LOADED = "Loaded"
     LOAD_FAILED = "LoadFailed"
     NO_ROOM = "NoRoom"
+    SECRET_MISSING = "SecretMissing"
+    TARGET_MISSING = "TargetMissing"
     # Scaled
     WITHIN_BOUNDS = "WithinBounds"
     AT_MAXIMUM = "AtMaximum"

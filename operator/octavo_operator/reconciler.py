@@ -7,8 +7,10 @@ deployment is tried again later and later, the others go on.
 import asyncio
 import logging
 from collections.abc import Callable
+from datetime import UTC, datetime
 
 from octavo_operator.act import Actor
+from octavo_operator.adapters import status_without_target
 from octavo_operator.adapters_client import AdaptersClient
 from octavo_operator.cluster import ApiError, ApiUnreachableError
 from octavo_operator.desired import Desired
@@ -141,12 +143,14 @@ class Reconciler:
         return memory
 
     async def _forget(self, key: Key) -> None:
-        """The ModelDeployment is gone; its children are the garbage collector's."""
+        """There is no such ModelDeployment; children it had are the garbage collector's."""
         self._memories.pop(key, None)
         self._adapters.forget(key)
         self._metrics.forget(key)
         self._configs.forget(key)
         await self._fleet.unregister(key)
+        for adapter in self._watches.adapters(key):
+            await self._actor.tell(adapter, status_without_target(adapter, datetime.now(UTC)))
 
 
 def _sooner(*times: float | None) -> float | None:

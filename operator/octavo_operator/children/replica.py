@@ -65,6 +65,17 @@ def lora_room(deployment: ModelDeployment) -> LoraSpec | None:
     return spec.lora or (LoraSpec() if spec.adapters else None)
 
 
+def secrets(deployment: ModelDeployment) -> list[str]:
+    """Secrets whose keys are a replica's environment: for the adapters of the spec, and for the
+    model where no claim holds it.
+    """
+    sources = [adapter.model for adapter in deployment.spec.adapters]
+    if deployment.spec.cache.claim is None:
+        sources.insert(0, deployment.spec.model)
+    names = (source.secret_ref.name for source in sources if source.secret_ref is not None)
+    return list(dict.fromkeys(names))
+
+
 def _container(
     deployment: ModelDeployment, overlay: PodTemplateSpec, settings: OperatorSettings
 ) -> Container:
@@ -75,7 +86,7 @@ def _container(
         image_pull_policy=settings.image_pull_policy,
         args=tuple(_arguments(deployment)),
         env=tuple(_environment(deployment)),
-        secrets=tuple(_secrets(deployment)),
+        secrets=tuple(secrets(deployment)),
         resources=_resources(deployment, overlay),
         more={
             "ports": [{"name": "http", "containerPort": PORT, "protocol": "TCP"}],
@@ -124,15 +135,6 @@ def _environment(deployment: ModelDeployment) -> Iterable[Mapping[str, Any]]:
     yield {"name": "OCTAVO_REDIS_URL", "valueFrom": {"secretKeyRef": secret}}
     if deployment.spec.cache.node_path is not None:
         yield {"name": "TRITON_CACHE_DIR", "value": f"{CACHE_PATH}/triton"}
-
-
-def _secrets(deployment: ModelDeployment) -> list[str]:
-    """Credentials for what the replica itself fetches: adapters, and the model without a claim."""
-    sources = [adapter.model for adapter in deployment.spec.adapters]
-    if deployment.spec.cache.claim is None:
-        sources.insert(0, deployment.spec.model)
-    names = (source.secret_ref.name for source in sources if source.secret_ref is not None)
-    return list(dict.fromkeys(names))
 
 
 def _resources(deployment: ModelDeployment, overlay: PodTemplateSpec) -> Manifest:

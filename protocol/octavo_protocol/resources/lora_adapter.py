@@ -18,7 +18,13 @@ class DeploymentRef(ResourceModel):
 
 
 class LoraAdapterSpec(ResourceModel):
-    model: Annotated[ModelSource, Field(description="Where the adapter's files come from.")]
+    model: Annotated[
+        ModelSource,
+        Field(
+            description="Where the adapter's files come from. Of Secrets, replicas have those that "
+            "their deployment names for its model and adapters: secretRef must be one of these."
+        ),
+    ]
     target: Annotated[DeploymentRef, Field(description="The deployment whose model it adapts.")]
     served_name: Annotated[
         ServedName | None, Field(description="Model name in the API. Default: its own name.")

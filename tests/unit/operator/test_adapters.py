@@ -3,8 +3,9 @@
 from dataclasses import replace
 from typing import Any
 
-from tests.fakes.observations import NAME, SETTINGS, condition, deployment, record, settled
+from tests.fakes.observations import NAME, NOW, SETTINGS, condition, deployment, record, settled
 
+from octavo_operator.adapters import status_without_target
 from octavo_operator.decide import decide
 from octavo_operator.desired import AdapterAction, Desired, Manifest
 from octavo_operator.observed import Observed
@@ -174,3 +175,35 @@ def test_without_a_ready_replica_nobody_tells() -> None:
 
     assert condition(desired, "AdaptersLoaded")[:2] == ("Unknown", "NoReplicaReady")
     assert desired.adapter_statuses["other"]["conditions"][0]["reason"] == "NoReplicaReady"
+
+
+def test_a_secret_that_the_replicas_do_not_have_is_named_and_nothing_is_tried() -> None:
+    private = {"source": "hf://org/law", "secretRef": {"name": "law-token"}}
+    observed = fleet(
+        settled(deployment(**LORA), 1, adapters=[lora_adapter("law", model=private)]), []
+    )
+    desired = decide(observed, SETTINGS)
+    [ready] = desired.adapter_statuses["law"]["conditions"]
+
+    assert desired.adapter_actions == ()
+    assert (ready["status"], ready["reason"]) == ("False", "SecretMissing")
+    assert "do not have the Secret law-token; name it there too" in ready["message"]
+
+
+def test_a_secret_that_the_deployment_names_too_is_enough() -> None:
+    private = {"source": "hf://org/law", "secretRef": {"name": "token"}}
+    model = {"source": "hf://org/base", "secretRef": {"name": "token"}}
+    resource = deployment(model=model, **LORA)
+    observed = fleet(settled(resource, 1, adapters=[lora_adapter("law", model=private)]), [])
+
+    assert asked(decide(observed, SETTINGS)) == [("chat-0", "law", True)]
+
+
+def test_an_adapter_without_its_deployment_says_so_and_is_loaded_nowhere() -> None:
+    orphan = lora_adapter("law") | {"status": {"loadedReplicas": 2}}
+    status = status_without_target(orphan, NOW)
+    [ready] = status["conditions"]
+
+    assert (ready["status"], ready["reason"]) == ("False", "TargetMissing")
+    assert ready["message"] == "there is no ModelDeployment chat in namespace team"
+    assert status["loadedReplicas"] == 0

@@ -44,6 +44,7 @@ class KnownWorld:
     def __init__(self) -> None:
         self.found: dict[Key, KubernetesObject] = {KEY: model_deployment()}
         self.forgotten: list[str] = []
+        self.adapters_of: dict[Key, list[KubernetesObject]] = {}
 
     def deployment(self, key: Key) -> KubernetesObject | None:
         return self.found.get(key)
@@ -54,7 +55,10 @@ class KnownWorld:
     def children(self, key: Key) -> list[KubernetesObject]:
         return []
 
-    pods = adapters = children
+    pods = children
+
+    def adapters(self, key: Key) -> list[KubernetesObject]:
+        return self.adapters_of.get(key, [])
 
     def claims(self, name: str) -> list[tuple[str, str, Key]]:
         return []
@@ -84,6 +88,10 @@ class ScriptedActor:
     def __init__(self) -> None:
         self.outcomes: list[Outcome | Exception] = []
         self.seen: list[Observed] = []
+        self.told: list[str] = []
+
+    async def tell(self, adapter: KubernetesObject, status: Mapping[str, Any]) -> None:
+        self.told.append(f"{adapter['metadata']['name']}: {status['conditions'][0]['reason']}")
 
     async def act(self, observed: Observed, desired: Desired, memory: Memory) -> Outcome:
         self.seen.append(observed)
@@ -224,6 +232,14 @@ async def test_a_deployment_that_is_gone_is_forgotten_everywhere(world: World) -
     await world.turn()
     assert world.known.forgotten == [str(KEY), str(KEY), f"registration of {KEY}"]
     assert (world.actor.seen, world.next_due) == ([], None)
+
+
+async def test_adapters_of_a_deployment_that_does_not_exist_are_told_so(world: World) -> None:
+    world.known.found.clear()
+    metadata = {"name": "law", "namespace": "team", "generation": 1}
+    world.known.adapters_of[KEY] = [{"metadata": metadata, "spec": {"target": {"name": "chat"}}}]
+    await world.turn()
+    assert world.actor.told == ["law: TargetMissing"]
 
 
 async def test_a_process_that_lost_the_lease_ends_before_it_acts(world: World) -> None:
