@@ -139,7 +139,10 @@ def _starting_state(pod: KubernetesObject) -> tuple[Stage, str]:
     if not running:
         return Stage.PENDING, f"its container is being made on node {node}"
     if running[0].get("started") is True:
-        return Stage.LOADING, "its readiness probe fails: /ready does not answer 200"
+        return (
+            Stage.LOADING,
+            "was ready before; now /ready does not answer 200, or its node does not report",
+        )
     since = text(running[0], "state", "running", "startedAt") or "its start"
     return Stage.LOADING, f"loads the model since {since}"
 

@@ -150,7 +150,7 @@ STATES = [
         {"status": running(is_ready=False)},
         "Loading",
         "Loading",
-        "its readiness probe fails: /ready does not answer 200",
+        "was ready before; now /ready does not answer 200, or its node does not report",
     ),
     (
         {"status": running(is_ready=True)},
