@@ -63,6 +63,11 @@ class Scripts:
             raise RuntimeError(f"{script} {' '.join(words)} ended with {done.returncode}")
         return done.stdout
 
+    @property
+    def machine_address(self) -> str:
+        """Where pods reach this machine."""
+        return f"{os.environ.get('KFD_NET', '10.240.0')}.1"
+
     @cached_property
     def kubectl(self) -> str:
         cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))

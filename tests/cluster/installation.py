@@ -41,11 +41,8 @@ class Installation:
         self.wait_until_ready(OPERATOR)
 
     def wait_until_ready(self, component: str) -> None:
-        def is_rolled_out() -> bool:
-            found = self.kube.get(DEPLOYMENT, component, SYSTEM)
-            return found is not None and _is_rolled_out(found)
-
-        self.kube.wait(f"{component} ready", is_rolled_out, seconds=READY_S, namespace=SYSTEM)
+        """Until all of its pods are, and of the current values."""
+        _wait_until_ready(self.kube, component)
 
     def pods(self, component: str) -> list[Object]:
         """Pods of `operator`, `router` or `redis`."""
@@ -89,11 +86,10 @@ def installed(kube: Kube, values: dict[str, Any]) -> Iterator[Installation]:
             kube.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}})
         with _helm(kube) as helm:
             helm.install(CHART, RELEASE, values)
+        for component in (OPERATOR, ROUTER):
+            _wait_until_ready(kube, component)
         with _service_url(kube, ROUTER) as router_url:
-            installation = Installation(kube, values, router_url)
-            for component in (OPERATOR, ROUTER):
-                installation.wait_until_ready(component)
-            yield installation
+            yield Installation(kube, values, router_url)
     finally:
         remove(kube, namespaces)
 
@@ -115,6 +111,14 @@ def _helm(kube: Kube) -> helm_python.Config:
     return helm_python.Config(kubeconfig_path=kube.kubeconfig, namespace=SYSTEM)
 
 
+def _wait_until_ready(kube: Kube, component: str) -> None:
+    def is_rolled_out() -> bool:
+        found = kube.get(DEPLOYMENT, component, SYSTEM)
+        return found is not None and _is_rolled_out(found)
+
+    kube.wait(f"{component} ready", is_rolled_out, seconds=READY_S, namespace=SYSTEM)
+
+
 def _is_rolled_out(deployment: Object) -> bool:
     spec, status = deployment["spec"], deployment.get("status", {})
     ready = (status.get(key, 0) for key in ("replicas", "updatedReplicas", "readyReplicas"))
@@ -129,7 +133,7 @@ def _service_url(kube: Kube, service: str) -> Iterator[str]:
     assert found is not None, f"the chart made no Service {service}"
     port = found["spec"]["ports"][0]["port"]
     address = (found["spec"]["clusterIP"], port)
-    if _is_routed(kube, service, address):
+    if _is_routed(address):
         yield f"http://{address[0]}:{port}"
         return
     words = ["port-forward", "-n", SYSTEM, f"service/{service}", f":{port}"]
@@ -143,21 +147,13 @@ def _service_url(kube: Kube, service: str) -> Iterator[str]:
             process.terminate()
 
 
-def _is_routed(kube: Kube, service: str, address: tuple[str, int]) -> bool:
-    """Whether connections from here reach the Service, once it has a ready pod."""
-
-    def has_endpoints() -> bool:
-        found = kube.get("v1/Endpoints", service, SYSTEM)
-        return bool(found and found.get("subsets"))
-
-    kube.wait(f"endpoints of {service}", has_endpoints, seconds=READY_S, namespace=SYSTEM)
+def _is_routed(address: tuple[str, int]) -> bool:
+    """Whether connections from here reach a Service; nodes take a moment to know its endpoints."""
     deadline = time.monotonic() + ROUTED_S
     while time.monotonic() < deadline:
         try:
             with socket.create_connection(address, timeout=3):
                 return True
-        except ConnectionRefusedError:
-            time.sleep(POLL_S)  # the nodes do not know the endpoints yet
         except OSError:
-            return False
+            time.sleep(POLL_S)
     return False

@@ -1,19 +1,44 @@
 """A model that is downloaded once, into a claim, before replicas are made."""
 
+import tarfile
+import threading
+from collections.abc import Iterator
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
 import pytest
 
 from tests.cluster.environment import Scripts
 from tests.cluster.kube import Object, conditions, is_true
-from tests.cluster.model_deployments import OWNER_LABEL, ModelDeployments
+from tests.cluster.model_deployments import OWNER_LABEL, SOURCE, ModelDeployments
 
 pytestmark = [pytest.mark.cluster, pytest.mark.model, pytest.mark.timeout(600)]
 
 
+@pytest.fixture
+def source(scripts: Scripts | None, smollm2: Path, tmp_path: Path) -> Iterator[str]:
+    """SmolLM2 where a Job can fetch it: the scripts' pods reach nothing but this machine."""
+    if scripts is None:
+        yield SOURCE
+        return
+    with tarfile.open(tmp_path / "smollm2.tar", "w") as archive:
+        archive.add(smollm2, arcname="smollm2")
+    handler = partial(SimpleHTTPRequestHandler, directory=tmp_path)
+    with ThreadingHTTPServer((scripts.machine_address, 0), handler) as server:
+        serving = threading.Thread(target=server.serve_forever)
+        serving.start()
+        yield f"http://{scripts.machine_address}:{server.server_port}/smollm2.tar"
+        server.shutdown()
+        serving.join()
+
+
 def test_replicas_serve_from_a_claim_that_a_job_has_filled_before(
-    models: ModelDeployments, scripts: Scripts | None
+    models: ModelDeployments, scripts: Scripts | None, source: str
 ) -> None:
     models.apply(
         "cached",
+        model={"source": source},
         cache={"claim": {"size": "1Gi"}},
         podTemplate={"securityContext": _user(scripts)},
     )
