@@ -137,6 +137,13 @@ def choose(
     return Pick(record, choice.replica, views, choice.costs)
 
 
+def speculate(deployment: Deployment, pick: Pick, key: PromptKey) -> None:
+    """The prompt goes there: what the replica lacks of it counts as held in a moment."""
+    if key.hashes:
+        num_held = -(-pick.view.num_cached_tokens // key.block_size)
+        deployment.index.speculate(pick.record.incarnation, key.hashes[num_held:])
+
+
 class Decider:
     """Picks replicas. Its only wait is for tokenization."""
 
@@ -195,8 +202,7 @@ class Decider:
         if not is_dry_run:
             self._metrics.decision.observe(seconds)
             self._remember(decision)
-            if key.hashes:
-                deployment.index.speculate(pick.record.incarnation, key.hashes)
+            speculate(deployment, pick, key)
         return decision
 
     def recall(self, request_id: str) -> Decision | None:

@@ -87,8 +87,13 @@ class LoadTracker:
         if load is None:
             return 0
         doubtful = load.record_at - _RECORD_AGE_S
-        own = sum(tokens for tokens, at in load.pending.values() if at > doubtful)
-        unseen = sum(tokens for tokens, at in load.pending.values() if at > load.record_at)
+        own = unseen = 0
+        for tokens, at in reversed(load.pending.values()):  # the newest first
+            if at <= doubtful:
+                break
+            own += tokens
+            if at > load.record_at:
+                unseen += tokens
         reported = max(0, load.record_tokens - load.computed_since_record)
         return max(own, reported + unseen)
 

