@@ -18,10 +18,11 @@ from octavo_operator.objects import (
     time,
     value,
 )
-from octavo_operator.observed import DownloadProgress, Observed
+from octavo_operator.observed import Observed
 from octavo_operator.reasons import Reason
 from octavo_operator.replicas import pod_failure, shortened
 from octavo_operator.settings import OperatorSettings
+from octavo_protocol.records import DownloadRecord
 from octavo_protocol.resources.model_deployment import ModelDeployment
 
 # A Job that failed is made again after this time: credentials may have been repaired.
@@ -58,8 +59,8 @@ def download(
         return _failed(job, job_name, source, observed)
     problem = _pod_problem(job_name, observed.pods)
     told = f"Job {job_name} fetches {source} into claim {claim}"
-    if observed.download is not None:
-        told += f": {_progress(observed.download)}"
+    if observed.download is not None and observed.download.folder == _folder(deployment):
+        told += _progress(observed.download)
     if problem is not None:
         return Download(job_name, False, Reason.DOWNLOAD_FAILING, f"{told}; {problem}")
     return Download(job_name, False, Reason.DOWNLOADING, told)
@@ -91,13 +92,19 @@ def _pod_problem(job_name: str, pods: Sequence[KubernetesObject]) -> str | None:
     return shortened(f"pod {pod_name}: {message}")
 
 
-def _progress(progress: DownloadProgress) -> str:
+def _progress(record: DownloadRecord) -> str:
     """In steps, so that the status does not change every second."""
-    gib = progress.done_bytes / 2**30
-    if not progress.total_bytes:
-        return f"{gib:.0f} GiB done"
-    percent = 100 * progress.done_bytes // progress.total_bytes
-    return f"{percent - percent % _STEP_PERCENT}% of {progress.total_bytes / 2**30:.1f} GiB"
+    told = f": {shortened(record.stage)}"
+    if record.total_bytes:
+        percent = 100 * record.done_bytes // record.total_bytes
+        step = percent - percent % _STEP_PERCENT
+        return f"{told}, {step}% of {record.total_bytes / 2**30:.1f} GiB"
+    return f"{told}, {record.done_bytes / 2**30:.0f} GiB done" if record.done_bytes else told
+
+
+def _folder(deployment: ModelDeployment) -> str:
+    """Where the containers see the model."""
+    return f"{MODELS_PATH}/{model_cache.folder_key(deployment.spec.model)}"
 
 
 def _is_served(deployment: ModelDeployment, observed: Observed) -> bool:
@@ -112,5 +119,4 @@ def _is_served(deployment: ModelDeployment, observed: Observed) -> bool:
     claims = [
         text(volume, "persistentVolumeClaim", "claimName") for volume in members(pod, "volumes")
     ]
-    folder = f"{MODELS_PATH}/{model_cache.folder_key(deployment.spec.model)}"
-    return folder in arguments and model_cache.claim_name(deployment) in claims
+    return _folder(deployment) in arguments and model_cache.claim_name(deployment) in claims

@@ -14,7 +14,8 @@ import logging
 import time
 from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from itertools import compress
+from typing import Any, TypeVar, cast
 
 import msgspec
 import redis.asyncio
@@ -22,7 +23,14 @@ import redis.exceptions
 
 from octavo_operator.queue import Key
 from octavo_protocol.keys import DEPLOYMENTS, Keys, deployment_field
-from octavo_protocol.records import DeploymentRecord, ReplicaRecord, decode_record, encode
+from octavo_protocol.records import (
+    DeploymentRecord,
+    DownloadRecord,
+    ReplicaRecord,
+    decode_download,
+    decode_record,
+    encode,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -35,14 +43,19 @@ _INDEX_S = 60.0  # ids in the sorted set without a heartbeat for so long are pas
 
 @dataclass(frozen=True, slots=True)
 class Interest:
-    """A deployment that is to be read. is_urgent: in every poll. sees_load: it autoscales."""
+    """A deployment that is to be read. is_urgent: in every poll. sees_load: it autoscales.
+    is_downloading: a pod of its download Job runs.
+    """
 
     key: Key
     is_urgent: bool
     sees_load: bool
+    is_downloading: bool = False
 
 
 Seen = tuple[object, ...]
+Reading = tuple[tuple[ReplicaRecord, ...], tuple[DownloadRecord, ...]]
+Record = TypeVar("Record")
 
 
 class Fleet:
@@ -74,6 +87,7 @@ class Fleet:
         self._may_have_forgotten = False
         self._num_polls = 0
         self._records: dict[Key, tuple[ReplicaRecord, ...]] = {}
+        self._downloads: dict[Key, DownloadRecord | None] = {}
         self._seen: dict[Key, Seen] = {}
         self._registry: dict[str, bytes] = {}
 
@@ -85,6 +99,10 @@ class Fleet:
     def replicas(self, key: Key) -> Sequence[ReplicaRecord]:
         """Live records of a deployment as last read."""
         return self._records.get(key, ()) if self.is_known else ()
+
+    def download(self, key: Key) -> DownloadRecord | None:
+        """What the container that downloads the deployment's model said last, if one runs."""
+        return self._downloads.get(key) if self.is_known else None
 
     async def run(self) -> None:
         """Polls until cancelled; Redis away is waited out."""
@@ -102,8 +120,8 @@ class Fleet:
         wanted = list(self._interests())
         self._forget_all_but({each.key for each in wanted})
         due = [each for each in wanted if each.is_urgent or self._is_turn_of(each.key)]
-        for interest, records in zip(due, await self._read([i.key for i in due]), strict=True):
-            self._take(interest, records)
+        for interest, reading in zip(due, await self._read(due), strict=True):
+            self._take(interest, *reading)
         if self._num_polls % REGISTRY_POLLS == 0 or self._may_have_forgotten:
             await self._repair_registry()
             self._may_have_forgotten = False
@@ -159,12 +177,12 @@ class Fleet:
         if missing:
             await self._client.hset(DEPLOYMENTS, mapping=cast(dict[Any, Any], missing))
 
-    async def _read(self, keys: Sequence[Key]) -> list[tuple[ReplicaRecord, ...]]:
-        """Live records of each, in the order of their ids."""
-        if not keys:
+    async def _read(self, due: Sequence[Interest]) -> list[Reading]:
+        """Live records of each, replicas' in the order of their ids."""
+        if not due:
             await cast(Any, self._client.ping())
             return []
-        names = [Keys(key.namespace, key.name) for key in keys]
+        names = [Keys(each.key.namespace, each.key.name) for each in due]
         oldest = time.time() - _INDEX_S
         async with self._client.pipeline(transaction=False) as pipe:
             for each in names:
@@ -175,12 +193,26 @@ class Fleet:
             for each, members in zip(names, ids, strict=True)
             for replica_id in sorted(members)
         ]
+        is_told = [each.is_downloading for each in due]
+        wanted += [each.download for each in compress(names, is_told)]
         values = iter(cast(list[bytes | None], await self._client.mget(wanted)) if wanted else [])
-        return [tuple(_decoded(next(values) for _ in members)) for members in ids]
+        records = [
+            tuple(_decoded((next(values) for _ in members), decode_record)) for members in ids
+        ]
+        told = [
+            tuple(_decoded([next(values)] if each else [], decode_download)) for each in is_told
+        ]
+        return list(zip(records, told, strict=True))
 
-    def _take(self, interest: Interest, records: tuple[ReplicaRecord, ...]) -> None:
+    def _take(
+        self,
+        interest: Interest,
+        records: tuple[ReplicaRecord, ...],
+        downloads: tuple[DownloadRecord, ...],
+    ) -> None:
         self._records[interest.key] = records
-        seen = tuple(_visible(each, with_load=interest.sees_load) for each in records)
+        self._downloads[interest.key] = next(iter(downloads), None)
+        seen = *downloads, *(_visible(each, with_load=interest.sees_load) for each in records)
         if self._seen.get(interest.key, ()) != seen:
             self._seen[interest.key] = seen
             self._changed(interest.key)
@@ -191,6 +223,7 @@ class Fleet:
     def _forget_all_but(self, keys: Collection[Key]) -> None:
         for key in self._records.keys() - keys:
             del self._records[key]
+            self._downloads.pop(key, None)
             self._seen.pop(key, None)
 
     def note_known(self) -> None:
@@ -220,11 +253,11 @@ def _visible(record: ReplicaRecord, *, with_load: bool) -> Seen:
     return (*state, *load) if with_load else state
 
 
-def _decoded(values: Iterable[bytes | None]) -> Iterable[ReplicaRecord]:
+def _decoded(values: Iterable[bytes | None], decode: Callable[[bytes], Record]) -> Iterable[Record]:
     for value in values:
         if value is None:
             continue  # its time to live has ended
         try:
-            yield decode_record(value)
+            yield decode(value)
         except msgspec.DecodeError as error:
-            logger.warning("a replica's record cannot be read: %s", error)
+            logger.warning("a record cannot be read: %s", error)

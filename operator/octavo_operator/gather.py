@@ -114,6 +114,7 @@ def gather(
         recommendations=memory.recommendations,
         adapter_errors=adapter_errors,
         apply_errors=memory.apply_errors,
+        download=fleet.download(key),
     )
 
 

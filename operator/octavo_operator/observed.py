@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from octavo_protocol.records import ReplicaRecord
+from octavo_protocol.records import DownloadRecord, ReplicaRecord
 
 KubernetesObject = Mapping[str, Any]
 
@@ -38,14 +38,6 @@ class Recommendation:
     replicas: int
 
 
-@dataclass(frozen=True, slots=True)
-class DownloadProgress:
-    """total_bytes: None where it is not known."""
-
-    done_bytes: int
-    total_bytes: int | None
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Observed:
     """One moment of one deployment.
@@ -60,7 +52,7 @@ class Observed:
     where that is not known. recommendations: `Desired.recommendations` of the last time.
     adapter_errors: for (replica id, adapter name), what the replica answered to the last attempt to
     load it. apply_errors: what the API server refused the last time, a sentence each. download:
-    how far the download of the wanted model is.
+    what the container that downloads a model said last; None where none does.
     """
 
     now: datetime
@@ -77,7 +69,7 @@ class Observed:
     recommendations: Sequence[Recommendation] = ()
     adapter_errors: Mapping[tuple[str, str], str] = field(default_factory=dict)
     apply_errors: tuple[str, ...] = ()
-    download: DownloadProgress | None = None
+    download: DownloadRecord | None = None
 
     def child(self, kind: str, name: str) -> KubernetesObject | None:
         """The child of that kind and name, if it is there."""

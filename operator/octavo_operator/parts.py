@@ -15,7 +15,7 @@ from octavo_operator.events import Events
 from octavo_operator.fleet import Fleet, Interest
 from octavo_operator.metrics import OperatorMetrics
 from octavo_operator.model_config import ModelConfigs
-from octavo_operator.names import COMPONENT, REPLICA_COMPONENT
+from octavo_operator.names import COMPONENT, DOWNLOAD_COMPONENT, REPLICA_COMPONENT
 from octavo_operator.observed import KubernetesObject
 from octavo_operator.queue import Key, ReconcileQueue
 from octavo_operator.reconciler import Reconciler
@@ -109,15 +109,17 @@ async def assemble(
 
 
 def _interests(watches: Watches) -> Iterable[Interest]:
-    """Deployments that have replicas' pods."""
+    """Deployments that have pods of replicas, or of a download that goes on."""
     for key in watches.deployment_keys():
-        pods = [each for each in watches.pods(key) if _is_replica(each)]
+        pods = [each for each in watches.pods(key) if _is_of(each, REPLICA_COMPONENT)]
+        is_downloading = any(map(_downloads, watches.pods(key)))
         deployment = watches.deployment(key)
-        if pods and deployment is not None:
+        if (pods or is_downloading) and deployment is not None:
             spec = deployment.get("spec") or {}
             scales = spec.get("autoscaling") is not None
             is_settled = all(map(_is_ready, pods))
-            yield Interest(key, is_urgent=scales or not is_settled, sees_load=scales)
+            is_urgent = scales or not is_settled
+            yield Interest(key, is_urgent, sees_load=scales, is_downloading=is_downloading)
 
 
 async def _exists(key: Key, watches: Watches, cluster: Cluster) -> bool:
@@ -129,8 +131,13 @@ async def _exists(key: Key, watches: Watches, cluster: Cluster) -> bool:
     return await cluster.find(path_of(manifest)) is not None
 
 
-def _is_replica(pod: KubernetesObject) -> bool:
-    return (pod["metadata"].get("labels") or {}).get(COMPONENT) == REPLICA_COMPONENT
+def _is_of(pod: KubernetesObject, component: str) -> bool:
+    return (pod["metadata"].get("labels") or {}).get(COMPONENT) == component
+
+
+def _downloads(pod: KubernetesObject) -> bool:
+    is_running = (pod.get("status") or {}).get("phase") == "Running"
+    return is_running and _is_of(pod, DOWNLOAD_COMPONENT)
 
 
 def _is_ready(pod: KubernetesObject) -> bool:

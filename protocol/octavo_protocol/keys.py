@@ -11,6 +11,8 @@ replicas                     sorted set: replica id -> Unix time of its last hea
 events:{incarnation}         stream of KV event batches; entry id `{seq}-0`, field `batch`
 snapshot:{incarnation}       msgpack `KVSnapshot` of all cached blocks as of a sequence number
 snapshot_wanted:{incarnation}  set by a consumer that saw a gap; the replica answers and deletes
+download                     how far the model's download is (msgpack `DownloadRecord`), for as long
+                             as it goes on
 """
 
 from dataclasses import dataclass
@@ -19,6 +21,7 @@ RECORD_TTL_S = 5
 HEARTBEAT_S = 1.0
 EVENT_STREAM_MAXLEN = 10_000
 SNAPSHOT_TTL_S = 60
+DOWNLOAD_TTL_S = 30
 EVENT_FIELD = b"batch"
 DEPLOYMENTS = "octavo:deployments"
 
@@ -54,3 +57,7 @@ class Keys:
 
     def snapshot_wanted(self, incarnation: str) -> str:
         return f"{self.prefix}snapshot_wanted:{incarnation}"
+
+    @property
+    def download(self) -> str:
+        return f"{self.prefix}download"

@@ -56,6 +56,19 @@ class DeploymentRecord(msgspec.Struct, omit_defaults=True):
     created_at: float
 
 
+class DownloadRecord(msgspec.Struct, omit_defaults=True):
+    """How far a deployment's model is on its way into a folder.
+
+    folder: where the downloading container writes it. stage: what is done now; bytes count within
+    it. total_bytes: None where it is not known.
+    """
+
+    folder: str
+    stage: str
+    done_bytes: int
+    total_bytes: int | None = None
+
+
 class BlocksStored(msgspec.Struct, tag="stored", array_like=True):
     """Blocks that are now cached: a chain that follows `parent` (None = start of a prompt)."""
 
@@ -93,12 +106,15 @@ class KVSnapshot(msgspec.Struct, array_like=True):
 
 _encoder = msgspec.msgpack.Encoder()
 _deployment_decoder = msgspec.msgpack.Decoder(DeploymentRecord)
+_download_decoder = msgspec.msgpack.Decoder(DownloadRecord)
 _record_decoder = msgspec.msgpack.Decoder(ReplicaRecord)
 _batch_decoder = msgspec.msgpack.Decoder(KVEventBatch)
 _snapshot_decoder = msgspec.msgpack.Decoder(KVSnapshot)
 
 
-def encode(value: ReplicaRecord | DeploymentRecord | KVEventBatch | KVSnapshot) -> bytes:
+def encode(
+    value: ReplicaRecord | DeploymentRecord | DownloadRecord | KVEventBatch | KVSnapshot,
+) -> bytes:
     return _encoder.encode(value)
 
 
@@ -110,6 +126,11 @@ def decode_record(raw: bytes) -> ReplicaRecord:
 def decode_deployment(raw: bytes) -> DeploymentRecord:
     """Raises `msgspec.DecodeError` on anything that is not a record of a deployment."""
     return _deployment_decoder.decode(raw)
+
+
+def decode_download(raw: bytes) -> DownloadRecord:
+    """Raises `msgspec.DecodeError` on anything that is not a record of a download."""
+    return _download_decoder.decode(raw)
 
 
 def decode_batch(raw: bytes) -> KVEventBatch:

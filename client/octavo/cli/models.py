@@ -1,11 +1,15 @@
 """`octavo models`: the models in the cache."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from octavo_protocol.errors import ConfigError
+from octavo_protocol.keys import Keys
+
+if TYPE_CHECKING:
+    from octavo.cli.pull_progress import PullProgress
 
 app = typer.Typer(
     help="Fetch, list and remove models in the local cache.",
@@ -49,6 +53,19 @@ def pull(
         Path | None,
         typer.Option(metavar="FILE", help="Append how far it has come: JSON lines, in bytes."),
     ] = None,
+    redis_url: Annotated[
+        str | None,
+        typer.Option(
+            envvar="OCTAVO_REDIS_URL",
+            help="With --deployment: Redis through which the operator sees how far it has come.",
+            show_default=False,
+        ),
+    ] = None,
+    namespace: Annotated[str, typer.Option(help="Namespace of that deployment.")] = "default",
+    deployment: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="With --to: the deployment that the model is for."),
+    ] = None,
     termination_log: Annotated[
         Path,
         typer.Option(
@@ -63,25 +80,40 @@ def pull(
     a web server, registry or object store is kept, and the next one goes on from there.
     """
     from octavo.cli.console import ByteProgress
-    from octavo.cli.pull_progress import PullProgress
+    from octavo.cli.pull_progress import PullProgress, Report
 
     if allow_pickle and to is None:
         raise ConfigError("--allow-pickle goes with --to: nothing in the cache may be a pickle")
-    with ByteProgress() as bars, PullProgress(progress_file, termination_log, bars) as progress:
+    with ByteProgress() as bars:
+        report: Report = bars
+        if redis_url is not None and deployment is not None and to is not None:
+            from octavo.cli.redis_progress import RedisProgress
+
+            report = RedisProgress(redis_url, Keys(namespace, deployment), str(to), bars)
+        folder = _pull(
+            model, revision, to, allow_pickle, PullProgress(progress_file, termination_log, report)
+        )
+    print(folder)
+
+
+def _pull(
+    model: str, revision: str | None, to: Path | None, allow_pickle: bool, told: "PullProgress"
+) -> Path:
+    """The folder that holds the model now."""
+    with told as progress:
         if to is None:
             from octavo_runtime.models.source import resolve_model
 
             folder = resolve_model(model, revision=revision, progress=progress)
             progress.succeeded(f"{folder} holds the model")
-        else:
-            from octavo_runtime.models.pull import pull_model
+            return folder
+        from octavo_runtime.models.pull import pull_model
 
-            pulled = pull_model(
-                model, to, revision=revision, allow_pickle=allow_pickle, progress=progress
-            )
-            folder = pulled.folder
-            progress.succeeded(pulled.summary)
-    print(folder)
+        pulled = pull_model(
+            model, to, revision=revision, allow_pickle=allow_pickle, progress=progress
+        )
+        progress.succeeded(pulled.summary)
+        return pulled.folder
 
 
 @app.command("list")

@@ -22,6 +22,7 @@ from octavo_operator.children.pod import (
 )
 from octavo_operator.children.pod_template import laid_over
 from octavo_operator.children.quantity import canonical
+from octavo_operator.children.redis_secret import redis_environment
 from octavo_operator.desired import Manifest
 from octavo_operator.names import DOWNLOAD_COMPONENT, labels, object_metadata
 from octavo_operator.settings import OperatorSettings
@@ -112,7 +113,7 @@ def download_job(deployment: ModelDeployment, settings: OperatorSettings) -> Man
 
 
 def _container(deployment: ModelDeployment, settings: OperatorSettings) -> Container:
-    model = deployment.spec.model
+    model, metadata = deployment.spec.model, deployment.metadata
     revision = [] if model.revision is None else ["--revision", literal(model.revision)]
     return Container(
         name="download",
@@ -121,7 +122,9 @@ def _container(deployment: ModelDeployment, settings: OperatorSettings) -> Conta
         args=(
             *("models", "pull", literal(model.source), *revision),
             *("--to", f"{MODELS_PATH}/{folder_key(model)}"),
+            *("--namespace", metadata.namespace, "--deployment", metadata.name),
         ),
+        env=(redis_environment(deployment),),
         secrets=() if model.secret_ref is None else (model.secret_ref.name,),
         resources={"requests": {"cpu": "500m"}},
     )

@@ -1,4 +1,4 @@
-"""The Secret through which replicas learn the Redis URL, which may hold a password."""
+"""The Secret through which pods learn the Redis URL, which may hold a password."""
 
 from base64 import b64encode
 
@@ -7,6 +7,12 @@ from octavo_operator.names import REPLICA_COMPONENT, object_metadata
 from octavo_operator.names import redis_secret as secret_name
 from octavo_operator.settings import OperatorSettings
 from octavo_protocol.resources.model_deployment import ModelDeployment
+
+
+def redis_environment(deployment: ModelDeployment) -> Manifest:
+    """The variable of a container from which `octavo` takes the URL."""
+    secret = {"name": secret_name(deployment.metadata.name), "key": "url"}
+    return {"name": "OCTAVO_REDIS_URL", "valueFrom": {"secretKeyRef": secret}}
 
 
 def redis_secret(deployment: ModelDeployment, settings: OperatorSettings) -> Manifest:

@@ -15,13 +15,13 @@ from octavo_operator.children import model_cache
 from octavo_operator.children.pod import CACHE_PATH, EMPTY, TMP, Container, Mount, literal, pod_spec
 from octavo_operator.children.pod_template import laid_over
 from octavo_operator.children.quantity import amount, canonical
+from octavo_operator.children.redis_secret import redis_environment
 from octavo_operator.desired import Manifest
 from octavo_operator.names import (
     REDIS_HASH,
     REPLICA_COMPONENT,
     TEMPLATE_HASH,
     labels,
-    redis_secret,
     selector,
 )
 from octavo_operator.settings import OperatorSettings
@@ -131,8 +131,7 @@ def _environment(deployment: ModelDeployment) -> Iterable[Mapping[str, Any]]:
             "name": name,
             "valueFrom": {"fieldRef": {"apiVersion": "v1", "fieldPath": path}},
         }
-    secret = {"name": redis_secret(deployment.metadata.name), "key": "url"}
-    yield {"name": "OCTAVO_REDIS_URL", "valueFrom": {"secretKeyRef": secret}}
+    yield redis_environment(deployment)
     if deployment.spec.cache.node_path is not None:
         yield {"name": "TRITON_CACHE_DIR", "value": f"{CACHE_PATH}/triton"}
 

@@ -11,7 +11,13 @@ from octavo.local.redis_server import EmbeddedRedis
 from octavo_operator.fleet import AWAY_S, IDLE_POLLS, REGISTRY_POLLS, Fleet, Interest
 from octavo_operator.queue import Key
 from octavo_protocol.keys import DEPLOYMENTS, Keys
-from octavo_protocol.records import DeploymentRecord, ReplicaRecord, decode_deployment, encode
+from octavo_protocol.records import (
+    DeploymentRecord,
+    DownloadRecord,
+    ReplicaRecord,
+    decode_deployment,
+    encode,
+)
 
 pytestmark = pytest.mark.integration
 
@@ -101,6 +107,20 @@ async def test_a_replica_that_comes_becomes_ready_and_goes_leads_to_a_turn_each(
     await world.client.delete(Keys(*CHAT).replica("chat-1"))
     assert await world.polled() == [CHAT]
     assert world.fleet.replicas(CHAT) == ()
+
+
+async def test_a_download_s_progress_is_read_while_it_goes_on(world: World) -> None:
+    key, record = Keys(*CHAT).download, DownloadRecord("/models/m", "downloading m", 5, 10)
+    await world.client.set(key, encode(record))
+    await world.polled()
+    assert world.fleet.download(CHAT) is None, "no pod downloads, so nobody looks"
+    world.interests = [Interest(CHAT, True, sees_load=False, is_downloading=True)]
+    assert await world.polled() == [CHAT]
+    assert world.fleet.download(CHAT) == record
+    assert await world.polled() == []
+    await world.client.set(key, b"no record")
+    assert await world.polled() == [CHAT]
+    assert world.fleet.download(CHAT) is None
 
 
 async def test_load_leads_to_a_turn_only_where_it_decides(world: World) -> None:

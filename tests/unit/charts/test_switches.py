@@ -5,7 +5,13 @@ from typing import Any
 import pytest
 from tests.unit.charts.chart import Object, helm_python, render
 
-from octavo_operator.names import labels, redis_secret
+from octavo_operator.names import (
+    COMPONENT,
+    DOWNLOAD_COMPONENT,
+    REPLICA_COMPONENT,
+    labels,
+    redis_secret,
+)
 
 
 def environment(container: Object) -> dict[str, Any]:
@@ -375,6 +381,9 @@ def test_replicas_are_told_by_the_labels_that_the_operator_gives_them() -> None:
     ]
     assert monitor["spec"]["selector"]["matchLabels"].items() <= given
     assert replicas["podSelector"]["matchLabels"].items() <= given
+    [which] = replicas["podSelector"]["matchExpressions"]
+    assert which["key"] == COMPONENT
+    assert which["values"] == [REPLICA_COMPONENT, DOWNLOAD_COMPONENT], "both write to Redis"
 
 
 def test_notes_name_the_namespaces_in_which_models_are_served() -> None:

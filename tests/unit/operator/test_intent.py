@@ -20,7 +20,8 @@ from octavo_operator.children.model_cache import folder_key
 from octavo_operator.decide import decide
 from octavo_operator.desired import Desired, Manifest, ObjectRef
 from octavo_operator.names import DOWNLOAD_COMPONENT, labels
-from octavo_operator.observed import DownloadProgress, ModelFacts, Observed
+from octavo_operator.observed import ModelFacts, Observed
+from octavo_protocol.records import DownloadRecord
 from octavo_protocol.resources.model_source import ModelSource
 
 HUGE = ModelFacts(70_000_000_000, 2.0, 320 * 1024, 1024, 8192)
@@ -201,7 +202,8 @@ def test_the_workload_waits_for_the_download_of_its_model() -> None:
     assert desired.events == ()
     arguments = child(desired, "Job")["spec"]["template"]["spec"]["containers"][0]["args"]
     folder = f"/models/{folder_key(ModelSource(source='hf://org/m'))}"
-    assert arguments == ["models", "pull", "hf://org/m", "--to", folder]
+    pull = ["models", "pull", "hf://org/m", "--to", folder]
+    assert arguments == [*pull, "--namespace", "team", "--deployment", NAME]
 
 
 def test_a_model_that_is_downloaded_is_served_read_only_from_its_claim() -> None:
@@ -317,23 +319,32 @@ def test_a_failed_download_is_made_again_after_a_while() -> None:
 
 def test_progress_of_a_download_is_told_in_steps() -> None:
     def message(done: int) -> str:
-        progress = DownloadProgress(done, 10 * 2**30)
+        folder = f"/models/{folder_key(ModelSource(source='hf://org/m'))}"
+        progress = DownloadRecord(folder, "downloading m", done, 10 * 2**30)
         observed = observe(deployment("hf://org/m", cache=CLAIM), download=progress)
         return condition(decide(observed, SETTINGS), "ModelCached")[2]
 
-    assert message(41 * 2**26).endswith(": 25% of 10.0 GiB")
+    assert message(41 * 2**26).endswith(": downloading m, 25% of 10.0 GiB")
     assert message(42 * 2**26) == message(41 * 2**26)
 
 
 def test_progress_without_a_total_tells_what_has_come() -> None:
-    progress = DownloadProgress(3 * 2**30, None)
+    source = ModelSource(source="hf://org/m", revision="v1")
+    progress = DownloadRecord(f"/models/{folder_key(source)}", "downloading m", 3 * 2**30)
     resource = deployment(model={"source": "hf://org/m", "revision": "v1"}, cache=CLAIM)
     desired = decide(observe(resource, download=progress), SETTINGS)
 
-    assert condition(desired, "ModelCached")[2].endswith("into claim chat-models: 3 GiB done")
+    assert condition(desired, "ModelCached")[2].endswith("chat-models: downloading m, 3 GiB done")
     assert (
         "--revision" in child(desired, "Job")["spec"]["template"]["spec"]["containers"][0]["args"]
     )
+
+
+def test_progress_of_another_model_is_not_taken_for_that_of_the_wanted_one() -> None:
+    progress = DownloadRecord("/models/former-0123456789", "downloading former", 2**30, 2**31)
+    desired = decide(observe(deployment("hf://org/m", cache=CLAIM), download=progress), SETTINGS)
+
+    assert condition(desired, "ModelCached")[2].endswith("into claim chat-models")
 
 
 def test_a_claim_and_its_job_take_the_storage_class_and_the_pods_annotations() -> None:

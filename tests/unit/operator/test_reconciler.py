@@ -69,6 +69,9 @@ class KnownWorld:
     def replicas(self, key: Key) -> Sequence[ReplicaRecord]:
         return ()
 
+    def download(self, key: Key) -> None:
+        return None
+
     def facts(self, key: Key, deployment: KubernetesObject) -> None:
         return None
 
