@@ -2,6 +2,7 @@
 
 quantity           amounts as the API server writes them
 pod_template       the deployment's pod template over the operator's
+placement          on which nodes pods run
 pod                a hardened pod with one container
 replica            the pod template of a replica: `octavo serve`
 workload           Deployment of replicas

@@ -8,7 +8,9 @@ complete one is not fetched again, so such a Job ends at once. Replicas mount th
 import hashlib
 import json
 import re
+from functools import reduce
 
+from octavo_operator.children.placement import of_downloads
 from octavo_operator.children.pod import (
     CACHE_PATH,
     EMPTY,
@@ -93,7 +95,8 @@ def download_job(deployment: ModelDeployment, settings: OperatorSettings) -> Man
     if deployment.spec.cache.claim is None:
         return None
     name = deployment.metadata.name
-    overlay = laid_over(settings.pod_defaults, deployment.spec.pod_template)
+    templates = of_downloads(deployment), settings.pod_defaults, deployment.spec.pod_template
+    overlay = reduce(laid_over, templates)
     made = (Mount("cache", CACHE_PATH, EMPTY), TMP)
     claims = (claim_mount(claim_name(deployment), read_only=False),)
     pod = pod_spec(_container(deployment, settings), made + claims, overlay, name)

@@ -12,6 +12,7 @@ from math import ceil, floor
 from typing import Any
 
 from octavo_operator.children import model_cache
+from octavo_operator.children.placement import of_replicas
 from octavo_operator.children.pod import CACHE_PATH, EMPTY, TMP, Container, Mount, literal, pod_spec
 from octavo_operator.children.pod_template import laid_over
 from octavo_operator.children.quantity import amount, canonical
@@ -41,7 +42,7 @@ _ENDPOINTS_DELAY_S = 5
 def pod_template(deployment: ModelDeployment, settings: OperatorSettings) -> Manifest:
     """The template, with its own hash among the labels."""
     spec, name = deployment.spec, deployment.metadata.name
-    overlay = reduce(laid_over, (_planned(deployment), settings.pod_defaults, spec.pod_template))
+    overlay = reduce(laid_over, (of_replicas(deployment), settings.pod_defaults, spec.pod_template))
     pod = pod_spec(_container(deployment, overlay, settings), _mounts(deployment), overlay, name)
     pod["terminationGracePeriodSeconds"] = spec.rollout.drain_seconds + _STOP_MARGIN_S
     optional = {
@@ -175,21 +176,6 @@ def _probes(start_seconds: int) -> Manifest:
 def _probe(path: str, period_s: int) -> Manifest:
     get = {"path": path, "port": PORT, "scheme": "HTTP"}
     return {"httpGet": get, "periodSeconds": period_s, "timeoutSeconds": 5, "successThreshold": 1}
-
-
-def _planned(deployment: ModelDeployment) -> PodTemplateSpec:
-    """Replicas prefer different nodes, and bear the taint that keeps others off nodes with GPUs."""
-    spec = deployment.spec
-    matching = {"matchLabels": selector(deployment.metadata.name)}
-    term = {"topologyKey": "kubernetes.io/hostname", "labelSelector": matching}
-    preferred = [{"weight": 100, "podAffinityTerm": term}]
-    taint = {"key": spec.resources.gpu.resource_name, "operator": "Exists", "effect": "NoSchedule"}
-    return PodTemplateSpec(
-        affinity={
-            "podAntiAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": preferred}
-        },
-        tolerations=[taint] if spec.num_gpus else [],
-    )
 
 
 def _constraints(name: str, constraints: Iterable[Mapping[str, Any]]) -> list[Manifest]:

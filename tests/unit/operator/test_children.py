@@ -30,6 +30,20 @@ def pod(resource: Manifest, settings: OperatorSettings = SETTINGS) -> Manifest:
     return spec
 
 
+def download(resource: Manifest) -> Manifest:
+    """The pod of the download Job."""
+    spec: Manifest = children(resource)["Job"]["spec"]["template"]["spec"]
+    return spec
+
+
+def settled_on_claim(resource: Manifest) -> Manifest:
+    """The pod template of the replicas once the model is downloaded."""
+    ended = {"conditions": [{"type": "Complete", "status": "True"}]}
+    job = children(resource)["Job"] | {"status": ended}
+    made: Manifest = children(resource, children=[job])["Deployment"]["spec"]["template"]
+    return made
+
+
 def engine(resource: Manifest, settings: OperatorSettings = SETTINGS) -> Manifest:
     container: Manifest = pod(resource, settings)["containers"][0]
     return container
@@ -138,6 +152,31 @@ def test_gpus_are_requested_limited_tolerated_and_get_shared_memory() -> None:
         "name": "shared-memory",
         "emptyDir": {"medium": "Memory", "sizeLimit": "1Gi"},
     } in pod(resource)["volumes"]
+
+
+def test_a_download_runs_where_the_replicas_can() -> None:
+    """A claim of late binding is bound to the first node that it is used on."""
+    made = download(deployment(cache={"claim": {}}, resources={}))
+
+    assert made["tolerations"] == [
+        {"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}
+    ]
+    assert "affinity" not in made
+
+
+def test_a_claim_for_one_node_keeps_replicas_and_downloads_on_it() -> None:
+    resource = deployment(cache={"claim": {"accessMode": "ReadWriteOnce"}})
+    served = settled_on_claim(resource)
+    labels = {names.DEPLOYMENT: NAME}
+    near = {
+        "topologyKey": "kubernetes.io/hostname",
+        "labelSelector": {"matchLabels": labels},
+    }
+    together = {"podAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": [near]}}
+
+    assert download(resource)["affinity"] == together
+    assert served["spec"]["affinity"] == together
+    assert served["metadata"]["labels"].items() >= labels.items()
 
 
 def test_on_a_cpu_the_threads_are_the_cores_asked_for() -> None:
