@@ -37,8 +37,8 @@ def workload(deployment: ModelDeployment, settings: OperatorSettings, replicas: 
             "strategy": {
                 "type": "RollingUpdate",
                 "rollingUpdate": {
-                    "maxSurge": _int_or_percent(rollout.max_surge),
-                    "maxUnavailable": _int_or_percent(rollout.max_unavailable),
+                    "maxSurge": rollout.max_surge,
+                    "maxUnavailable": rollout.max_unavailable,
                 },
             },
             "progressDeadlineSeconds": rollout.start_seconds + _PROGRESS_MARGIN_S,
@@ -46,8 +46,3 @@ def workload(deployment: ModelDeployment, settings: OperatorSettings, replicas: 
             "template": pod_template(deployment, settings),
         },
     }
-
-
-def _int_or_percent(value: int | str) -> int | str:
-    """`"2"` is a number to Kubernetes only when it is written as one."""
-    return int(value) if isinstance(value, str) and value.isdigit() else value

@@ -242,7 +242,7 @@ def test_secrets_of_model_and_adapters_become_environment() -> None:
     ]
 
 
-def test_a_surge_written_as_text_is_a_number_only_where_it_is_one() -> None:
+def test_a_surge_may_be_a_number_or_a_percentage() -> None:
     strategy = children(deployment(rollout={"maxSurge": "25%", "maxUnavailable": 2}))["Deployment"][
         "spec"
     ]["strategy"]["rollingUpdate"]
