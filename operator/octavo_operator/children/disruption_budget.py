@@ -21,9 +21,13 @@ def disruption_budget(
     if version is None or replicas < 2:
         return None
     metadata = deployment.metadata
+    spec: Manifest = {"maxUnavailable": 1, "selector": {"matchLabels": selector(metadata.name)}}
+    if version == _API_VERSIONS[0]:
+        # Replicas that load or fail take no traffic: no node's draining is to wait for them.
+        spec["unhealthyPodEvictionPolicy"] = "AlwaysAllow"
     return {
         "apiVersion": version,
         "kind": KIND,
         "metadata": object_metadata(metadata, metadata.name, REPLICA_COMPONENT),
-        "spec": {"maxUnavailable": 1, "selector": {"matchLabels": selector(metadata.name)}},
+        "spec": spec,
     }

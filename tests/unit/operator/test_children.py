@@ -267,6 +267,17 @@ def test_disruption_budget_is_of_the_version_that_is_served(
     assert (made or {}).get("apiVersion") == version
 
 
+def test_replicas_that_are_not_ready_do_not_keep_a_node_from_being_drained() -> None:
+    def policy(version: str) -> str | None:
+        served = frozenset({f"{version}/PodDisruptionBudget"})
+        budget = children(deployment(replicas=2), served=served)["PodDisruptionBudget"]
+        found: str | None = budget["spec"].get("unhealthyPodEvictionPolicy")
+        return found
+
+    assert policy("policy/v1") == "AlwaysAllow"
+    assert policy("policy/v1beta1") is None, "it has no such field"
+
+
 def test_one_replica_needs_no_disruption_budget() -> None:
     assert "PodDisruptionBudget" not in children(deployment())
 
