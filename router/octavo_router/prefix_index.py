@@ -1,36 +1,40 @@
 """Which replica holds which cached blocks: the router's own, in-memory answer.
 
-A block hash names its whole prefix, so a prompt's leading cached blocks are found by walking its
-hashes until nobody is left who has all of them so far. Each hash maps to a bit mask of holders:
-the walk keeps a mask of replicas that are still in, and ends when it is empty. Most blocks of a
-long prompt change nothing in that mask, so it is taken a chunk at a time, in calls that loop in C;
-only a chunk in which somebody drops out is looked at block by block. (A binary search for each
-replica's depth would be wrong where a prefix has a hole, as it has after entries were refused.)
+A block hash names its whole prefix, and caches drop the ends of prompts before their beginnings:
+whoever has a block has, as a rule, all before it. So how far a replica's prefix reaches is found by
+binary search: a prompt of thousands of blocks costs some dozens of look-ups, not thousands. Each
+hash maps to a bit mask of holders, so that those who reach equally far share one search.
+
+Where a prefix has a hole the answer is a block that the replica has and whose next it lacks: never
+less than its leading blocks, but maybe more. Two cases are right all the same: an entry that was
+refused for lack of room, and a guess whose beginning was evicted (it will be computed again). One
+is an error, an evicted block whose child is left: replicas evict in the other order, save for a
+block that two sequences computed at once. `PredictionTrust` notices a replica that falls short.
 
 Besides what replicas report there are speculative entries: a prompt that was just routed will be
 cached there in a moment, and the next requests of a burst should know. They expire by themselves.
 """
 
 import time
+from bisect import bisect_left
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
-from functools import reduce
-from itertools import accumulate, repeat
-from operator import and_
 from typing import Protocol
 
 # Measured with CPython 3.11: hash object, its dictionary entry, one entry in the holder's set.
 BYTES_PER_ENTRY = 220
 DEFAULT_BUDGET_BYTES = 2 * 2**30
 SPECULATION_S = 5.0
-_CHUNK = 64
 
 
 class PrefixIndex(Protocol):
     """Holders are named by their incarnation."""
 
     def match(self, hashes: Sequence[bytes]) -> dict[str, int]:
-        """Leading blocks of `hashes` that each holder has; holders of none are left out."""
+        """Leading blocks of `hashes` that each holder has; who lacks the first is left out.
+
+        Past a hole in a holder's prefix it may be more: see the module.
+        """
 
     def add(self, holder: str, hashes: Iterable[bytes]) -> None:
         """`holder` reported that it stored these blocks."""
@@ -90,7 +94,8 @@ class MemoryPrefixIndex:
         self._bits: dict[str, int] = {}  # holder -> its bit
         self._names: dict[int, str] = {}  # bit -> holder
         self._masks: dict[bytes, int] = {}  # who holds it, by report or by speculation
-        self._held: dict[str, set[bytes]] = {}
+        # A dictionary in place of a set: the garbage collector does not walk one of plain bytes.
+        self._held: dict[str, dict[bytes, None]] = {}
         self._guesses: dict[str, dict[bytes, float]] = {}  # holder -> hash -> end
         self._ends: deque[tuple[float, str, tuple[bytes, ...]]] = deque()
         self.num_entries = 0
@@ -98,22 +103,13 @@ class MemoryPrefixIndex:
     def match(self, hashes: Sequence[bytes]) -> dict[str, int]:
         self._expire()
         depths: dict[str, int] = {}
-        lookup = self._masks.get
-        alive = -1  # every bit
-        for start in range(0, len(hashes), _CHUNK):
-            masks = list(map(lookup, hashes[start : start + _CHUNK], repeat(0)))
-            if reduce(and_, masks, alive) == alive:
-                continue
-            for depth, left in enumerate(accumulate(masks, and_, initial=alive), start - 1):
-                if left == alive:
-                    continue
-                if depth:
-                    self._note(depths, alive & ~left, depth)
-                if not left:
-                    return depths
-                alive = left
-        if hashes:
-            self._note(depths, alive, len(hashes))
+        alive = self._holders(hashes, 0)
+        depth = 0
+        while alive:
+            depth = self._first_lacked(hashes, alive, depth + 1)
+            left = alive & self._holders(hashes, depth)
+            self._note(depths, alive & ~left, depth)
+            alive = left
         return depths
 
     def add(self, holder: str, hashes: Iterable[bytes]) -> None:
@@ -122,7 +118,7 @@ class MemoryPrefixIndex:
         for block_hash in hashes:
             if block_hash in held or not self._budget.take():
                 continue
-            held.add(block_hash)
+            held[block_hash] = None
             self._mark(block_hash, bit)
             self.num_entries += 1
 
@@ -133,7 +129,7 @@ class MemoryPrefixIndex:
         held, guesses = self._held[holder], self._guesses[holder]
         for block_hash in hashes:
             if block_hash in held:
-                held.remove(block_hash)
+                del held[block_hash]
                 self._count_down(1)
                 if block_hash not in guesses:
                     self._unmark(block_hash, bit)
@@ -143,10 +139,10 @@ class MemoryPrefixIndex:
         if bit is None:
             return
         held, guesses = self._held[holder], self._guesses[holder]
-        for block_hash in held | guesses.keys():
+        for block_hash in held.keys() | guesses.keys():
             self._unmark(block_hash, bit)
         self._count_down(len(held))
-        self._held[holder], self._guesses[holder] = set(), {}
+        self._held[holder], self._guesses[holder] = {}, {}
 
     def speculate(self, holder: str, hashes: Iterable[bytes]) -> None:
         bit = self._bit(holder)
@@ -167,12 +163,24 @@ class MemoryPrefixIndex:
         """Asserts that the tables agree. For tests."""
         masks: dict[bytes, int] = {}
         for holder, held in self._held.items():
-            for block_hash in held | self._guesses[holder].keys():
+            for block_hash in held.keys() | self._guesses[holder].keys():
                 masks[block_hash] = masks.get(block_hash, 0) | self._bits[holder]
         assert masks == self._masks
         assert self.num_entries == sum(map(len, self._held.values()))
         assert self.num_entries <= self._budget.num_entries <= self._budget.max_entries
         assert {bit: holder for holder, bit in self._bits.items()} == self._names
+
+    def _holders(self, hashes: Sequence[bytes], at: int) -> int:
+        return self._masks.get(hashes[at], 0) if at < len(hashes) else 0
+
+    def _first_lacked(self, hashes: Sequence[bytes], holders: int, start: int) -> int:
+        """Where a block is, from `start` on, that one of `holders` lacks; the end, if none is."""
+        lookup = self._masks.get
+
+        def is_lacked(at: int) -> bool:
+            return holders & ~lookup(hashes[at], 0) != 0
+
+        return bisect_left(range(len(hashes)), True, lo=start, key=is_lacked)
 
     def _bit(self, holder: str) -> int:
         bit = self._bits.get(holder)
@@ -182,7 +190,7 @@ class MemoryPrefixIndex:
                 bit <<= 1
             self._bits[holder] = bit
             self._names[bit] = holder
-            self._held[holder], self._guesses[holder] = set(), {}
+            self._held[holder], self._guesses[holder] = {}, {}
         return bit
 
     def _mark(self, block_hash: bytes, bit: int) -> None:
@@ -204,7 +212,7 @@ class MemoryPrefixIndex:
         self._budget.num_entries -= num_entries
 
     def _note(self, depths: dict[str, int], mask: int, depth: int) -> None:
-        while mask > 0:
+        while mask:
             bit = mask & -mask
             depths[self._names[bit]] = depth
             mask ^= bit

@@ -69,15 +69,19 @@ class PrefixIndexMachine(RuleBasedStateMachine):
 
     @invariant()
     def matches_equal_the_model(self) -> None:
+        """Leading blocks; past a hole maybe more, but then up to a block that is there."""
         for hashes in PROBES:
-            expected = {}
+            depths = self.index.match(hashes)
             for replica in "abc":
-                depth = 0
-                while depth < len(hashes) and self._holds(replica, hashes[depth]):
-                    depth += 1
-                if depth:
-                    expected[replica] = depth
-            assert self.index.match(hashes) == expected
+                held = [self._holds(replica, block_hash) for block_hash in hashes]
+                leading = (*held, False).index(False)
+                depth = depths.get(replica, 0)
+                if True not in held[leading:]:
+                    assert depth == leading
+                assert (leading == 0) == (depth == 0)
+                assert depth >= leading
+                assert all(held[depth - 1 : depth])
+                assert True not in held[depth : depth + 1] or depth == 0
 
     @invariant()
     def counts_equal_the_model(self) -> None:
