@@ -72,13 +72,13 @@ def _status_as_it_is(observed: Observed) -> Manifest:
 
 
 def _scaling(intent: Intent, current: Sequence[Replica], observed: Observed) -> Scaling | None:
-    """None without autoscaling, and while nothing may change."""
+    """None without autoscaling, while nothing may change, and where no replicas are wanted."""
     served = intent.served
     if served is None or served.spec.autoscaling is None or intent.hold is Hold.PAUSED:
         return None
-    now = served.spec.replicas
-    if intent.workload is not None:
-        now = number(intent.workload, "spec", "replicas")
+    if served.spec.replicas == 0:
+        return None
+    now = number(intent.workload, "spec", "replicas") or served.spec.replicas
     load = None
     if observed.is_fleet_known:
         load = measured(current, observed.now, served.spec.rollout.start_seconds)

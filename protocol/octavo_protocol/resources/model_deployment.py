@@ -29,7 +29,7 @@ RoutingPolicyName = Literal[
 
 
 class AutoscalingSpec(ResourceModel):
-    """The operator sets the number of replicas; `replicas` is then only where it starts."""
+    """The operator sets the number of replicas; `replicas` is where it starts, and 0 stops it."""
 
     min_replicas: Annotated[
         int, Field(ge=1, le=1000, description="Never fewer replicas. Default 1.")
@@ -179,7 +179,13 @@ class ModelDeploymentSpec(ResourceModel):
         ),
     ] = []
     replicas: Annotated[
-        int, Field(ge=0, le=1000, description="Copies of the model. Default 1.")
+        int,
+        Field(
+            ge=0,
+            le=1000,
+            description="Copies of the model; with autoscaling, how many there are at first. 0: none, "
+            "with autoscaling too. Default 1.",
+        ),
     ] = 1
     autoscaling: Annotated[
         AutoscalingSpec | None,

@@ -319,6 +319,20 @@ def test_written_replicas_are_only_where_autoscaling_starts() -> None:
     assert desired.status["desiredReplicas"] == 2
 
 
+def test_no_replicas_wanted_stops_autoscaling_until_some_are() -> None:
+    bounds = {"minReplicas": 2, "maxReplicas": 8}
+    running = settled(deployment(autoscaling=bounds, replicas=4), 4)
+    stopped = replace(running, deployment=deployment(autoscaling=bounds, replicas=0, generation=2))
+    desired = decide(stopped, SETTINGS)
+    gone = replace(applied(stopped, desired), pods=[], replicas=[])
+    again = replace(gone, deployment=deployment(autoscaling=bounds, replicas=4, generation=3))
+
+    assert desired.status["desiredReplicas"] == 0
+    assert condition(decide(gone, SETTINGS), "Ready")[1] == "ScaledToZero"
+    assert condition(decide(gone, SETTINGS), "Scaled") == ("", "", "")
+    assert decide(again, SETTINGS).status["desiredReplicas"] == 4
+
+
 def test_before_fewer_replicas_the_pods_are_told_their_cost_and_only_then() -> None:
     observed = settled(deployment(replicas=3), 3)
     records = [
