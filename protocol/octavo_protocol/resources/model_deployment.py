@@ -183,8 +183,8 @@ class ModelDeploymentSpec(ResourceModel):
         Field(
             ge=0,
             le=1000,
-            description="Copies of the model; with autoscaling, how many there are at first. 0: none, "
-            "with autoscaling too. Default 1.",
+            description="Copies of the model; with autoscaling, how many there are at first. "
+            "0: none, with autoscaling too. Default 1.",
         ),
     ] = 1
     autoscaling: Annotated[
