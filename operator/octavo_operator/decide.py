@@ -4,7 +4,7 @@ which spec is served (intent) ─► how many replicas (scaling) ─► manifest
                               └► names for the routers, adapters, status and events
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from octavo_operator import adapters, names
 from octavo_operator.children import model_cache
@@ -16,9 +16,9 @@ from octavo_operator.children.workload import KIND, workload
 from octavo_operator.desired import Desired, Manifest, ObjectRef
 from octavo_operator.findings import Picture
 from octavo_operator.intent import Hold, Intent, intend
-from octavo_operator.objects import label, name, number, text, time, value
+from octavo_operator.objects import label, members, name, number, text, time, value
 from octavo_operator.observed import Observed
-from octavo_operator.replicas import Replica, replicas
+from octavo_operator.replicas import Replica, has_ended, replicas
 from octavo_operator.scaling import Scaling, deletion_costs, measured, scale
 from octavo_operator.settings import OperatorSettings
 from octavo_operator.status import status
@@ -134,14 +134,25 @@ def _cache(
 
 
 def _removed(children: tuple[Manifest, ...] | None, observed: Observed) -> tuple[ObjectRef, ...]:
+    """Children that are not wanted any more; a claim stays until no pod mounts it."""
     if children is None:
         return ()
     kept = {(child["kind"], child["metadata"]["name"]) for child in children}
+    kept |= {("PersistentVolumeClaim", claim) for claim in _mounted_claims(observed)}
     return tuple(
         ObjectRef(text(child, "apiVersion"), text(child, "kind"), name(child))
         for child in observed.children
         if text(child, "kind") in _OPTIONAL_KINDS and (text(child, "kind"), name(child)) not in kept
     )
+
+
+def _mounted_claims(observed: Observed) -> Iterable[str]:
+    """Claims that pods have, or will have when the workload makes others."""
+    workload = observed.child(KIND, name(observed.deployment))
+    pods = [each for each in observed.pods if not has_ended(each)]
+    for pod in (*pods, value(workload, "spec", "template")):
+        for volume in members(pod, "spec", "volumes"):
+            yield text(volume, "persistentVolumeClaim", "claimName")
 
 
 def _registration(intent: Intent, observed: Observed) -> DeploymentRecord | None:

@@ -85,10 +85,14 @@ def replicas(observed: Observed) -> list[Replica]:
     return sorted(found, key=lambda each: each.name)
 
 
+def has_ended(pod: KubernetesObject) -> bool:
+    """None of its containers will ever run again."""
+    return text(pod, "status", "phase") in ("Succeeded", "Failed")
+
+
 def _is_replaced(pod: KubernetesObject, newest: str) -> bool:
     """It ended, as when it was evicted; it stays in the API long after its successor was made."""
-    has_ended = text(pod, "status", "phase") in ("Succeeded", "Failed")
-    return has_ended and text(pod, "metadata", "creationTimestamp") < newest
+    return has_ended(pod) and text(pod, "metadata", "creationTimestamp") < newest
 
 
 def _replica(pod: KubernetesObject, record: ReplicaRecord | None, is_fleet_known: bool) -> Replica:

@@ -256,16 +256,26 @@ def test_jobs_of_models_that_are_no_longer_wanted_are_removed() -> None:
     )
 
 
-def test_without_its_cache_a_deployment_loses_claim_and_job() -> None:
-    serving = serving_from_claim(replicas=2)
-    desired = decide(rewritten(serving, deployment("hf://org/m", generation=2)), SETTINGS)
+def mounting(phase: str) -> Manifest:
+    """A pod that has the deployment's claim."""
+    claim = {"name": "models", "persistentVolumeClaim": {"claimName": "chat-models"}}
+    made = pod("chat-0", status={"phase": phase})
+    return {**made, "spec": {**made["spec"], "volumes": [claim]}}
 
-    assert [each.kind for each in desired.removed] == [
-        "PersistentVolumeClaim",
-        "Job",
-        "PodDisruptionBudget",
-    ]
+
+def test_without_its_cache_a_deployment_loses_its_job_and_then_the_claim_that_no_pod_has() -> None:
+    serving = serving_from_claim(replicas=2)
+    changed = rewritten(serving, deployment("hf://org/m", generation=2))
+    desired = decide(changed, SETTINGS)
+    rolling = replace(applied(changed, desired), pods=[mounting("Running")])
+    rolled = replace(rolling, pods=[mounting("Succeeded")])
+
     assert served_model(desired) == "hf://org/m"
+    assert [each.kind for each in desired.removed] == ["Job", "PodDisruptionBudget"]
+    assert decide(rolling, SETTINGS).removed == (), "its pod could not be made again without"
+    assert decide(rolled, SETTINGS).removed == (
+        ObjectRef("v1", "PersistentVolumeClaim", "chat-models"),
+    )
 
 
 def test_a_served_model_does_not_wait_for_a_job_that_is_made_again() -> None:
