@@ -22,6 +22,7 @@ import redis.asyncio
 import redis.exceptions
 
 from octavo_operator.queue import Key
+from octavo_protocol.errors import OctavoError
 from octavo_protocol.keys import DEPLOYMENTS, Keys, deployment_field
 from octavo_protocol.records import (
     DeploymentRecord,
@@ -62,8 +63,8 @@ class Fleet:
     """Use `run` as a background task.
 
     interests: what to read now. changed: called with each key that `decide` would see differently.
-    is_ours: whether we watch its namespace. exists: whether a deployment of that name is there; the
-    registry's other entries of ours are removed.
+    is_ours: whether we watch its namespace. exists: whether a deployment of that name is there;
+    raises `OctavoError` where that cannot be said. Entries of ours that do not exist are removed.
     """
 
     def __init__(
@@ -169,7 +170,12 @@ class Fleet:
             key = Key(*field.partition("/")[::2])
             if not self._is_ours(key):
                 continue
-            if await self._exists(key):
+            try:
+                is_there = await self._exists(key)
+            except OctavoError as error:
+                logger.warning("whether %s exists is asked again: %s", key, error.message)
+                continue
+            if is_there:
                 self._registry[field] = found[field]
             else:
                 await self._client.hdel(DEPLOYMENTS, field)

@@ -8,6 +8,7 @@ import pytest
 import redis.asyncio
 
 from octavo.local.redis_server import EmbeddedRedis
+from octavo_operator.cluster import ApiUnreachableError
 from octavo_operator.fleet import AWAY_S, IDLE_POLLS, REGISTRY_POLLS, Fleet, Interest
 from octavo_operator.queue import Key
 from octavo_protocol.keys import DEPLOYMENTS, Keys
@@ -46,6 +47,7 @@ class World:
         self.now = 0.0
         self.interests = [Interest(CHAT, is_urgent=True, sees_load=False)]
         self.existing = {CHAT, CODE}
+        self.is_server_away = False
         self.turns: list[Key] = []
         self.fleet = self.make_fleet()
 
@@ -60,6 +62,8 @@ class World:
         )
 
     async def _exists(self, key: Key) -> bool:
+        if self.is_server_away:
+            raise ApiUnreachableError("away")
         return key in self.existing
 
     async def write(self, key: Key, record: ReplicaRecord | bytes, id: str = "chat-1") -> None:
@@ -167,6 +171,20 @@ async def test_registering_writes_at_once_and_unregistering_removes(world: World
     assert await world.registry() == {"team/chat": registered(CHAT, "round-robin")}
     await world.fleet.unregister(CHAT)
     await world.fleet.unregister(CHAT)
+    assert await world.registry() == {}
+
+
+async def test_while_the_api_server_is_away_the_registry_stays_and_the_fleet_goes_on(
+    world: World,
+) -> None:
+    stale = encode(registered(CODE))
+    await world.client.hset(DEPLOYMENTS, "team/code", cast(str, stale))
+    world.existing, world.is_server_away = {CHAT}, True
+    await world.fleet.poll()
+    assert (await world.registry()).keys() == {"team/code"}
+    world.is_server_away = False
+    for _ in range(REGISTRY_POLLS):
+        await world.fleet.poll()
     assert await world.registry() == {}
 
 
