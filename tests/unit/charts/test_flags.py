@@ -148,6 +148,7 @@ def test_the_configuration_of_redis_is_one_setting_a_line() -> None:
     text = render().find("ConfigMap", "octavo-redis")["data"]["redis.conf"]
     settings = dict(line.split(maxsplit=1) for line in text.splitlines())
     assert settings["appendonly"] == "yes"
-    assert settings["maxmemory-policy"] == "noeviction"
+    # Full, Redis is to forget what is cached where, and not to refuse replicas' signs of life.
+    assert settings["maxmemory-policy"] == "volatile-lru"
     assert settings["port"] == str(render().container("redis")["ports"][0]["containerPort"])
     assert settings["maxmemory"] == "384mb"
