@@ -60,22 +60,27 @@ def _text_blocks(text: str) -> Iterator[bytes]:
 def servegen_burst(
     folder: Path, *, block_size: int, share: float, seed: int = 0
 ) -> list[TraceRequest]:
-    """The ten minutes with most requests, by arrival. share: of every client's rate."""
+    """The ten minutes with most bursts, by arrival. share: of every client's rate.
+
+    Most bursts: the largest sum over clients of rate x squared variation of the times between
+    requests, to which the variance of the number of requests is proportional.
+    """
     clients = [
         (_windows(path), _lengths(path.with_name(path.name.replace("trace.csv", "dataset.json"))))
         for path in sorted(folder.glob("*-trace.csv"))
         if path.with_name(path.name.replace("trace.csv", "dataset.json")).exists()
     ]
-    total: dict[float, float] = {}
-    for windows, _ in clients:
-        for at, (rate, _, _) in windows.items():
-            total[at] = total.get(at, 0.0) + rate
-    busiest = max(total, key=lambda at: total[at])
+    variance: dict[float, float] = {}
+    for windows, lengths in clients:
+        for at, (rate, cv, _, _) in windows.items():
+            if lengths(at) is not None:
+                variance[at] = variance.get(at, 0.0) + rate * cv**2
+    chosen = max(variance, key=lambda at: variance[at])
     rng = random.Random(seed)
     requests: list[TraceRequest] = []
     for windows, lengths in clients:
-        if busiest in windows and (drawn := lengths(busiest)) is not None:
-            rate, kind, shape = windows[busiest]
+        if chosen in windows and (drawn := lengths(chosen)) is not None:
+            rate, _, kind, shape = windows[chosen]
             for arrival in _arrivals(rng, rate * share, kind, shape):
                 requests.append(_drawn_request(rng, arrival, drawn, block_size, len(requests)))
     return sorted(requests, key=lambda request: request.arrival_s)
@@ -84,11 +89,14 @@ def servegen_burst(
 _Draws = tuple[dict[int, float], dict[int, float]]
 
 
-def _windows(path: Path) -> dict[float, tuple[float, str, float]]:
-    """Rate, distribution and its shape, by the window's beginning; idle windows are left out."""
+def _windows(path: Path) -> dict[float, tuple[float, float, str, float]]:
+    """Rate, coefficient of variation, distribution and its shape, by the window's beginning."""
     with path.open(encoding="utf-8", newline="") as file:
         rows = [row for row in csv.reader(file) if float(row[1]) > 0 and row[3]]
-    return {float(row[0]): (float(row[1]), row[3], float(row[4])) for row in rows}
+    return {
+        float(at): (float(rate), float(cv), kind, float(shape))
+        for at, rate, cv, kind, shape, _ in rows
+    }
 
 
 def _lengths(path: Path) -> Callable[[float], _Draws | None]:

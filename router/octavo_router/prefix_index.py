@@ -12,9 +12,11 @@ is an error, an evicted block whose child is left: replicas evict in the other o
 block that two sequences computed at once. `PredictionTrust` notices a replica that falls short.
 
 Besides what replicas report there are speculative entries: a prompt that was just routed will be
-cached there in a moment, and the next requests of a burst should know. They expire by themselves.
+cached there in a moment, and the next requests of a burst should know. They expire by themselves:
+as new ones are entered, so that look-ups need not wait for it, unless nothing was for a while.
 """
 
+import math
 import time
 from bisect import bisect_left
 from collections import deque
@@ -25,6 +27,7 @@ from typing import Protocol
 BYTES_PER_ENTRY = 220
 DEFAULT_BUDGET_BYTES = 2 * 2**30
 SPECULATION_S = 5.0
+_OVERDUE_S = 0.5
 
 
 class PrefixIndex(Protocol):
@@ -101,7 +104,7 @@ class MemoryPrefixIndex:
         self.num_entries = 0
 
     def match(self, hashes: Sequence[bytes]) -> dict[str, int]:
-        self._expire()
+        self._expire(self._clock() - _OVERDUE_S)
         depths: dict[str, int] = {}
         alive = self._holders(hashes, 0)
         depth = 0
@@ -145,8 +148,9 @@ class MemoryPrefixIndex:
         self._held[holder], self._guesses[holder] = {}, {}
 
     def speculate(self, holder: str, hashes: Iterable[bytes]) -> None:
-        bit = self._bit(holder)
-        end = self._clock() + self._speculation_s
+        now = self._clock()
+        self._expire(now)
+        bit, end = self._bit(holder), now + self._speculation_s
         entered = tuple(hashes)
         self._guesses[holder].update(dict.fromkeys(entered, end))
         self._ends.append((end, holder, entered))
@@ -217,17 +221,16 @@ class MemoryPrefixIndex:
             depths[self._names[bit]] = depth
             mask ^= bit
 
-    def _expire(self) -> None:
+    def _expire(self, until: float) -> None:
         """Guesses of a holder that was dropped meanwhile are gone; newer ones have later ends."""
-        now = self._clock()
-        while self._ends and self._ends[0][0] <= now:
+        while self._ends and self._ends[0][0] <= until:
             _, holder, hashes = self._ends.popleft()
             guesses = self._guesses.get(holder)
             if not guesses:
                 continue
             bit, held = self._bits[holder], self._held[holder]
             for block_hash in hashes:
-                if guesses.get(block_hash, now + 1) <= now:
+                if guesses.get(block_hash, math.inf) <= until:
                     del guesses[block_hash]
                     if block_hash not in held:
                         self._unmark(block_hash, bit)
