@@ -2,8 +2,9 @@
 
     python -m benchmarks.cluster [pytest arguments]
 
-runs tests/cluster on the cluster of KUBECONFIG or on one made here (tests/cluster/environment.py),
-and writes benchmarks/results/cluster.json. A run that fails keeps the old record.
+runs the scenarios of tests/cluster on the cluster of KUBECONFIG or on one made here
+(tests/cluster/environment.py) and writes benchmarks/results/cluster.json. A run that fails keeps
+the old record.
 """
 
 import json
@@ -13,6 +14,7 @@ import sys
 import tempfile
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 from tests.cluster.environment import ROOT, Scripts, find_kubeconfig, kubectl_path
 from tests.cluster.report import VARIABLE
@@ -25,15 +27,24 @@ RESULT = record.RESULTS / "cluster.json"
 def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "report.json"
-        words = ["-m", "pytest", "-m", "cluster", "tests/cluster", *sys.argv[1:]]
+        files = sorted(map(str, (ROOT / "tests" / "cluster").glob("test_*.py")))
+        words = ["-m", "pytest", "-m", "cluster", *files, *sys.argv[1:]]
         environment = {**os.environ, VARIABLE: str(report)}
         done = subprocess.run([sys.executable, *words], cwd=ROOT, env=environment)
         if done.returncode:
             sys.exit(done.returncode)
         scenarios = json.loads(report.read_text(encoding="utf-8"))
-    result = {"conditions": {**record.conditions(), **_versions()}, "scenarios": scenarios}
+    result = {
+        "conditions": {**record.conditions(), **_versions()},
+        "requests": {each: _total(scenarios, each) for each in ("sent", "failed", "truncated")},
+        "scenarios": scenarios,
+    }
     RESULT.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     print(f"written: {RESULT.relative_to(ROOT)}")
+
+
+def _total(scenarios: dict[str, dict[str, Any]], count: str) -> int:
+    return sum(numbers.get(count, 0) for numbers in scenarios.values())
 
 
 def _versions() -> dict[str, str]:

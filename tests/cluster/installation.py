@@ -79,7 +79,8 @@ def values_for(made: Images | None, named: Images, model: Path | None) -> dict[s
 def installed(kube: Kube, values: dict[str, Any]) -> Iterator[Installation]:
     """Installs CRDs and chart, and takes the chart and its namespaces away in the end."""
     namespaces = (NAMESPACE, OTHER_NAMESPACE, SYSTEM)
-    remove(kube, namespaces)
+    _remove(kube, namespaces)
+    kube.wait("namespaces gone", lambda: not _are_there(kube, namespaces), seconds=READY_S)
     try:
         kube.kubectl("apply", "--server-side", "--force-conflicts", "-f", str(ROOT / "crds"))
         for name in namespaces:
@@ -91,20 +92,19 @@ def installed(kube: Kube, values: dict[str, Any]) -> Iterator[Installation]:
         with _service_url(kube, ROUTER) as router_url:
             yield Installation(kube, values, router_url)
     finally:
-        remove(kube, namespaces)
+        _remove(kube, namespaces)
 
 
-def remove(kube: Kube, namespaces: tuple[str, ...]) -> None:
+def _remove(kube: Kube, namespaces: tuple[str, ...]) -> None:
     """Uninstalls the release if it is there, and deletes the namespaces."""
     with _helm(kube) as helm:
         helm.uninstall(RELEASE, ignore_not_found=True)
     for name in namespaces:
         kube.delete("v1/Namespace", name)
 
-    def are_gone() -> bool:
-        return not any(kube.get("v1/Namespace", name) for name in namespaces)
 
-    kube.wait("namespaces gone", are_gone, seconds=READY_S)
+def _are_there(kube: Kube, namespaces: tuple[str, ...]) -> bool:
+    return any(kube.get("v1/Namespace", name) for name in namespaces)
 
 
 def _helm(kube: Kube) -> helm_python.Config:

@@ -118,7 +118,7 @@ class ModelDeployments:
             if OWNER_LABEL in found["metadata"].get("labels", {})
         ]
 
-    def delete_all(self) -> None:
+    def delete_all(self, *, seconds: float = 90) -> None:
         """Deletes every resource of ours in the namespace. Fails when something of theirs stays."""
         for kind in (LORA_ADAPTER, MODEL_DEPLOYMENT):
             for found in self.kube.list(kind, self.namespace):
@@ -127,7 +127,7 @@ class ModelDeployments:
         def is_empty() -> bool:
             return not self.kube.list(MODEL_DEPLOYMENT, self.namespace) and not self.leftovers()
 
-        self.kube.wait("nothing left", is_empty, seconds=90, namespace=self.namespace)
+        self.kube.wait("nothing left", is_empty, seconds=seconds, namespace=self.namespace)
 
     def openai(self) -> openai.OpenAI:
         """The official client, at the router. Use it as a context manager."""

@@ -101,7 +101,7 @@ def test_old_replicas_serve_while_an_image_is_missing(models: ModelDeployments) 
 
 def test_a_runtime_that_refuses_its_flags_shows_its_own_words(models: ModelDeployments) -> None:
     engine = {**SPEC["engine"], "extraArgs": ["--no-such-flag"]}
-    models.apply("refused", engine=engine)
+    models.apply("refused", engine=engine, rollout={"drainSeconds": 0})
     condition = models.wait_for_condition("refused", "Degraded", "True", "ContainerFailed")
     assert "--no-such-flag" in condition["message"]
     assert models.wait_for_condition("refused", "Ready", "False")

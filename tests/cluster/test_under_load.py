@@ -11,7 +11,7 @@ import pytest
 
 from tests.cluster import faults
 from tests.cluster.environment import Scripts
-from tests.cluster.installation import NAMESPACE, OPERATOR, REDIS, SYSTEM, Installation
+from tests.cluster.installation import NAMESPACE, OPERATOR, REDIS, ROUTER, SYSTEM, Installation
 from tests.cluster.kube import DEPLOYMENT, MODEL_DEPLOYMENT, Kube, Object, conditions, is_true
 from tests.cluster.model_deployments import ModelDeployments
 from tests.cluster.report import Report
@@ -123,7 +123,7 @@ def test_a_rollout_of_a_new_image_goes_on_while_the_operator_is_dead(
     octavo.wait_until_ready(OPERATOR)
 
 
-def test_a_killed_replica_is_replaced_and_loses_at_most_the_streams_it_was_writing(
+def test_a_killed_replica_is_replaced_and_its_streams_go_on_elsewhere(
     serving: ModelDeployments, under_load: Loaded, report: Report
 ) -> None:
     _ready_with(serving, 2)
@@ -133,13 +133,10 @@ def test_a_killed_replica_is_replaced_and_loses_at_most_the_streams_it_was_writi
         serving.kube.delete("v1/Pod", victim, NAMESPACE, gracePeriodSeconds=0)
         serving.wait(NAME, "has lost a replica", lambda found: _ready_replicas(found) < 2)
         serving.wait_until_ready(NAME, replicas=2)
-    told = load.report()
-    assert told["sent"] >= AT_LEAST
-    assert told["truncated"] == 0, told
-    assert told["failed"] <= CLIENTS, told
+    load.assert_nothing_lost(at_least=AT_LEAST)
 
 
-def test_a_killed_engine_process_is_replaced_in_its_pod(
+def test_a_killed_engine_process_is_replaced_and_its_streams_go_on_elsewhere(
     serving: ModelDeployments, under_load: Loaded, report: Report
 ) -> None:
     _ready_with(serving, 2)
@@ -158,9 +155,19 @@ def test_a_killed_engine_process_is_replaced_in_its_pod(
         serving.kube.kubectl("exec", "-n", NAMESPACE, victim, "--", "bash", "-c", "kill -9 -1")
         serving.kube.wait("restarted", lambda: restarts() > before, seconds=120)
         serving.wait_until_ready(NAME, replicas=2)
-    told = load.report()
-    assert told["truncated"] == 0, told
-    assert told["failed"] <= CLIENTS, told
+    load.assert_nothing_lost(at_least=CLIENTS)
+
+
+def test_a_rollout_of_the_router_loses_no_request(
+    octavo: Installation, serving: ModelDeployments, under_load: Loaded, report: Report
+) -> None:
+    _ready_with(serving, 2)
+    scenario = "rollout of the router"
+    with under_load(scenario) as load, report.step(scenario, "rollout"):
+        octavo.kube.kubectl("rollout", "restart", "-n", SYSTEM, f"deployment/{ROUTER}")
+        octavo.wait_until_ready(ROUTER)
+        octavo.kube.wait("old ones gone", lambda: len(octavo.pods("router")) == 2, seconds=90)
+    load.assert_nothing_lost(at_least=AT_LEAST)
 
 
 def test_a_restart_of_redis_loses_no_request_and_the_status_recovers(
