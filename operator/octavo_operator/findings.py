@@ -3,6 +3,7 @@
 Nothing in them counts seconds or follows the load, so that the same observation is told alike.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -103,6 +104,8 @@ def _why_not_ready(picture: Picture) -> tuple[Reason, str]:
         return Reason.SCALED_TO_ZERO, "no replicas are wanted"
     if (worst := picture.worst) is not None and worst.failure is not None:
         return Reason(worst.failure), f"{worst.name}: {worst.message}"
+    if (refused := _refused(picture)) is not None:
+        return Reason.PODS_REFUSED, refused
     if not picture.staying:
         return Reason.NO_REPLICA_READY, f"none of {picture.wanted} replicas has a pod yet"
     first = max(picture.staying, key=lambda each: (each.stage is Stage.LOADING, each.name))
@@ -169,6 +172,15 @@ def _stalled(picture: Picture) -> str | None:
     return f"{said}; {picture.worst.name}: {picture.worst.message}" if picture.worst else said
 
 
+def _refused(picture: Picture) -> str | None:
+    """Why the workload's controller cannot make pods: a quota, admission."""
+    failure = condition(picture.intent.workload, "ReplicaFailure")
+    if text(failure, "status") != "True":
+        return None
+    # Each attempt is at a pod of another name, which the message has in it.
+    return re.sub(r'pods? "[^"]+"', "pod", text(failure, "message")) or "no pod can be made"
+
+
 def _degraded(picture: Picture) -> Finding:
     observed, fetched = picture.observed, picture.intent.download
     if observed.apply_errors:
@@ -178,6 +190,8 @@ def _degraded(picture: Picture) -> Finding:
         failed = sum(each.failure is not None for each in picture.staying)
         told = f"{failed} of {len(picture.staying)} pods fail; {worst.name}: {worst.message}"
         return Finding(ConditionType.DEGRADED, "True", Reason(worst.failure), told)
+    if (refused := _refused(picture)) is not None:
+        return Finding(ConditionType.DEGRADED, "True", Reason.PODS_REFUSED, refused)
     if fetched is not None and fetched.reason in (
         Reason.DOWNLOAD_FAILED,
         Reason.DOWNLOAD_FAILING,

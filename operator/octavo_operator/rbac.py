@@ -2,7 +2,8 @@
 
 Discovery and asking what one may do are rights of every account, and not listed. Kinds that may
 stop being wanted can be deleted; the others go with their owner, by the garbage collector. Secrets
-are written by name and never asked for: their contents come from the operator's own settings.
+are written by name and never listed: their contents come from the operator's own settings. (The
+answer to a patch shows the object, so the right to patch is in effect one to read what is named.)
 """
 
 from dataclasses import dataclass

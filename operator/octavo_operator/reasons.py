@@ -25,6 +25,7 @@ class Reason(StrEnum):
     # Degraded, and Ready where nothing serves
     NOTHING_FAILS = "NothingFails"
     APPLY_FAILED = "ApplyFailed"
+    PODS_REFUSED = "PodsRefused"
     IMAGE_PULL_FAILED = "ImagePullFailed"
     CANNOT_START = "CannotStart"
     OUT_OF_MEMORY = "OutOfMemory"

@@ -352,6 +352,27 @@ def test_a_rollout_that_the_controller_gave_up_on_is_stalled() -> None:
     assert condition(desired, "Ready")[0] == "True"
 
 
+def test_pods_that_cannot_be_made_are_told_at_once_and_alike_for_each_attempt() -> None:
+    def decided(pod_name: str) -> Desired:
+        refused = {
+            "type": "ReplicaFailure",
+            "status": "True",
+            "reason": "FailedCreate",
+            "message": f'pods "{pod_name}" is forbidden: exceeded quota: team, requested: pods=1',
+        }
+        first = observe(deployment())
+        children = [
+            {**each, "status": {"conditions": [refused]}} if each["kind"] == "Deployment" else each
+            for each in applied(first, decide(first, SETTINGS)).children
+        ]
+        return decide(replace(first, children=children), SETTINGS)
+
+    words = "pod is forbidden: exceeded quota: team, requested: pods=1"
+    assert condition(decided("chat-6b-aaaaa"), "Degraded") == ("True", "PodsRefused", words)
+    assert condition(decided("chat-6b-aaaaa"), "Ready") == ("False", "PodsRefused", words)
+    assert decided("chat-6b-bbbbb").status == decided("chat-6b-aaaaa").status
+
+
 def test_what_the_api_server_refuses_is_told_in_its_words() -> None:
     refusal = "Deployment chat: spec.template.spec.volumes[3].name: Required value (422)"
     desired = decide(observe(deployment(), apply_errors=(refusal,)), SETTINGS)
