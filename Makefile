@@ -16,7 +16,7 @@ PYTEST_ARGS ?=
 
 BENCH_ARGS ?=
 
-.PHONY: help setup run model test test-gpu check lint format crds bench-cpu bench-gpu clean
+.PHONY: help setup run model test test-gpu check lint format crds bench-cpu bench-gpu bench-router clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -72,6 +72,9 @@ bench-gpu: ## measure an NVIDIA GPU beside vLLM, with .venv or else PYTHON; take
 	@$(GPU_PYTHON) -c 'import msgspec, torch, triton, zmq' || { \
 	  echo "$(GPU_PYTHON) lacks what is named above. Run make setup, or name another: make bench-gpu PYTHON=..." >&2; exit 1; }
 	@$(GPU_PYTHON) -m benchmarks.gpu.engine $(BENCH_ARGS)
+
+bench-router: $(VENV)/.installed-dev ## measure routing (TRACE=a trace for octavo sim adds the policies)
+	@$(BIN)/python -m benchmarks.router $(if $(TRACE),--trace $(TRACE)) $(BENCH_ARGS)
 
 clean: ## remove .venv and tool caches; models stay (octavo models remove)
 	@rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache dist build

@@ -15,7 +15,7 @@ import argparse
 import gc
 import random
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -55,7 +55,8 @@ class Chain:
         return len(self.raw) // HASH_BYTES
 
 
-def main() -> None:
+def run(arguments: Sequence[str] | None = None) -> dict[str, Any]:
+    """Measures, prints and records; returns the record."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--replicas", type=int, default=100)
     parser.add_argument("--entries", type=int, default=10_000_000)
@@ -63,7 +64,7 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=5, help="the best counts")
     parser.add_argument("--tokenizer", type=Path, help="a model's folder: times tokenization too")
     parser.add_argument("--record", action="store_true", help="append to benchmarks/results")
-    given = parser.parse_args()
+    given = parser.parse_args(arguments)
     rng = random.Random(0)
     before = _resident_bytes()
     deployment, chains = _fleet(rng, given.replicas, given.entries)
@@ -84,6 +85,7 @@ def main() -> None:
     _print(row)
     if given.record:
         append(RESULTS, {**conditions(), **row})
+    return row
 
 
 def _fleet(
@@ -235,4 +237,4 @@ def _print(row: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run()

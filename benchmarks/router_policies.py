@@ -1,59 +1,111 @@
-"""Routing policies on a trace, by simulation: `python -m benchmarks.router_policies TRACE`.
+"""Routing policies on traces, by simulation: `python -m benchmarks.router_policies TRACE`.
 
-Plays the trace at several speeds and, once, with half of the replicas dying in the middle. The
-fleet is that of published comparisons: 8 replicas of 2,400 blocks of 512 tokens, 16,000 prompt
-tokens per second each. Nothing here depends on the machine.
+Plays a trace of block hashes (Mooncake's conversations) as it is, twice as fast, with half of the
+replicas dying in the middle, and with a router that hears nothing of caches. The fleet is that of
+published comparisons: 8 replicas of 2,400 blocks of 512 tokens, 16,000 prompt tokens per second
+each. --agents FOLDER and --servegen FOLDER add agent sessions and a burst (`benchmarks.traces`) on
+fleets of 4 replicas that are sized to their load. --weights tries factors of expected-ttft on each.
+Nothing here depends on the machine.
 """
 
 import argparse
 import dataclasses
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
 
 from benchmarks.record import append, conditions
+from benchmarks.traces import AGENT_BLOCK, agent_sessions, servegen_burst
 from octavo.sim.fleet import simulate
-from octavo.sim.options import FleetOptions
+from octavo.sim.options import FleetOptions, ReplicaModel
 from octavo.sim.report import FleetReport, report
 from octavo.sim.trace import TraceRequest, faster, read_trace
 from octavo_protocol.resources.model_deployment import RoutingPolicyName
+from octavo_router.policies import PolicyWeights
 
-_SPEEDS = (1.0, 2.0)
+RESULTS = "router_policies.jsonl"
 _POLICIES: tuple[RoutingPolicyName, ...] = get_args(RoutingPolicyName)
+_AGENT_FLEET = FleetOptions(
+    num_replicas=4, model=ReplicaModel(num_blocks=1200, block_size=AGENT_BLOCK)
+)
+_BURST_FLEET = FleetOptions(num_replicas=4, model=ReplicaModel(prefill_tokens_per_s=4000.0))
+_BURST_SHARE = 0.25
+_WEIGHTS = tuple(
+    PolicyWeights(uncached=uncached, recent=recent)
+    for uncached in (1, 2, 4, 6)
+    for recent in (0, 0.02, 0.05, 0.1)
+)
 
 
-def main() -> None:
+@dataclass(frozen=True)
+class Workload:
+    """Requests and the fleet that they meet."""
+
+    name: str
+    requests: Sequence[TraceRequest]
+    fleet: FleetOptions
+
+    def run(self, **changes: Any) -> FleetReport:
+        options = dataclasses.replace(self.fleet, **changes)
+        return report(simulate(self.requests, options), options.model.block_size)
+
+
+def run(arguments: Sequence[str] | None = None) -> dict[RoutingPolicyName, FleetReport]:
+    """Measures, prints and records; returns the reports of the trace as it is."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("trace", type=Path)
+    parser.add_argument("trace", type=Path, help="a trace as `octavo sim` reads it")
+    parser.add_argument("--agents", type=Path, action="append", default=[], metavar="FOLDER")
+    parser.add_argument("--servegen", type=Path, metavar="FOLDER")
+    parser.add_argument("--weights", action="store_true", help="try factors of expected-ttft")
     parser.add_argument("--record", action="store_true", help="append to benchmarks/results")
-    given = parser.parse_args()
-    requests = read_trace(given.trace, block_size=FleetOptions().model.block_size)
+    given = parser.parse_args(arguments)
+    workloads = list(_workloads(given.trace, given.agents, given.servegen))
+    reports = []
+    for workload in workloads:
+        reports.append({policy: workload.run(policy=policy) for policy in _POLICIES})
+        _tell(workload, reports[-1], is_recorded=given.record)
+    for workload in workloads if given.weights else ():
+        tried = {
+            f"uncached {each.uncached:g}, recent {each.recent:g}": workload.run(weights=each)
+            for each in _WEIGHTS
+        }
+        _tell(workload, tried, is_recorded=given.record)
+    return reports[0]
+
+
+def _workloads(trace: Path, agents: list[Path], servegen: Path | None) -> Iterator[Workload]:
+    chats = FleetOptions()
+    requests = read_trace(trace, block_size=chats.model.block_size)
     middle = requests[-1].arrival_s / 2
-    runs: list[tuple[str, list[TraceRequest], float | None]] = [
-        (f"x{speed:g}", faster(requests, speed), None) for speed in _SPEEDS
-    ]
-    runs.append(("half fail", requests, middle))
-    for name, played, fail_at in runs:
-        row = _compare(name, played, fail_at)
-        if given.record:
-            append("router_policies.jsonl", {**conditions(), "trace": given.trace.name, **row})
-
-
-def _compare(name: str, requests: list[TraceRequest], fail_at: float | None) -> dict[str, Any]:
-    reports = {policy: _run(requests, policy, fail_at) for policy in _POLICIES}
-    for policy, each in reports.items():
-        print(
-            f"{name:<10}{policy:<15} hits {each.block_hit_rate:.1%}  load {each.load_ratio:.2f}  "
-            f"TTFT {each.ttft_mean_s:.3f} s, p99 {each.ttft_p99_s:.2f} s  moved {each.num_moves}"
+    yield Workload("chats", requests, chats)
+    yield Workload("chats x2", faster(requests, 2), chats)
+    yield Workload("half fail", requests, dataclasses.replace(chats, fail_at_s=middle))
+    yield Workload("no index", requests, dataclasses.replace(chats, has_index=False))
+    for folder in agents:
+        # magagent waits a lot for the web: its sessions need more time to be a load.
+        sessions = agent_sessions(folder, within_s=20)
+        is_slow = sessions[-1].arrival_s > 300
+        yield Workload(folder.name, faster(sessions, 4) if is_slow else sessions, _AGENT_FLEET)
+    if servegen is not None:
+        burst = servegen_burst(
+            servegen, block_size=_BURST_FLEET.model.block_size, share=_BURST_SHARE
         )
-    return {"run": name, **{policy: dataclasses.asdict(each) for policy, each in reports.items()}}
+        yield Workload("burst", burst, _BURST_FLEET)
 
 
-def _run(
-    requests: list[TraceRequest], policy: RoutingPolicyName, fail_at: float | None
-) -> FleetReport:
-    options = FleetOptions(policy=policy, fail_at_s=fail_at)
-    return report(simulate(requests, options), options.model.block_size)
+def _tell(workload: Workload, reports: dict[Any, FleetReport], *, is_recorded: bool) -> None:
+    for name, each in reports.items():
+        print(
+            f"{workload.name:<10}{name:<26} hits {each.block_hit_rate:6.1%}  load "
+            f"{each.load_ratio:.2f}  TTFT {each.ttft_mean_s:.3f} s, p99 {each.ttft_p99_s:.2f} s"
+            f"  moved {each.num_moves}",
+            flush=True,
+        )
+    if is_recorded:
+        row = {name: dataclasses.asdict(each) for name, each in reports.items()}
+        append(RESULTS, {**conditions(), "run": workload.name, **row})
 
 
 if __name__ == "__main__":
-    main()
+    run()

@@ -106,7 +106,7 @@ class _Fleet:
     def _tell_caches(self) -> None:
         index = self._deployment.index
         for name, replica in self._replicas.items():
-            for event in replica.take_events():
+            for event in replica.take_events() if self._options.has_index else ():
                 match event:
                     case BlocksStored():
                         index.add(name, event.hashes)

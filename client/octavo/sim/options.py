@@ -25,7 +25,8 @@ class ReplicaModel:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FleetOptions:
     """failing: share of the replicas that die, at fail_at_s; their requests go on elsewhere from
-    the tokens that they have. seed: of the policy's ties.
+    the tokens that they have. has_index: whether the router hears of what replicas cache; it does
+    not while Redis is away. seed: of the policy's ties.
     """
 
     num_replicas: int = 8
@@ -35,3 +36,4 @@ class FleetOptions:
     seed: int = 0
     fail_at_s: float | None = None
     failing: float = 0.5
+    has_index: bool = True
