@@ -17,6 +17,7 @@ from octavo_operator.metrics import OperatorMetrics
 from octavo_operator.names import DEPLOYMENT
 from octavo_operator.observed import KubernetesObject
 from octavo_operator.queue import Key
+from octavo_operator.references import References, Target
 from octavo_operator.relisting import Relisting
 from octavo_protocol.resources.metadata import GROUP, VERSION
 
@@ -63,6 +64,8 @@ class Watches:
         self.registry = kopf.OperatorRegistry()
         self.settings = _settings()
         self.relisting = Relisting()
+        self._names: References[str] = References()
+        self._targets: References[Key] = References()
         self._indices: Mapping[str, Any] = {}
         kopf.on.startup(registry=self.registry)(self._started)
         kopf.on.login(registry=self.registry)(login)
@@ -113,9 +116,7 @@ class Watches:
         kopf.on.event(*what, id="deployment-changed", registry=registry)(self._deployment_changed)
         adapters = (GROUP, VERSION, LORA_ADAPTERS)
         kopf.index(*adapters, id="adapters", registry=registry)(_index_by(_target_key))
-        kopf.on.event(*adapters, id="adapter-changed", registry=registry)(
-            self._notes(LORA_ADAPTERS, _target_key)
-        )
+        kopf.on.event(*adapters, id="adapter-changed", registry=registry)(self._adapter_changed)
 
     def _watch_children(self) -> None:
         for group, version, plural, kind in self.child_kinds:
@@ -132,9 +133,16 @@ class Watches:
         self._note(MODEL_DEPLOYMENTS, body, event)
         key = _own_key(body)
         self._changed(key)
-        for name in served_names(body):
+        for name in _concerned(self._names, body, event, served_names(body)):
             for claim in self.claims(name):
                 self._changed(claim[2])
+
+    def _adapter_changed(self, body: KubernetesObject, **event: Any) -> None:
+        """The deployment that it was for until now is to unload it."""
+        self._note(LORA_ADAPTERS, body, event)
+        target = _target_key(body)
+        for key in _concerned(self._targets, body, event, [] if target is None else [target]):
+            self._changed(key)
 
     def _notes(
         self, plural: str, key_of: Callable[[KubernetesObject], Key | None]
@@ -167,6 +175,16 @@ def served_names(body: KubernetesObject) -> list[str]:
     names = spec.get("servedNames") if isinstance(spec, Mapping) else None
     valid = [each for each in names if isinstance(each, str)] if isinstance(names, list) else []
     return valid or [body["metadata"]["name"]]
+
+
+def _concerned(
+    references: References[Target],
+    body: KubernetesObject,
+    event: Mapping[str, Any],
+    now: Iterable[Target],
+) -> Iterable[Target]:
+    is_gone = event["type"] == "DELETED"
+    return references.concerned(body["metadata"]["uid"], now, is_gone=is_gone)
 
 
 def _own_key(body: KubernetesObject) -> Key:
