@@ -5,7 +5,7 @@ replica's own record lists it, and nowhere else. Neither adding nor removing one
 only room for adapters (`spec.lora`) is part of the pods.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -54,7 +54,7 @@ def wanted_adapters(deployment: ModelDeployment, observed: Observed) -> list[Wan
         adapter = parse_lora_adapter(resource)
         if isinstance(adapter, LoraAdapter):
             asked.append(_from_resource(adapter, resource, deployment))
-    return list(_without_doubles(deployment, asked))
+    return list(_without_doubles(deployment, asked, observed.owners_of_adapter_names))
 
 
 def _from_resource(
@@ -88,10 +88,11 @@ def _problem(spec: LoraAdapterSpec, deployment: ModelDeployment) -> tuple[Reason
 
 
 def _without_doubles(
-    deployment: ModelDeployment, asked: Iterable[WantedAdapter]
+    deployment: ModelDeployment, asked: Iterable[WantedAdapter], owners: Mapping[str, str]
 ) -> Iterable[WantedAdapter]:
-    """The first of a name keeps it; the others have a problem."""
-    taken = dict.fromkeys(deployment.spec.served_names, "the model itself")
+    """The first of a name keeps it; the others have a problem. owners: deployments by name."""
+    taken = {each: f"ModelDeployment {owner}" for each, owner in owners.items()}
+    taken |= dict.fromkeys(deployment.spec.served_names, "the model itself")
     for each in asked:
         owner = taken.get(each.name)
         if owner is None:

@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from octavo_operator.fleet import Fleet
+from octavo_operator.objects import members, text
 from octavo_operator.observed import KubernetesObject, ModelFacts, Observed, Recommendation
 from octavo_operator.queue import Key
 from octavo_operator.watches import GPU_MEMORY, Watches, served_names
@@ -99,15 +100,17 @@ def gather(
     kinds = {kind for _, _, _, kind in watches.child_kinds}
     children = [memory.written.newest(each) for each in watches.children(key)]
     children += memory.written.unwatched(children, kinds)
+    adapters = [memory.written.newest(each) for each in watches.adapters(key)]
     return Observed(
         now=datetime.now(UTC),
         deployment=deployment,
         children=[each for each in children if is_owned(each, deployment)],
         pods=watches.pods(key),
-        adapters=[memory.written.newest(each) for each in watches.adapters(key)],
+        adapters=adapters,
         replicas=fleet.replicas(key),
         is_fleet_known=fleet.is_known,
-        owners_of_names=_owners_of_names(key, deployment, watches),
+        owners_of_names=_owners(key, served_names(deployment), watches),
+        owners_of_adapter_names=_owners(key, adapter_names(deployment, adapters), watches),
         facts=facts,
         gpu_memory_mib=gpu_memory_mib(deployment, watches.node_labels(), node_selector),
         served=served,
@@ -146,9 +149,20 @@ def _node_selector(deployment: KubernetesObject) -> dict[str, Any]:
     return dict(part) if isinstance(part, Mapping) else {}
 
 
-def _owners_of_names(key: Key, deployment: KubernetesObject, watches: Watches) -> dict[str, str]:
+def adapter_names(
+    deployment: KubernetesObject, adapters: Iterable[KubernetesObject]
+) -> Iterable[str]:
+    """What adapters of the deployment's spec, and its LoraAdapters, are to be served as."""
+    for own in members(deployment, "spec", "adapters"):
+        yield text(own, "name")
+    for adapter in adapters:
+        yield text(adapter, "spec", "servedName") or text(adapter, "metadata", "name")
+
+
+def _owners(key: Key, names: Iterable[str], watches: Watches) -> dict[str, str]:
+    """Of the names that other deployments serve their model by."""
     owners: dict[str, str] = {}
-    for name in served_names(deployment):
+    for name in names:
         claims = watches.claims(name)
         if claims and claims[0][2] != key:
             owners[name] = str(claims[0][2])

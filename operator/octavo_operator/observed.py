@@ -46,7 +46,9 @@ class Observed:
     workload among them. pods: all with its label, of replicas and of downloads. adapters:
     LoraAdapters that target it. replicas: live records in Redis. is_fleet_known: Redis answered;
     else `replicas` is empty and says nothing. owners_of_names: for each served name that an older
-    deployment claims, its `namespace/name`. facts: None where the model's config could not be read.
+    deployment claims, its `namespace/name`. owners_of_adapter_names: the same of
+    adapters' names and deployments of any age, as routers know models before adapters.
+    facts: None where the model's config could not be read.
     gpu_memory_mib: of one GPU, the largest that nodes with the deployment's node selector have;
     None where no node tells. served: `group/version/Kind` of what the API server serves; empty
     where that is not known. recommendations: `Desired.recommendations` of the last time.
@@ -63,6 +65,7 @@ class Observed:
     replicas: Sequence[ReplicaRecord] = ()
     is_fleet_known: bool = True
     owners_of_names: Mapping[str, str] = field(default_factory=dict)
+    owners_of_adapter_names: Mapping[str, str] = field(default_factory=dict)
     facts: ModelFacts | None = None
     gpu_memory_mib: int | None = None
     served: frozenset[str] = frozenset()

@@ -207,3 +207,16 @@ def test_an_adapter_without_its_deployment_says_so_and_is_loaded_nowhere() -> No
     assert (ready["status"], ready["reason"]) == ("False", "TargetMissing")
     assert ready["message"] == "there is no ModelDeployment chat in namespace team"
     assert status["loadedReplicas"] == 0
+
+
+def test_an_adapter_cannot_have_the_name_of_another_deployment_s_model() -> None:
+    """Routers would take requests for it to that model."""
+    observed = settled(deployment(**LORA), 1, adapters=[lora_adapter("law"), lora_adapter("code")])
+    taken = replace(fleet(observed, ["law"]), owners_of_adapter_names={"law": "other/law"})
+    desired = decide(taken, SETTINGS)
+    [ready] = desired.adapter_statuses["law"]["conditions"]
+
+    assert asked(desired) == [("chat-0", "code", True), ("chat-0", "law", False)]
+    assert (ready["status"], ready["reason"]) == ("False", "NameTaken")
+    assert "the name law belongs to ModelDeployment other/law" in ready["message"]
+    assert condition(desired, "Ready")[0] == "True"

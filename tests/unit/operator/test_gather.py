@@ -4,7 +4,13 @@ from typing import Any
 
 import pytest
 
-from octavo_operator.gather import TRUSTED_S, WrittenObjects, gpu_memory_mib, is_owned
+from octavo_operator.gather import (
+    TRUSTED_S,
+    WrittenObjects,
+    adapter_names,
+    gpu_memory_mib,
+    is_owned,
+)
 
 
 class Clock:
@@ -97,3 +103,12 @@ def test_gpu_memory_is_the_largest_of_the_nodes_that_pods_may_run_on(
         {"zone": "c", "nvidia.com/gpu.memory": "unknown"},
     ]
     assert gpu_memory_mib(deployment, nodes, defaults) == memory
+
+
+def test_adapters_are_served_by_their_own_name_unless_another_is_given() -> None:
+    deployment = {"spec": {"adapters": [{"name": "sql"}]}}
+    adapters = [
+        {"metadata": {"name": "law"}, "spec": {}},
+        {"metadata": {"name": "code"}, "spec": {"servedName": "python"}},
+    ]
+    assert list(adapter_names(deployment, adapters)) == ["sql", "law", "python"]
