@@ -2,8 +2,10 @@
 
 Requests that begin alike go to one replica, which then has their blocks, without anybody telling;
 so it serves where there is no prefix index, and routers agree that cannot ask each other. The key
-is the hash of the last block within the first 2,048 tokens. The bound: `bounded_hashing`. Prompts
-without a full block, or without a tokenizer, go by load.
+is the hash of the prompt's first 1, 2, 4, 8 ... blocks: the most that it has, within 1,024 tokens.
+So a short chat that grows changes its replica a few times at most, and long prompts under one
+system prompt still spread. The bound: `bounded_hashing`. Prompts without a full block, or without
+a tokenizer, go by load.
 """
 
 import random
@@ -14,7 +16,7 @@ from octavo_router.policies.base import Choice, ReplicaView, RouteRequest
 from octavo_router.policies.bounded_hashing import choose_bounded
 from octavo_router.policies.least_load import LeastLoad
 
-_KEY_TOKENS = 2048
+_KEY_TOKENS = 1024
 
 
 class PrefixHash:
@@ -35,5 +37,5 @@ def prefix_key(request: RouteRequest) -> bytes | None:
     """Equal for prompts that begin alike; None where there is no full block."""
     if not request.hashes:
         return None
-    num_blocks = max(1, _KEY_TOKENS // request.block_size)
-    return request.hashes[min(num_blocks, len(request.hashes)) - 1]
+    num_blocks = min(len(request.hashes), max(1, _KEY_TOKENS // request.block_size))
+    return request.hashes[(1 << (num_blocks.bit_length() - 1)) - 1]

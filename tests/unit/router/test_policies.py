@@ -15,6 +15,7 @@ from octavo_router.policies import (
     RouteRequest,
     make_policy,
 )
+from octavo_router.policies.prefix_hash import prefix_key
 
 
 def replica(
@@ -174,6 +175,15 @@ def test_prompts_that_begin_alike_go_together_whatever_follows() -> None:
         for end in range(20)
     }
     assert len(chosen) == 1
+
+
+def test_a_growing_chat_changes_its_key_only_when_it_doubles() -> None:
+    chain = [bytes([block]) * 16 for block in range(80)]
+    keys = [
+        prefix_key(RouteRequest(16 * end, hashes=chain[:end], block_size=16)) for end in range(81)
+    ]
+    lengths = [None if key is None else chain.index(key) + 1 for key in keys]
+    assert lengths == [None, 1, 2, 2, *[4] * 4, *[8] * 8, *[16] * 16, *[32] * 32, *[64] * 17]
 
 
 @pytest.mark.parametrize("name", ["prefix-hash", "session-affinity"])

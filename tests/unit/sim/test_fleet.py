@@ -51,6 +51,15 @@ def test_the_prefix_aware_policy_finds_what_round_robin_computes_again() -> None
     assert aware.ttft_mean_s < blind.ttft_mean_s
 
 
+def test_without_news_of_caches_the_default_policy_still_keeps_conversations_together() -> None:
+    """As after Redis went away and what was known of caches proved wrong."""
+    requests = conversations(40, 5)
+    blind = report(run(requests, has_index=False), BLOCK)
+    by_load = report(run(requests, policy="least-load", has_index=False), BLOCK)
+    assert blind.block_hit_rate > 0.5 > 0.4 > by_load.block_hit_rate
+    assert blind.load_ratio < 1.5
+
+
 def test_when_half_of_the_replicas_die_every_request_ends_all_the_same() -> None:
     requests = conversations(200, 5)
     result = run(requests, policy="round-robin", fail_at_s=30.0)
