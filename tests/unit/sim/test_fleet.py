@@ -88,3 +88,16 @@ def test_the_command_names_the_policies_there_are(
     assert exited.value.code == 2
     known = "expected-ttft, least-load, power-of-two, prefix-hash, round-robin, session-affinity"
     assert f"there are {known}" in capsys.readouterr().err
+
+
+def test_the_command_takes_a_weights_file_and_says_what_is_wrong_with_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    trace, weights = tmp_path / "trace.jsonl", tmp_path / "weights.yaml"
+    trace.write_text('{"timestamp": 0, "input_length": 900, "output_length": 3}\n')
+    for text, code in (("recent: 0.1", (0, None)), ("recents: 0.1", (2,))):
+        weights.write_text(text)
+        with pytest.raises(SystemExit) as exited:
+            main(["sim", str(trace), "--policy-weights", str(weights)])
+        assert exited.value.code in code
+    assert "there is no weight 'recents'" in capsys.readouterr().err
