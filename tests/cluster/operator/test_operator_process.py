@@ -17,7 +17,7 @@ from typing import cast
 import pytest
 import redis
 from prometheus_client.parser import text_string_to_metric_families
-from tests.cluster.kube import DEPLOYMENT, MODEL_DEPLOYMENT, Kube, Object, conditions
+from tests.cluster.kube import DEPLOYMENT, LORA_ADAPTER, MODEL_DEPLOYMENT, Kube, Object, conditions
 
 from octavo.local.ports import free_port
 from octavo.local.redis_server import EmbeddedRedis
@@ -227,6 +227,42 @@ def test_at_rest_the_api_server_is_not_called(world: World) -> None:
     calls, turns = operator.calls(), operator.turns()
     time.sleep(10)
     assert (operator.calls(), operator.turns()) == (calls, turns)
+
+
+def test_a_name_that_was_given_up_and_an_adapter_without_its_deployment_are_told_at_once(
+    world: World,
+) -> None:
+    def ready(kind: str, name: str) -> str:
+        found = world.kube.get(kind, name, NAMESPACE)
+        return str(conditions(found or {}).get("Ready", {}).get("reason"))
+
+    def becomes(kind: str, name: str, reason: str) -> None:
+        def is_told() -> bool:
+            return ready(kind, name) == reason
+
+        world.kube.wait(f"{name}: {reason}", is_told, seconds=30, namespace=NAMESPACE)
+
+    world.lead()
+    world.kube.apply(
+        {
+            "apiVersion": "octavo.dev/v1alpha1",
+            "kind": "LoraAdapter",
+            "metadata": {"name": "law", "namespace": NAMESPACE},
+            "spec": {"target": {"name": "older"}, "model": {"source": "hf://org/law"}},
+        }
+    )
+    becomes(LORA_ADAPTER, "law", "TargetMissing")
+    world.apply("older", servedNames=["shared"], lora={})
+    becomes(LORA_ADAPTER, "law", "NoReplicaReady")
+    world.settled("older")
+    time.sleep(1.1)  # creation times are whole seconds
+    world.apply("younger", servedNames=["shared"])
+    becomes(MODEL_DEPLOYMENT, "younger", "NameTaken")
+    world.apply("older", servedNames=["own"], lora={})
+    becomes(MODEL_DEPLOYMENT, "younger", "ScaledToZero")
+    world.kube.delete(MODEL_DEPLOYMENT, "older", NAMESPACE)
+    becomes(LORA_ADAPTER, "law", "TargetMissing")
+    world.kube.delete(LORA_ADAPTER, "law", NAMESPACE)
 
 
 def test_an_object_that_somebody_else_made_is_not_taken_over(world: World) -> None:
