@@ -105,5 +105,5 @@ def _ask(client: openai.OpenAI, model: str, prompt: str) -> Answer:
             for choice in chunk.choices:
                 finish_reason = choice.finish_reason or finish_reason
     except Exception as failure:  # noqa: BLE001  # whatever a client sees is a failed request
-        error = f"{type(failure).__name__}: {failure}"
+        error = f"{failure!r}, from {failure.__cause__!r}"
     return Answer(begun, round(time.monotonic() - clock, 3), tokens, finish_reason, error)
