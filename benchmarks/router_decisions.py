@@ -61,7 +61,7 @@ def run(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     parser.add_argument("--replicas", type=int, default=100)
     parser.add_argument("--entries", type=int, default=10_000_000)
     parser.add_argument("--decisions", type=int, default=300, help="of each size and run")
-    parser.add_argument("--runs", type=int, default=5, help="the best counts")
+    parser.add_argument("--runs", type=int, default=12, help="the best counts")
     parser.add_argument("--tokenizer", type=Path, help="a model's folder: times tokenization too")
     parser.add_argument("--record", action="store_true", help="append to benchmarks/results")
     given = parser.parse_args(arguments)

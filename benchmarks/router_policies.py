@@ -60,17 +60,22 @@ def run(arguments: Sequence[str] | None = None) -> dict[RoutingPolicyName, Fleet
     parser.add_argument("--weights", action="store_true", help="try factors of expected-ttft")
     parser.add_argument("--record", action="store_true", help="append to benchmarks/results")
     given = parser.parse_args(arguments)
+    at_start = conditions()
     workloads = list(_workloads(given.trace, given.agents, given.servegen))
     reports = []
     for workload in workloads:
         reports.append({policy: workload.run(policy=policy) for policy in _POLICIES})
-        _tell(workload, reports[-1], is_recorded=given.record)
+        _tell(workload, reports[-1])
+        if given.record:
+            _record(workload, reports[-1], at_start)
     for workload in workloads if given.weights else ():
         tried = {
             f"uncached {each.uncached:g}, recent {each.recent:g}": workload.run(weights=each)
             for each in _WEIGHTS
         }
-        _tell(workload, tried, is_recorded=given.record)
+        _tell(workload, tried)
+        if given.record:
+            _record(workload, tried, at_start)
     return reports[0]
 
 
@@ -94,7 +99,7 @@ def _workloads(trace: Path, agents: list[Path], servegen: Path | None) -> Iterat
         yield Workload("burst", burst, _BURST_FLEET)
 
 
-def _tell(workload: Workload, reports: dict[Any, FleetReport], *, is_recorded: bool) -> None:
+def _tell(workload: Workload, reports: dict[Any, FleetReport]) -> None:
     for name, each in reports.items():
         print(
             f"{workload.name:<10}{name:<26} hits {each.block_hit_rate:6.1%}  load "
@@ -102,9 +107,11 @@ def _tell(workload: Workload, reports: dict[Any, FleetReport], *, is_recorded: b
             f"  moved {each.num_moves}",
             flush=True,
         )
-    if is_recorded:
-        row = {name: dataclasses.asdict(each) for name, each in reports.items()}
-        append(RESULTS, {**conditions(), "run": workload.name, **row})
+
+
+def _record(workload: Workload, reports: dict[Any, FleetReport], at_start: dict[str, Any]) -> None:
+    row = {name: dataclasses.asdict(each) for name, each in reports.items()}
+    append(RESULTS, {**at_start, "run": workload.name, **row})
 
 
 if __name__ == "__main__":

@@ -15,7 +15,11 @@ with everybody (a system prompt) spread over idle replicas instead of crowding o
 Both factors were measured (`benchmarks/router_policies.py`): on a trace of chats hits rise from
 25 % to 28 %, and the mean time to first token falls once the fleet is busy. Hot prefixes do spread:
 as soon as waiting for their holder costs more. Costs within 1 ms of the best count as equal; among
-equals the choice is random.
+equals the choice is random. `PolicyWeights` has the factors.
+
+While no replica's cache is known all would look alike, and what begins alike would be scattered:
+then the choice is that of `prefix-hash`, on which routers agree without telling each other. On the
+traces it finds nine tenths of the blocks that the index would.
 """
 
 import random
