@@ -100,6 +100,10 @@ topologySpreadConstraints:
   - maxSkew: 1
     topologyKey: kubernetes.io/hostname
     whenUnsatisfiable: ScheduleAnyway
+    {{- if semverCompare ">=1.27-0" .root.Capabilities.KubeVersion.Version }}
+    # Else the old pods of a rollout would count, and all new ones could come to one node.
+    matchLabelKeys: [pod-template-hash]
+    {{- end }}
     labelSelector:
       matchLabels:
         {{- include "octavo.selectorLabels" . | nindent 8 }}
