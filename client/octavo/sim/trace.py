@@ -9,10 +9,12 @@ block even where it is not full (as in figures that are published for these trac
 hash_ids share nothing with others. session_id, where given, names the request's session.
 """
 
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Annotated
+
+import msgspec
 
 from octavo_protocol.errors import ConfigError
 
@@ -26,6 +28,19 @@ class TraceRequest:
     num_output_tokens: int
     hashes: tuple[bytes, ...]
     session: str | None = None
+
+
+class _Line(msgspec.Struct):
+    """One line of the file. Fields that are not named here are passed over."""
+
+    timestamp: float
+    input_length: Annotated[int, msgspec.Meta(ge=1)]
+    output_length: Annotated[int, msgspec.Meta(ge=0)]
+    hash_ids: list[int | str] | None = None
+    session_id: int | str | None = None
+
+
+_decoder = msgspec.json.Decoder(_Line)
 
 
 def read_trace(path: Path, *, block_size: int, limit: int | None = None) -> list[TraceRequest]:
@@ -56,31 +71,23 @@ def _requests(
         if limit is not None and number > limit:
             return
         try:
-            yield _request(json.loads(line), number, block_size)
-        except (ValueError, KeyError, TypeError) as error:
+            yield _request(_decoder.decode(line), number, block_size)
+        except msgspec.DecodeError as error:
             raise ConfigError(
-                f"{path}, line {number}: {error!r}; expected an object with timestamp (ms), "
+                f"{path}, line {number}: {error}; expected an object with timestamp (ms), "
                 "input_length, output_length and, where prefixes are shared, hash_ids"
             ) from error
 
 
-def _request(fields: dict[str, object], number: int, block_size: int) -> TraceRequest:
-    num_prompt, num_output = int(fields["input_length"]), int(fields["output_length"])  # type: ignore[call-overload]
-    if num_prompt < 1 or num_output < 0:
-        raise ValueError("lengths must be positive")
-    num_blocks = -(-num_prompt // block_size)
-    ids = fields.get("hash_ids")
+def _request(line: _Line, number: int, block_size: int) -> TraceRequest:
+    num_blocks = -(-line.input_length // block_size)
+    ids = line.hash_ids
     if ids is None:
-        hashes = tuple(f"{number}/{index}".encode() for index in range(num_blocks))
-    elif isinstance(ids, list):
-        hashes = tuple(str(each).encode() for each in ids[:num_blocks])
-    else:
-        raise TypeError("hash_ids must be a list")
-    session = fields.get("session_id")
+        ids = [f"{number}/{index}" for index in range(num_blocks)]
     return TraceRequest(
-        arrival_s=float(fields["timestamp"]) / 1000,  # type: ignore[arg-type]
-        num_prompt_tokens=num_prompt,
-        num_output_tokens=max(1, num_output),
-        hashes=hashes,
-        session=None if session is None else str(session),
+        arrival_s=line.timestamp / 1000,
+        num_prompt_tokens=line.input_length,
+        num_output_tokens=max(1, line.output_length),
+        hashes=tuple(str(each).encode() for each in ids[:num_blocks]),
+        session=None if line.session_id is None else str(line.session_id),
     )

@@ -52,6 +52,13 @@ class Condition(ResourceModel):
     ]
 
 
+Conditions = Annotated[
+    list[Condition],
+    KeyedBy("type"),
+    Field(description="What holds and what does not, with reasons; Ready sums up."),
+]
+
+
 class CapacityStatus(ResourceModel):
     """What all ready replicas together can hold."""
 
@@ -100,11 +107,7 @@ class ModelDeploymentStatus(ResourceModel):
         list[ReplicaStatus],
         Field(max_length=20, description="Pods that are not simply ready, at most 20."),
     ] = []
-    conditions: Annotated[
-        list[Condition],
-        KeyedBy("type"),
-        Field(description="What holds and what does not, with reasons; Ready sums up."),
-    ] = []
+    conditions: Conditions = []
 
 
 class AdapterReplicaStatus(ResourceModel):
@@ -124,8 +127,4 @@ class LoraAdapterStatus(ResourceModel):
         list[AdapterReplicaStatus],
         Field(max_length=100, description="Each replica's word on it, at most 100."),
     ] = []
-    conditions: Annotated[
-        list[Condition],
-        KeyedBy("type"),
-        Field(description="What holds and what does not, with reasons; Ready sums up."),
-    ] = []
+    conditions: Conditions = []

@@ -39,12 +39,15 @@ def test_requests_without_hash_ids_share_nothing(tmp_path: Path) -> None:
     ("text", "message"),
     [
         ("", "holds no request"),
-        ("{}\n", r"line 1: KeyError"),
+        ("{}\n", "line 1: Object missing required field `timestamp`"),
         ('{"timestamp": 0, "input_length": 1, "output_length": 1}\nnothing\n', "line 2"),
-        ('{"timestamp": 0, "input_length": 0, "output_length": 1}\n', "lengths must be positive"),
+        (
+            '{"timestamp": 0, "input_length": 0, "output_length": 1}\n',
+            "`int` >= 1 - at `\\$.input_length`",
+        ),
         (
             '{"timestamp": 0, "input_length": 1, "output_length": 1, "hash_ids": 3}\n',
-            "hash_ids must be a list",
+            "Expected `array \\| null`, got `int` - at `\\$.hash_ids`",
         ),
     ],
 )
