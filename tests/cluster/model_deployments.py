@@ -118,7 +118,7 @@ class ModelDeployments:
             if OWNER_LABEL in found["metadata"].get("labels", {})
         ]
 
-    def delete_all(self, *, seconds: float = 90) -> None:
+    def delete_all(self, *, seconds: float = 150) -> None:
         """Deletes every resource of ours in the namespace. Fails when something of theirs stays."""
         for kind in (LORA_ADAPTER, MODEL_DEPLOYMENT):
             for found in self.kube.list(kind, self.namespace):

@@ -71,7 +71,7 @@ def test_deletion_in_the_middle_of_creation_leaves_nothing(
         models.kube.wait(f"{steps} children", are_made, seconds=30, namespace=models.namespace)
     models.delete("brief")
     models.kube.wait(
-        "nothing left", lambda: not models.leftovers(), seconds=60, namespace=models.namespace
+        "nothing left", lambda: not models.leftovers(), seconds=120, namespace=models.namespace
     )
     with models.openai() as client:
         models.kube.wait(
