@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 import yaml
-from kubernetes.dynamic.exceptions import DynamicApiError
-from tests.cluster.kube import MODEL_DEPLOYMENT, Kube, Object
+from kubernetes.dynamic.exceptions import DynamicApiError, NotFoundError, ResourceNotFoundError
+from tests.cluster.kube import MODEL_DEPLOYMENT, Kube, Object, WaitError
 from tests.fakes.manifests import (
     GOOD_SPECS,
     RULE_VIOLATIONS,
@@ -24,6 +24,7 @@ pytestmark = pytest.mark.cluster
 REPOSITORY = Path(__file__).parents[3]
 CRD = "apiextensions.k8s.io/v1/CustomResourceDefinition"
 CRDS = ("modeldeployments.octavo.dev", "loraadapters.octavo.dev")
+CRD_FOLDER = str(REPOSITORY / "crds")
 NAMESPACE = "octavo-test-crds"
 NAMESPACE_OBJECT = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}}
 
@@ -31,14 +32,36 @@ NAMESPACE_OBJECT = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name"
 @pytest.fixture(scope="module")
 def server(kube: Kube) -> Iterator[Kube]:
     """The cluster with the CRDs of this tree and an empty namespace."""
-    folder = str(REPOSITORY / "crds")
-    kube.kubectl("apply", "--server-side", "--force-conflicts", "-f", folder)
+    kube.kubectl("apply", "--server-side", "--force-conflicts", "-f", CRD_FOLDER)
     kube.wait("CRDs established", lambda: all(is_established(kube, n) for n in CRDS), seconds=30)
     kube.apply(NAMESPACE_OBJECT)
-    kube.client.resources.invalidate_cache()
-    kube.wait("rules in CEL enforced", lambda: is_refused(kube, RULE_VIOLATIONS[0]), seconds=30)
+    if not becomes_strict(kube):
+        # Where two servers share the address, the older one may have taken the group for itself.
+        with contextlib.suppress(NotFoundError, ResourceNotFoundError):
+            assert not kube.list(MODEL_DEPLOYMENT), "CEL is not enforced, and there are models"
+        kube.kubectl("delete", "-f", CRD_FOLDER)
+        kube.kubectl("apply", "--server-side", "-f", CRD_FOLDER)
+        kube = Kube.connect(kube.kubeconfig, kube.kubectl_path)  # one that has seen no other server
+        kube.wait("rules in CEL enforced", lambda: is_strict(kube), seconds=30)
     yield kube
     kube.delete("v1/Namespace", NAMESPACE)
+
+
+def is_strict(kube: Kube) -> bool:
+    try:
+        kube.client.resources.invalidate_cache()
+        return is_refused(kube, RULE_VIOLATIONS[0])
+    except ResourceNotFoundError:
+        return False
+
+
+def becomes_strict(kube: Kube) -> bool:
+    """Whether rules in CEL are enforced, now or within seconds."""
+    try:
+        kube.wait("rules in CEL enforced", lambda: is_strict(kube), seconds=10)
+    except WaitError:
+        return False
+    return True
 
 
 def is_established(kube: Kube, name: str) -> bool:
