@@ -6,6 +6,7 @@ from typing import Any, Generic, TypeVar
 import msgspec
 
 from octavo_protocol.errors import ValidationError
+from octavo_protocol.outputs import RequestStateStats
 from octavo_protocol.sampling_params import RequestOutputKind
 
 POOLING_TASKS = ("embed", "classify", "token_embed", "token_classify")
@@ -63,7 +64,7 @@ class PoolingParams(msgspec.Struct, omit_defaults=True):
 
 @dataclass(slots=True)
 class PoolingOutput:
-    """data: the pooled tensor."""
+    """data: the pooled tensor: torch's offline, a NumPy array of fp32 on its way to HTTP."""
 
     data: Any
 
@@ -98,7 +99,10 @@ Output = TypeVar("Output")
 
 @dataclass(slots=True)
 class PoolingRequestOutput(Generic[Output]):
-    """The result of one pooling request."""
+    """The result of one pooling request.
+
+    late_chunking: vLLM's, always None. metrics: when it arrived, was admitted and ended.
+    """
 
     request_id: str
     outputs: Output
@@ -107,6 +111,7 @@ class PoolingRequestOutput(Generic[Output]):
     finished: bool = True
     error: str | None = None
     late_chunking: Any = None
+    metrics: RequestStateStats | None = None
 
 
 class EmbeddingRequestOutput(PoolingRequestOutput[EmbeddingOutput]):

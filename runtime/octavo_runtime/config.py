@@ -4,10 +4,64 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from octavo_protocol.errors import ValidationError
+from octavo_protocol.pooling import POOLING_TASKS
+
 LogprobsMode = Literal["raw_logprobs", "processed_logprobs", "raw_logits", "processed_logits"]
 DeviceName = Literal["auto", "cpu", "cuda"]
 DTypeName = Literal["auto", "bfloat16", "float16", "float32"]
 KVCacheDTypeName = Literal["auto", "fp8", "fp8_e4m3"]
+RunnerName = Literal["auto", "generate", "pooling"]
+ConvertName = Literal["auto", "none", "embed", "classify"]
+
+_SEQUENCE_POOLING = ("CLS", "LAST", "MEAN")
+_TOKEN_POOLING = ("ALL", "STEP")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PoolerConfig:
+    """What the user says about pooling, over the model's own files; None leaves it to them.
+
+    task: the only task of the model. pooling_type: of either kind; seq_pooling_type: CLS, LAST or
+    MEAN, for embed and classify; tok_pooling_type: ALL or STEP, for token_embed and token_classify.
+    use_activation: whether requests get normalised vectors and probabilities by default.
+    dimensions: length of vectors by default. logit_mean, logit_sigma: classify gives
+    activation((logits - mean) / sigma). step_tag_id, returned_token_ids: defaults of requests.
+    max_embed_len, enable_chunked_processing: longer prompts than the model's are embedded in
+    pieces; not supported. enable_flash_late_interaction: changes nothing.
+
+    Raises `ValidationError` that names the field.
+    """
+
+    task: str | None = None
+    pooling_type: str | None = None
+    seq_pooling_type: str | None = None
+    tok_pooling_type: str | None = None
+    use_activation: bool | None = None
+    dimensions: int | None = None
+    enable_chunked_processing: bool = False
+    max_embed_len: int | None = None
+    logit_mean: float | None = None
+    logit_sigma: float | None = None
+    step_tag_id: int | None = None
+    returned_token_ids: list[int] | None = None
+    enable_flash_late_interaction: bool = True
+
+    def __post_init__(self) -> None:
+        _check_one_of("task", self.task, POOLING_TASKS)
+        _check_one_of("pooling_type", self.pooling_type, (*_SEQUENCE_POOLING, *_TOKEN_POOLING))
+        _check_one_of("seq_pooling_type", self.seq_pooling_type, _SEQUENCE_POOLING)
+        _check_one_of("tok_pooling_type", self.tok_pooling_type, _TOKEN_POOLING)
+        for name in ("seq_pooling_type", "tok_pooling_type"):
+            if self.pooling_type is not None and getattr(self, name) is not None:
+                raise _pooler_error(f"pooling_type and {name} say the same: give one of them")
+        if self.enable_chunked_processing or self.max_embed_len is not None:
+            raise _pooler_error(
+                "enable_chunked_processing and max_embed_len are not supported: set "
+                "truncate_prompt_tokens in the requests, or split their texts"
+            )
+        if self.logit_sigma == 0:
+            raise _pooler_error("logit_sigma must not be 0")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -16,6 +70,8 @@ class EngineConfig:
     depend on the device by `worker/device.py`.
 
     model: a local model folder (see `models/source.py` for how names become folders).
+    runner: whether it generates or pools; auto: what the model is for. convert: what a model that
+    generates is turned into where it is to pool. pooler_config: see there.
     hf_overrides: keys that replace those of the folder's config.json.
     cache_model: `HashIdentity.model` for block hashes, before the KV cache's dtype; None = the
     folder's resolved name.
@@ -39,6 +95,9 @@ class EngineConfig:
     """
 
     model: Path
+    runner: RunnerName = "auto"
+    convert: ConvertName = "auto"
+    pooler_config: PoolerConfig = field(default_factory=PoolerConfig)
     hf_overrides: dict[str, Any] = field(default_factory=dict)
     cache_model: str | None = None
     device: DeviceName = "auto"
@@ -78,3 +137,12 @@ class ResolvedConfig(EngineConfig):
     max_num_seqs: int
     max_num_batched_tokens: int
     cuda_graph_sizes: tuple[int, ...]
+
+
+def _check_one_of(name: str, value: str | None, known: tuple[str, ...]) -> None:
+    if value is not None and value not in known:
+        raise _pooler_error(f"{name} must be one of {', '.join(known)}, got {value!r}")
+
+
+def _pooler_error(message: str) -> ValidationError:
+    return ValidationError(f"pooler_config: {message}", parameter="pooler_config")

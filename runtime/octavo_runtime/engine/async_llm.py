@@ -8,6 +8,7 @@ from typing import Any
 
 from octavo_protocol.errors import ConfigError, GenerationError, UnavailableError, ValidationError
 from octavo_protocol.outputs import RequestOutput
+from octavo_protocol.pooling import PoolingOutput, PoolingParams, PoolingRequestOutput
 from octavo_protocol.records import KVEvent
 from octavo_protocol.sampling_params import SamplingParams
 from octavo_protocol.tokenizer import Tokenizer
@@ -18,12 +19,14 @@ from octavo_runtime.engine.heap import FrozenHeap
 from octavo_runtime.engine.input_processor import InputProcessor
 from octavo_runtime.engine.messages import (
     AbortRequests,
+    AddPoolingRequest,
     AddRequest,
     Control,
     ControlResult,
     EngineInfo,
     EngineRequest,
     EngineStats,
+    PoolingResult,
     Report,
     SequenceOutput,
     StartFailed,
@@ -32,6 +35,11 @@ from octavo_runtime.engine.messages import (
 from octavo_runtime.engine.output_collector import OutputCollector
 from octavo_runtime.engine.output_processor import OutputProcessor
 from octavo_runtime.engine.output_so_far import OutputSoFar
+from octavo_runtime.engine.pooling_requests import (
+    pooling_output,
+    pooling_request,
+    refuse_pooling_model,
+)
 from octavo_runtime.structured_outputs.request import RequestGrammars
 
 logger = logging.getLogger(__name__)
@@ -67,6 +75,7 @@ class AsyncLLM:
         self._kv_callbacks: list[Callable[[list[KVEvent]], None]] = []
         self._step_callbacks: list[Callable[[StepOutputs], None]] = []
         self._started: asyncio.Future[EngineInfo] = asyncio.get_running_loop().create_future()
+        self._pooling: dict[str, asyncio.Future[PoolingResult]] = {}
         self._calls: dict[int, asyncio.Future[Any]] = {}
         self._num_calls = 0
         self._stopping = False
@@ -100,7 +109,7 @@ class AsyncLLM:
 
     @property
     def num_unfinished(self) -> int:
-        return len(self._collectors)
+        return len(self._collectors) + len(self._pooling)
 
     def on_kv_events(self, callback: Callable[[list[KVEvent]], None]) -> None:
         """Calls `callback` in the event loop with the events of every step that has any."""
@@ -109,6 +118,47 @@ class AsyncLLM:
     def on_step(self, callback: Callable[[StepOutputs], None]) -> None:
         """Calls `callback` in the event loop with what every step gave."""
         self._step_callbacks.append(callback)
+
+    async def encode(
+        self,
+        prompt_token_ids: Sequence[int],
+        pooling_params: PoolingParams,
+        request_id: str,
+        *,
+        token_type_ids: Sequence[int] = (),
+        priority: int = 0,
+        cache_salt: str = "",
+    ) -> PoolingRequestOutput[PoolingOutput]:
+        """The prompt's pooled tensor, a NumPy array of fp32 that nobody may write to.
+
+        pooling_params: `task` None is the model's default one. token_type_ids: of each token, of
+        encoders that tell a pair's texts apart.
+
+        Cancelling it aborts the request in the engine at once. Raises `ValidationError` for a
+        request that the model cannot take, `UnavailableError` while the engine loads or stops,
+        `GenerationError` when it dies.
+        """
+        self._check_ready()
+        assert self.info is not None
+        request = pooling_request(
+            self.info,
+            request_id,
+            prompt_token_ids,
+            pooling_params,
+            token_type_ids=token_type_ids,
+            priority=priority,
+            cache_salt=cache_salt,
+        )
+        answer = asyncio.get_running_loop().create_future()
+        self._pooling[request_id] = answer
+        queued_ts = time.monotonic()
+        try:
+            self._process.send(AddPoolingRequest(request))
+            return pooling_output(request, await answer, queued_ts, time.monotonic())
+        finally:
+            del self._pooling[request_id]
+            if not answer.done() or answer.cancelled():
+                self._process.send(AbortRequests([request_id]))
 
     async def generate(
         self,
@@ -135,6 +185,8 @@ class AsyncLLM:
         engine loads or stops, `GenerationError` when it dies.
         """
         self._check_ready()
+        assert self.info is not None
+        refuse_pooling_model(self.info)
         assert self._inputs is not None
         assert self._grammars is not None
         grammar = await self._grammars.grammar_async(sampling_params)
@@ -191,6 +243,10 @@ class AsyncLLM:
 
         Unknown and finished ids are ignored.
         """
+        pooling = self._pooling.get(request_id)
+        if pooling is not None:
+            pooling.cancel()  # its reader sends the abort
+            return
         ended = self._outputs.abort(request_id)
         if ended.aborts:
             self._process.send(AbortRequests(ended.aborts))
@@ -318,6 +374,10 @@ class AsyncLLM:
                 callback(step.kv_events)
         for step_callback in self._step_callbacks:
             step_callback(step)
+        for result in step.pooled:
+            waiting = self._pooling.get(result.request_id)
+            if waiting is not None and not waiting.done():
+                waiting.set_result(result)
         for failed in step.outputs:
             if failed.finish_reason == "error":
                 self._fail(failed)
@@ -353,7 +413,7 @@ class AsyncLLM:
     def _fail_all(self, error: Exception) -> None:
         for collector in self._collectors.values():
             collector.put(error)
-        for answer in self._calls.values():
+        for answer in (*self._calls.values(), *self._pooling.values()):
             if not answer.done():
                 answer.set_exception(error)
         self._calls.clear()

@@ -11,6 +11,7 @@ from octavo_protocol.tokenizer import Tokenizer
 from octavo_runtime.engine.bad_words import bad_words_token_ids
 from octavo_runtime.engine.messages import EngineInfo, EngineRequest
 from octavo_runtime.engine.output_so_far import OutputSoFar
+from octavo_runtime.engine.request_checks import check_id_and_priority, check_token_ids
 from octavo_runtime.layers.sampling.processors import load_processor_classes
 
 
@@ -52,12 +53,7 @@ class InputProcessor:
         grammar, reasoning_end_token_ids, is_reasoning: see `EngineRequest`. so_far: of each sample,
         where it was begun elsewhere.
         """
-        if not isinstance(request_id, str):
-            raise TypeError(f"request_id must be a string, not {type(request_id).__name__}")
-        if isinstance(priority, bool) or not isinstance(priority, int) or abs(priority) > MAX_INT:
-            raise ValidationError(
-                f"priority must be an integer of 64 bits, got {priority!r}", parameter="priority"
-            )
+        check_id_and_priority(request_id, priority)
         self._check_prompt(prompt_token_ids)
         self._check_token_ids(params)
         self._check_logprobs(params)
@@ -182,13 +178,7 @@ class InputProcessor:
                 raise ValidationError(str(error), parameter="extra_args") from error
 
     def _check_tokens(self, name: str, token_ids: Iterable[int]) -> None:
-        for token_id in token_ids:
-            if not 0 <= token_id < self.info.vocab_size:
-                raise ValidationError(
-                    f"{name}: token id {token_id} is outside the vocabulary of "
-                    f"{self.info.vocab_size} tokens",
-                    parameter=name,
-                )
+        check_token_ids(name, token_ids, self.info.vocab_size)
 
 
 def _sample_seed(seed: int, index: int) -> int:

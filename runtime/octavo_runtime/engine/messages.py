@@ -4,10 +4,11 @@ Down (`Command`): requests, aborts, control. Up (`Report`): `EngineInfo` once, w
 ready, or `StartFailed`; then a `StepOutputs` per step, and answers to control commands.
 """
 
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
+from octavo_protocol.pooling import PoolingParams
 from octavo_protocol.records import KVEvent
 from octavo_protocol.sampling_params import SamplingParams
 
@@ -40,8 +41,28 @@ class EngineRequest(msgspec.Struct, omit_defaults=True):
     cache_salt: str = ""
 
 
+class PoolingRequest(msgspec.Struct, omit_defaults=True):
+    """One prompt to pool. `params` are complete: `task` is set, and fits the model.
+
+    token_type_ids: of each token, where the prompt has two parts; empty: all 0.
+    """
+
+    request_id: str
+    prompt_token_ids: list[int]
+    params: PoolingParams
+    arrival_time: float
+    token_type_ids: list[int] = []
+    priority: int = 0
+    adapter: str = ""
+    cache_salt: str = ""
+
+
 class AddRequest(msgspec.Struct, tag="add"):
     request: EngineRequest
+
+
+class AddPoolingRequest(msgspec.Struct, tag="add_pooling"):
+    request: PoolingRequest
 
 
 class AbortRequests(msgspec.Struct, tag="abort"):
@@ -62,7 +83,7 @@ class Shutdown(msgspec.Struct, tag="shutdown"):
     pass
 
 
-Command = AddRequest | AbortRequests | Control | Shutdown
+Command = AddRequest | AddPoolingRequest | AbortRequests | Control | Shutdown
 
 
 class TokenLogprobs(msgspec.Struct, array_like=True):
@@ -103,6 +124,23 @@ class SequenceOutput(msgspec.Struct, omit_defaults=True):
     new_prompt_logprobs: list[TokenLogprobs] | None = None
 
 
+class PoolingResult(msgspec.Struct, omit_defaults=True):
+    """The end of one pooling request.
+
+    data: the tensor's values, little-endian fp32, row by row; shape: its sizes.
+    finish_reason: "stop" | "abort" | "error"; then there are no data. error: why.
+    num_cached_tokens, scheduled_ts: as in `SequenceOutput`.
+    """
+
+    request_id: str
+    data: bytes = b""
+    shape: list[int] = []
+    finish_reason: str = "stop"
+    num_cached_tokens: int = 0
+    scheduled_ts: float = 0.0
+    error: str = ""
+
+
 class EngineStats(msgspec.Struct, omit_defaults=True, frozen=True):
     """State after a step. Rates are tokens per second over recent steps; 0 = not yet known.
 
@@ -127,12 +165,47 @@ class StepOutputs(msgspec.Struct, omit_defaults=True, tag="step"):
     outputs: list[SequenceOutput] = []
     kv_events: list[KVEvent] = []
     stats: EngineStats = EngineStats()
+    pooled: list[PoolingResult] = []
+
+
+class PoolingInfo(msgspec.Struct, omit_defaults=True):
+    """What a pooling model gives. Fields as in `octavo_runtime.pooling.PoolingConfig`.
+
+    is_encoder: whole prompts at a time, no KV cache. num_token_types: token_type_ids are below.
+    """
+
+    tasks: list[str]
+    is_encoder: bool
+    num_token_types: int = 1
+    embedding_size: int = 0
+    dimensions: int | None = None
+    matryoshka: bool = False
+    matryoshka_dimensions: list[int] = []
+    labels: list[str] = []
+    prompts: dict[str, str] = {}
+
+    @property
+    def task(self) -> str:
+        """The default one."""
+        return self.tasks[0]
+
+    @property
+    def scoring(self) -> Literal["cross-encoder", "bi-encoder", "late-interaction"] | None:
+        """How pairs are scored; None: classes are no scores."""
+        if self.task == "classify":
+            return "cross-encoder" if len(self.labels) == 1 else None
+        by_task: dict[str, Literal["bi-encoder", "late-interaction"]] = {
+            "embed": "bi-encoder",
+            "token_embed": "late-interaction",
+        }
+        return by_task.get(self.task)
 
 
 class EngineInfo(msgspec.Struct, tag="info"):
     """What the engine resolved its configuration to.
 
     stages: seconds of start-up by stage; one begins where the other ends. num_graphs: CUDA graphs.
+    num_blocks: 0 where there is no KV cache. pooling: None of a model that generates.
     """
 
     model: str
@@ -148,6 +221,15 @@ class EngineInfo(msgspec.Struct, tag="info"):
     max_logprobs: int = 20
     enable_prefix_caching: bool = True
     num_graphs: int = 0
+    pooling: PoolingInfo | None = None
+
+    @property
+    def runner_type(self) -> Literal["generate", "pooling"]:
+        return "generate" if self.pooling is None else "pooling"
+
+    @property
+    def supported_tasks(self) -> tuple[str, ...]:
+        return ("generate",) if self.pooling is None else tuple(self.pooling.tasks)
 
 
 class StartFailed(msgspec.Struct, tag="start_failed"):

@@ -2,13 +2,15 @@
 
 import importlib
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar, Protocol
 
 import torch
+from torch import Tensor
 
 from octavo_protocol.errors import ConfigError
 from octavo_runtime.model_config import ModelConfig
 from octavo_runtime.models.llama import LlamaForCausalLM
+from octavo_runtime.models.pooling_decoder import LlamaForPooling, Qwen3ForPooling
 from octavo_runtime.models.qwen3 import Qwen3ForCausalLM
 
 _ARCHITECTURES: dict[str, Callable[..., Any] | str] = {
@@ -16,6 +18,54 @@ _ARCHITECTURES: dict[str, Callable[..., Any] | str] = {
     "MistralForCausalLM": LlamaForCausalLM,
     "Qwen3ForCausalLM": Qwen3ForCausalLM,
 }
+# What pools, by the class that its checkpoint names.
+_POOLING: dict[str, Callable[..., Any]] = {
+    "LlamaModel": LlamaForPooling,
+    "LlamaForSequenceClassification": LlamaForPooling,
+    "MistralModel": LlamaForPooling,
+    "MistralForSequenceClassification": LlamaForPooling,
+    "Qwen3Model": Qwen3ForPooling,
+    "Qwen3ForSequenceClassification": Qwen3ForPooling,
+}
+# What generates, and pools where it is converted.
+_CONVERTED: dict[str, Callable[..., Any]] = {
+    "LlamaForCausalLM": LlamaForPooling,
+    "MistralForCausalLM": LlamaForPooling,
+    "Qwen3ForCausalLM": Qwen3ForPooling,
+}
+
+
+class PoolingModel(Protocol):
+    """A model that pools, an `nn.Module`; made with (config, dtype, num_labels).
+
+    is_encoder: it takes `EncoderBatch`es of whole prompts and has no KV cache; else
+    `ForwardBatch`es. base_model_prefix: of the names of its body's weights, where the checkpoint is
+    not of the bare body. num_labels: 0 = it gives vectors.
+    """
+
+    is_encoder: ClassVar[bool]
+    base_model_prefix: ClassVar[str]
+
+    def __call__(self, batch: Any) -> Tensor:
+        """Hidden states [num_tokens, hidden_size]."""
+
+    def head(self, pooled: Tensor) -> Tensor:
+        """Of classifiers: pooled rows [n, hidden_size] → logits [n, num_labels]."""
+
+
+def pooling_architectures() -> frozenset[str]:
+    """Those that can do nothing else."""
+    return frozenset(_POOLING)
+
+
+def pooling_model_class(architecture: str) -> Any:
+    """A `PoolingModel`. Raises `ConfigError` for an architecture that cannot pool."""
+    known = _POOLING | _CONVERTED
+    if architecture not in known:
+        raise ConfigError(
+            f"architecture {architecture!r} cannot pool here; these can: {', '.join(sorted(known))}"
+        )
+    return known[architecture]
 
 
 def supported_architectures() -> frozenset[str]:
