@@ -126,35 +126,6 @@ class Tokenizer:
             raise ValidationError("the prompt has characters that are not valid Unicode") from None
         return encoding.ids
 
-    def encode_pair(
-        self,
-        first: str,
-        second: str,
-        *,
-        max_tokens: int | None = None,
-        max_first: int | None = None,
-        max_second: int | None = None,
-    ) -> tuple[list[int], list[int]]:
-        """Token ids of two texts as one prompt, joined as the model's tokenizer does, and their
-        types (0 for the first text, 1 for the second, where the tokenizer tells them apart).
-
-        max_first, max_second: of each text. max_tokens: of the whole, special tokens included;
-        the longer text is cut first, at its end.
-        """
-        try:
-            a, b = self.backend.encode_batch_fast([first, second], add_special_tokens=False)
-        except TypeError:
-            raise ValidationError("the prompt has characters that are not valid Unicode") from None
-        num_first = len(a.ids) if max_first is None else min(len(a.ids), max_first)
-        num_second = len(b.ids) if max_second is None else min(len(b.ids), max_second)
-        if max_tokens is not None:
-            room = max(0, max_tokens - self.backend.num_special_tokens_to_add(is_pair=True))
-            num_first, num_second = _fitting(num_first, num_second, room)
-        a.truncate(num_first)
-        b.truncate(num_second)
-        joined = self.backend.post_process(a, b, add_special_tokens=True)
-        return joined.ids, joined.type_ids
-
     def decode(self, token_ids: Sequence[int], *, skip_special_tokens: bool = True) -> str:
         [text] = self.backend.decode_batch(
             [list(token_ids)], skip_special_tokens=skip_special_tokens
@@ -364,11 +335,3 @@ def _raise_exception(message: str) -> NoReturn:
 
 def _strftime_now(pattern: str) -> str:
     return datetime.now().strftime(pattern)
-
-
-def _fitting(first: int, second: int, room: int) -> tuple[int, int]:
-    """How many of `first` and `second` tokens go into `room`, the longer ones being cut first."""
-    if first + second <= room:
-        return first, second
-    shorter = min(first, second, room // 2)
-    return (shorter, room - shorter) if first <= second else (room - shorter, shorter)

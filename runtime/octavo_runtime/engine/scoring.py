@@ -15,17 +15,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from octavo_protocol.errors import ValidationError
+from octavo_protocol.text_encoding import (
+    NO_TRUNCATION,
+    EncodedPrompt,
+    Truncation,
+    encode_pair,
+)
 from octavo_protocol.tokenizer import Tokenizer
 
 Vectors = NDArray[np.float32]
-
-
-@dataclass(frozen=True, slots=True)
-class PairPrompt:
-    """A pair as a cross-encoder reads it. token_type_ids: empty where there is one kind."""
-
-    token_ids: list[int]
-    token_type_ids: list[int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,34 +32,30 @@ class PairOptions:
 
     chat_template: renders the pair as messages of the roles query and document; None: the texts
     are joined as the tokenizer joins pairs. template_kwargs: variables of the template, like
-    `instruction`. max_tokens: of the prompt; max_query_tokens, max_document_tokens: of each text;
-    None: no limit. What is longer is cut at its end, of a joined pair the longer text first.
+    `instruction`. truncation: of the prompt. max_query_tokens, max_document_tokens: of each text;
+    None: no limit.
     """
 
     chat_template: str | None = None
     template_kwargs: Mapping[str, Any] | None = None
-    max_tokens: int | None = None
+    truncation: Truncation = NO_TRUNCATION
     max_query_tokens: int | None = None
     max_document_tokens: int | None = None
 
 
 def pair_prompt(
-    tokenizer: Tokenizer,
-    query: str,
-    document: str,
-    num_token_types: int,
-    options: PairOptions = PairOptions(),  # frozen
-) -> PairPrompt:
-    """The prompt of one pair. Raises `ValidationError` for what is no text."""
+    tokenizer: Tokenizer, query: str, document: str, options: PairOptions
+) -> EncodedPrompt:
+    """A pair as a cross-encoder reads it. Raises `ValidationError` for what is no text."""
     if options.chat_template is None:
-        token_ids, type_ids = tokenizer.encode_pair(
+        return encode_pair(
+            tokenizer,
             query,
             document,
-            max_tokens=options.max_tokens,
+            options.truncation,
             max_first=options.max_query_tokens,
             max_second=options.max_document_tokens,
         )
-        return PairPrompt(token_ids, type_ids if num_token_types > 1 else [])
     texts = (
         ("query", query, options.max_query_tokens),
         ("document", document, options.max_document_tokens),
@@ -72,7 +66,8 @@ def pair_prompt(
         add_generation_prompt=False,
         **(options.template_kwargs or {}),
     )
-    return PairPrompt(tokenizer.encode(text, add_special_tokens=False)[: options.max_tokens], [])
+    token_ids = tokenizer.encode(text, add_special_tokens=False)
+    return EncodedPrompt(options.truncation.tokens(token_ids))
 
 
 def pairs_of(num_queries: int, num_documents: int) -> list[tuple[int, int]]:
@@ -108,11 +103,6 @@ def max_sim(query: Vectors, document: Vectors) -> float:
 def pair_score(scoring: str | None, first: Vectors, second: Vectors) -> float:
     """The score of two embeddings. scoring: `PoolingInfo.scoring`, not of a cross-encoder."""
     return max_sim(first, second) if scoring == "late-interaction" else cosine(first, second)
-
-
-def cross_encoder_score(classes: Vectors) -> float:
-    """The score in a cross-encoder's answer [1]."""
-    return float(classes[0])
 
 
 def refuse_unscored(scoring: str | None, tasks: Sequence[str], num_labels: int) -> None:
