@@ -71,12 +71,14 @@ _MAX_DEPTH = 128
 _MAX_NESTED = 2**16
 
 
-def check_shape(data: dict[str, Any]) -> None:
-    """Raises ValueError for a body nested too deeply, or of too many objects and lists. Prompts are
-    left out: they are long lists of numbers, and their type knows how deep they are.
+def check_shape(data: dict[str, Any], *, prompts: Collection[str] = ("prompt",)) -> None:
+    """Raises ValueError for a body nested too deeply, or of too many objects and lists. The fields
+    `prompts` are left out: they are long lists, and their type knows how deep they are.
     """
     num_nested = 0
-    for depth, level in enumerate(nesting({name: data[name] for name in data if name != "prompt"})):
+    for depth, level in enumerate(
+        nesting({name: data[name] for name in data if name not in prompts})
+    ):
         num_nested += len(level)
         if depth > _MAX_DEPTH:
             raise ValueError(f"the body is nested deeper than {_MAX_DEPTH} levels")
@@ -95,16 +97,22 @@ LogitBias = Annotated[dict[str, Any], AfterValidator(_check_numbers)]
 
 
 def screened(
-    kind: type[BaseModel], data: Any, *, harmless: Collection[str], refused: Refused
+    kind: type[BaseModel],
+    data: Any,
+    *,
+    harmless: Collection[str],
+    refused: Refused,
+    prompts: Collection[str] = ("prompt",),
 ) -> dict[str, Any]:
     """The fields of the body `data` that `kind` has. Raises ValueError for a field that it does
     not have, unless that is `harmless`, or `refused` with a value that asks for nothing.
 
-    For the fields whose default is not None, an explicit null means the default.
+    For the fields whose default is not None, an explicit null means the default. prompts: see
+    `check_shape`.
     """
     if not isinstance(data, dict):
         raise ValueError("the body must be a JSON object")
-    check_shape(data)
+    check_shape(data, prompts=prompts)
     fields = kind.model_fields
     kept: dict[str, Any] = {}
     for name, value in data.items():
@@ -118,6 +126,15 @@ def screened(
         elif name not in harmless:
             raise unknown_field(name, fields)
     return kept
+
+
+def check_salt(salt: str | None) -> None:
+    """Raises `ValidationError` for a salt that cannot be part of a key."""
+    if salt is not None and (len(salt) > 128 or _SALT_FORBIDDEN & set(salt)):
+        raise ValidationError(
+            "cache_salt takes at most 128 characters, none of them '@', '/', '\\' or NUL",
+            parameter="cache_salt",
+        )
 
 
 class StreamOptions(Strict):
@@ -210,13 +227,7 @@ class GenerationRequest(BaseModel):
             raise ValidationError(
                 "use_beam_search is not allowed with stream=true", parameter="use_beam_search"
             )
-        if self.cache_salt is not None and (
-            len(self.cache_salt) > 128 or _SALT_FORBIDDEN & set(self.cache_salt)
-        ):
-            raise ValidationError(
-                "cache_salt takes at most 128 characters, none of them '@', '/', '\\' or NUL",
-                parameter="cache_salt",
-            )
+        check_salt(self.cache_salt)
         return self
 
     def num_logprobs(self) -> int | None:
