@@ -134,7 +134,7 @@ def test_texts_may_come_in_parts_or_by_name() -> None:
         ({"queries": "q", "documents": "a", "items": "a"}, None, "two sides"),
         ({"queries": ["a", "b"], "documents": ["c"]}, "queries", "got 2 and 1"),
         ({"queries": "q", "documents": []}, "documents", "empty"),
-        ({"queries": "q", "documents": [{}]}, "documents.0", "either text or content"),
+        ({"queries": "q", "documents": [{}]}, "documents.0", "valid string"),
         ({"queries": "q", "documents": ["a"], "max_tokens_per_doc": -1}, "max_tokens_per_doc", ""),
         ({"queries": "q", "documents": ["a"], "top_n": 1}, "top_n", "unknown field"),
     ],
