@@ -88,6 +88,9 @@ class FakeEngineCore:
     def has_work(self) -> bool:
         return self.scheduler.has_work
 
+    def spare_s(self) -> float:
+        return 0.0
+
     def step(self) -> StepOutputs:
         if not self.has_work():
             return StepOutputs([], self.scheduler.pool.take_events(), self._stats())

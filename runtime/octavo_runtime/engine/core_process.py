@@ -9,6 +9,7 @@ import ctypes
 import importlib
 import logging
 import os
+import select
 import signal
 import sys
 from collections.abc import Callable, Iterable
@@ -40,6 +41,7 @@ from octavo_runtime.engine.wakeup import Wakeup
 logger = logging.getLogger(__name__)
 
 _PR_SET_PDEATHSIG = 1
+_LOOK_S = 0.0005  # between two looks whether the device still needs no new step
 # What the API side may call between steps. Values and arguments are what msgpack can carry.
 CONTROL_METHODS = frozenset(
     {"reset_prefix_cache", "sleep", "wake_up", "is_sleeping", "start_profile", "stop_profile"}
@@ -60,6 +62,7 @@ class Core(Protocol):
     def abort(self, request_ids: Iterable[str]) -> None: ...
     def step(self) -> StepOutputs: ...
     def has_work(self) -> bool: ...
+    def spare_s(self) -> float: ...
     def shutdown(self) -> None: ...
 
 
@@ -72,7 +75,9 @@ def decode_config(raw: bytes) -> EngineConfig:
 
 
 def run(socket: "zmq.Socket[bytes]", core: Core) -> None:
-    """Serves until `Shutdown`. Takes commands between steps; without work it waits for them."""
+    """Serves until `Shutdown`. Takes commands between steps; waits for them without work, and
+    while the device needs no new step.
+    """
     poller = zmq.Poller()
     poller.register(socket, zmq.POLLIN)
     poller.register(core.wakeup.fd, zmq.POLLIN)
@@ -81,17 +86,29 @@ def run(socket: "zmq.Socket[bytes]", core: Core) -> None:
     while True:
         if not core.has_work():
             poller.poll()
-        core.wakeup.clear()
-        try:
-            while True:
-                if not _handle(socket, core, _decoder.decode(socket.recv(zmq.NOBLOCK)), sleeps):
-                    return
-        except zmq.Again:
-            pass
+        while True:
+            core.wakeup.clear()
+            if not _handle_all(socket, core, sleeps):
+                return
+            if not (spare_s := core.spare_s()):
+                break
+            # Not the poller: it counts in milliseconds. All was received, so news make the
+            # descriptor readable.
+            select.select([socket.FD, core.wakeup.fd], (), (), min(spare_s, _LOOK_S))
         _send(socket, core.step())
         for call in list(sleeps):
             sleeps.remove(call)
             _call(socket, core, call, sleeps)
+
+
+def _handle_all(socket: "zmq.Socket[bytes]", core: Core, sleeps: list[Control]) -> bool:
+    """Carries out the commands that are there; False when one was the last."""
+    try:
+        while True:
+            if not _handle(socket, core, _decoder.decode(socket.recv(zmq.NOBLOCK)), sleeps):
+                return False
+    except zmq.Again:
+        return True
 
 
 def _handle(

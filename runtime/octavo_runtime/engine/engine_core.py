@@ -6,7 +6,8 @@ are known, so that the device never waits for the host:
     device   | step 1        | step 2        | step 3
     host     plan 2, launch 2  tokens of 1, plan 3, launch 3  tokens of 2, …
 
-Where sampling needs to know all tokens (a grammar, penalties, …), each step is waited for.
+Where sampling needs to know all tokens (a grammar, penalties, …), each step is waited for. A caller
+that gets requests at any time asks `spare_s` how long it may wait for more before the next step.
 """
 
 import logging
@@ -23,6 +24,7 @@ from octavo_protocol.errors import ValidationError
 from octavo_runtime.config import EngineConfig
 from octavo_runtime.engine.block_pool import BlockPool
 from octavo_runtime.engine.kv_capacity import max_model_len_limit, num_kv_blocks
+from octavo_runtime.engine.launch_timing import LaunchTiming, StepShape
 from octavo_runtime.engine.messages import (
     EngineInfo,
     EngineRequest,
@@ -121,6 +123,8 @@ class EngineCore:
         )
         self._launched: deque[_Launched] = deque()
         self._rates = StepRates()
+        self._timing = LaunchTiming()
+        self._takes_more = True  # the last step left nobody waiting, and places free
         self._num_steps = 0
         self._last_step_ended = 0.0  # perf_counter
         self._wakeup = Wakeup()
@@ -179,6 +183,17 @@ class EngineCore:
         """A step would do something now. False while only grammars are being compiled."""
         can_run = self.scheduler.has_work or self._launched or self._grammars.has_ready
         return bool(self._notices) or (can_run and not self._sleep.is_asleep)
+
+    def spare_s(self) -> float:
+        """Seconds for which the next step can wait: the device is busy, and a request that arrives
+        until then is in it. Ask again after half a millisecond or so: steps can be shorter.
+        """
+        if self._notices or not self._takes_more or not self._launched:
+            return 0.0
+        if self._launched[0].step.is_done():
+            return 0.0
+        has_prompts = self.scheduler.num_uncomputed_tokens > 0
+        return self._timing.spare_s(time.perf_counter(), has_prompts=has_prompts)
 
     def wait_for_grammar(self, timeout_s: float) -> None:
         """Blocks until a request may go on whose grammar is being compiled, or so long."""
@@ -291,9 +306,14 @@ class EngineCore:
         outputs = []
         if any(sequence.needs_known_tokens for sequence in self.scheduler.running):
             outputs += self._finish_steps()
+        started = time.perf_counter()
         plan = self.scheduler.schedule(time.monotonic())
+        has_places = len(self.scheduler.running) < self.scheduler.config.max_num_seqs
+        self._takes_more = has_places and len(self.scheduler.waiting) == 0
         if plan.scheduled:
             self._launched.append(self._launch(plan))
+            shape = StepShape.of(plan.num_tokens, has_prompts=plan.has_prompts)
+            self._timing.launched(shape, started, time.perf_counter())
         is_waited_for = not (plan.scheduled and self._runner.overlaps)
         return outputs + self._finish_steps(keep=0 if is_waited_for else 1)
 
@@ -321,6 +341,7 @@ class EngineCore:
         while len(self._launched) > keep:
             launched = self._launched.popleft()
             result = launched.step.result()
+            self._timing.finished(result.device_s, time.perf_counter())
             ids = [item.sequence.request_id for item in launched.plan.scheduled]
             new = self.scheduler.update(
                 launched.plan,

@@ -62,6 +62,11 @@ class StepPlan:
     def num_tokens(self) -> int:
         return sum(item.num_new_tokens for item in self.scheduled)
 
+    @property
+    def has_prompts(self) -> bool:
+        """Some sequence has more than one token."""
+        return bool(self.scheduled) and self.scheduled[-1].num_new_tokens > 1
+
 
 @dataclass(frozen=True, slots=True)
 class SampledToken:

@@ -27,6 +27,9 @@ class FinishedStep:
     def result(self) -> StepResult:
         return self.value
 
+    def is_done(self) -> bool:
+        return True
+
 
 class CpuModelRunner(ModelRunner):
     overlaps = False

@@ -31,15 +31,22 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class StepResult:
-    """By index of the sequence in the step: sampled rows, and scores of prompt tokens."""
+    """By index of the sequence in the step: sampled rows, and scores of prompt tokens.
+
+    device_s: seconds that the device took; None where it cannot tell.
+    """
 
     sampled: dict[int, SampledRow] = field(default_factory=dict)
     prompts: dict[int, list[TokenScores]] = field(default_factory=dict)
+    device_s: float | None = None
 
 
 class RunningStep(Protocol):
     def result(self) -> StepResult:
         """Waits for the step's end. To be called once, in the order of the steps."""
+
+    def is_done(self) -> bool:
+        """`result` would not wait."""
 
 
 @dataclass(frozen=True, slots=True)

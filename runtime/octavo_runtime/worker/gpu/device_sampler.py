@@ -33,18 +33,15 @@ class DeviceScores:
 
 @dataclass(frozen=True, slots=True)
 class DeviceSamples:
-    """Sampled tokens of a batch, on their way to the host. To be read after `event`."""
+    """Sampled tokens of a batch, on their way to the host. To be read after the step's end."""
 
     rows: Sequence[SamplingRow]
     token_ids: Tensor
     scores: DeviceScores | None
     of_host: dict[int, SampledRow]
-    event: torch.cuda.Event | None
 
-    def wait(self) -> list[SampledRow]:
+    def read(self) -> list[SampledRow]:
         """One per row."""
-        if self.event is not None:
-            self.event.synchronize()
         token_ids: list[int] = self.token_ids.tolist()
         sampled = [SampledRow(token_id) for token_id in token_ids]
         if self.scores is not None:
@@ -98,9 +95,7 @@ class DeviceSampler:
         if wanted:
             parts = gather_logprobs(logits, token_ids, min(max(1, *wanted), logits.shape[-1]))
             scores = DeviceScores(*(_to_host(part) for part in parts))
-        on_host = _to_host(token_ids)
-        event = new_event(logits.device)
-        return token_ids, DeviceSamples(rows, on_host, scores, of_host, event)
+        return token_ids, DeviceSamples(rows, _to_host(token_ids), scores, of_host)
 
     def _sample_on_host(self, logits: Tensor, rows: Sequence[SamplingRow]) -> dict[int, SampledRow]:
         places = [
@@ -117,7 +112,7 @@ def new_event(device: torch.device) -> torch.cuda.Event | None:
     """After all that was launched so far; None where launches are waited for."""
     if device.type != "cuda":
         return None
-    event = torch.cuda.Event()  # type: ignore[no-untyped-call]
+    event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
     event.record()
     return event
 

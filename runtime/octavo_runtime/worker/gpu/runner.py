@@ -7,7 +7,7 @@ graph where every sequence has one token), logits, sampling, one copy of the tok
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -39,20 +39,26 @@ _IntArray = NDArray[np.int32]
 
 @dataclass(frozen=True, slots=True)
 class RunningGpuStep:
-    """indices: the sequences that `samples` are of. end: of a step that samples nothing."""
+    """indices: the sequences that `samples` are of; None: of a step that samples nothing. begin,
+    end: events on the device; None where launches are waited for.
+    """
 
     indices: list[int]
     samples: DeviceSamples | None
-    prompts: dict[int, list[TokenScores]] = field(default_factory=dict)
-    end: torch.cuda.Event | None = None
+    prompts: dict[int, list[TokenScores]]
+    begin: torch.cuda.Event | None
+    end: torch.cuda.Event | None
 
     def result(self) -> StepResult:
-        if self.end is not None:
+        device_s = None
+        if self.begin is not None and self.end is not None:
             self.end.synchronize()
-        if self.samples is None:
-            return StepResult(prompts=self.prompts)
-        sampled = dict(zip(self.indices, self.samples.wait(), strict=True))
-        return StepResult(sampled, self.prompts)
+            device_s = self.begin.elapsed_time(self.end) / 1000
+        rows = [] if self.samples is None else self.samples.read()
+        return StepResult(dict(zip(self.indices, rows, strict=True)), self.prompts, device_s)
+
+    def is_done(self) -> bool:
+        return self.end is None or bool(self.end.query())  # type: ignore[no-untyped-call]
 
 
 class GpuModelRunner(ModelRunner):
@@ -106,6 +112,7 @@ class GpuModelRunner(ModelRunner):
         work: SampleWork,
         released: Sequence[str] = (),
     ) -> RunningGpuStep:
+        begin = new_event(self.device)
         self._table.release(released)
         query_lens = np.array([each.num_new_tokens for each in sequences], dtype=np.int32)
         is_decode = int(query_lens[-1]) == 1  # those with one token come first
@@ -122,9 +129,8 @@ class GpuModelRunner(ModelRunner):
             for index, part in work.prompts.items()
         }
         indices = list(work.rows)
-        if not indices:
-            return RunningGpuStep([], None, prompts, new_event(self.device))
-        return RunningGpuStep(indices, self._sample(hidden, work, is_decode), prompts)
+        samples = self._sample(hidden, work, is_decode) if indices else None
+        return RunningGpuStep(indices, samples, prompts, begin, new_event(self.device))
 
     def _send(
         self,
