@@ -3,7 +3,7 @@
 import asyncio
 import re
 import secrets
-from collections.abc import Awaitable, Callable, Coroutine, MutableMapping
+from collections.abc import Awaitable, Callable, Collection, Coroutine, MutableMapping
 from typing import Any, TypeVar
 
 import msgspec
@@ -29,6 +29,7 @@ Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 REQUEST_ID = b"x-request-id"
+JSON_TYPES = ("", "application/json")  # media types; "": the client names none
 _MAX_DISCARDED_BYTES = 64 * 2**20
 _SAFE_REQUEST_ID = re.compile(r"[A-Za-z0-9._:\-]{1,128}")
 _T = TypeVar("_T")
@@ -75,9 +76,11 @@ class RequestIdMiddleware:
             request_id_var.reset(token)
 
 
-async def read_body(scope: Scope, receive: Receive, max_bytes: int) -> bytes:
+async def read_body(
+    scope: Scope, receive: Receive, max_bytes: int, *, media_types: Collection[str] = JSON_TYPES
+) -> bytes:
     """The whole body. Raises `RequestTooLargeError` for one of more than `max_bytes`, and
-    `ValidationError` for one that calls itself something else than JSON.
+    `ValidationError` for one that calls itself something else than one of `media_types`.
 
     What is too large is not kept, but read on for a while: a connection that is closed on a client
     that still sends would be reset, and the client would never see the answer.
@@ -85,9 +88,9 @@ async def read_body(scope: Scope, receive: Receive, max_bytes: int) -> bytes:
     max_read = max_bytes + _MAX_DISCARDED_BYTES
     for name, value in scope["headers"]:
         if name == b"content-type":
-            _check_media_type(value.decode("latin-1"))
+            _check_media_type(value.decode("latin-1"), media_types)
         if name == b"content-length" and value.isdigit() and int(value) > max_read:
-            raise _too_large(max_bytes)
+            raise too_large(max_bytes)
     chunks: list[bytes] = []
     size = 0
     while True:
@@ -102,7 +105,7 @@ async def read_body(scope: Scope, receive: Receive, max_bytes: int) -> bytes:
             chunks.clear()
         is_last = not message.get("more_body", False)
         if size > max_read or (is_last and size > max_bytes):
-            raise _too_large(max_bytes)
+            raise too_large(max_bytes)
         if is_last:
             return b"".join(chunks)
 
@@ -173,13 +176,13 @@ async def _disconnected(receive: Receive) -> None:
         pass
 
 
-def _check_media_type(value: str) -> None:
+def _check_media_type(value: str, expected: Collection[str]) -> None:
     media_type = value.partition(";")[0].strip().lower()
-    if media_type not in ("", "application/json"):
+    if media_type not in expected:
         raise ValidationError(
             "the body must be JSON, with the header `Content-Type: application/json`"
         )
 
 
-def _too_large(max_bytes: int) -> RequestTooLargeError:
+def too_large(max_bytes: int) -> RequestTooLargeError:
     return RequestTooLargeError(f"the body is larger than {max_bytes} bytes")

@@ -16,7 +16,8 @@ class ReplicaRecord(msgspec.Struct, omit_defaults=True):
     aliases in `served_names`. cache_model: the `HashIdentity.model` that its hashes bind.
     Rates are tokens per second, measured by the replica over its recent steps; 0 = not yet known.
     max_num_seqs: sequences that may run at once; 0 = not known. prefix_hit_tokens: prompt tokens
-    that the prefix cache supplied since the start.
+    that the prefix cache supplied since the start. takes_prompt_tokens: it reads the token ids of
+    `overrides.PromptTokens`.
     """
 
     replica_id: str
@@ -40,6 +41,7 @@ class ReplicaRecord(msgspec.Struct, omit_defaults=True):
     tokenizer_id: str = ""
     max_num_seqs: int = 0
     prefix_hit_tokens: int = 0
+    takes_prompt_tokens: bool = False
 
 
 class DeploymentRecord(msgspec.Struct, omit_defaults=True):

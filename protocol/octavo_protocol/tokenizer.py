@@ -112,6 +112,11 @@ class Tokenizer:
             if token.special
         )
 
+    @functools.cached_property
+    def id(self) -> str:
+        """The bundle's id."""
+        return self.bundle.id
+
     @classmethod
     def from_folder(cls, folder: Path) -> "Tokenizer":
         return cls(TokenizerBundle.from_folder(folder))

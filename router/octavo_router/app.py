@@ -1,5 +1,6 @@
 """The HTTP face of the router."""
 
+from dataclasses import replace
 from importlib import metadata
 from typing import Any
 
@@ -71,10 +72,14 @@ class Routes:
     async def generate(self, request: Request) -> Any:
         """Every route whose prompt decides where it goes."""
         raw = await self._body(request)
-        body = _generation(parse_body(raw, _GENERATION[request.url.path]))
+        parsed = parse_body(raw, _GENERATION[request.url.path])
+        has_earlier = isinstance(parsed, ResponsesRequest) and parsed.previous_response_id
+        body = _generation(parsed)
         deployment = self._deployment(body.model)
         body.sampling_params(self.state.defaults, max_tokens=None)  # the replica's checks, early
         key = await self._key(request, deployment, body, raw)
+        if has_earlier:  # a replica has what was said before; the tokens are only of the rest
+            key = replace(key, tokens=None)
         return _Relayed(self.state, self._proxied(request, deployment, raw, body.model, key))
 
     async def tokenize(self, request: Request) -> Any:

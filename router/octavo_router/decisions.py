@@ -10,6 +10,7 @@ from typing import Any
 from octavo_protocol.errors import UnavailableError
 from octavo_protocol.hashing import HashIdentity, block_hashes, cached_tokens
 from octavo_protocol.openai import ChatCompletionRequest, CompletionRequest
+from octavo_protocol.overrides import NO_OVERRIDES, PromptTokens, RequestOverrides
 from octavo_protocol.records import ReplicaRecord
 from octavo_protocol.tokenizer import Tokenizer
 from octavo_router.deployment import Deployment
@@ -31,7 +32,8 @@ class PromptKey:
     """What the index is asked for. hashes: of the longest prompt's full blocks.
 
     num_tokens: of that prompt; num_other_tokens: of further prompts, never predicted as cached.
-    Empty where the prompt could not be tokenized. session: which the request belongs to.
+    Empty where the prompt could not be tokenized. session: which the request belongs to. tokens:
+    what replicas need not tokenize again; None where the prompts came as token ids.
     """
 
     hashes: tuple[bytes, ...] = ()
@@ -39,6 +41,7 @@ class PromptKey:
     num_other_tokens: int = 0
     block_size: int = 0
     session: str | None = None
+    tokens: PromptTokens | None = None
 
     def request(self, index: MemoryPrefixIndex) -> RouteRequest:
         """As the policy sees it."""
@@ -153,10 +156,17 @@ class Decider:
         self._remembered: OrderedDict[str, Decision] = OrderedDict()
 
     async def prompt_key(
-        self, deployment: Deployment, request: GenerationRequest, *, session: str | None = None
+        self,
+        deployment: Deployment,
+        request: GenerationRequest,
+        *,
+        session: str | None = None,
+        overrides: RequestOverrides = NO_OVERRIDES,
     ) -> PromptKey:
-        """Tokens and hashes as the replicas will compute them. Raises `ValidationError`."""
-        key = await self._prompt_key(deployment, request)
+        """Tokens and hashes as the replicas will compute them with `overrides`, which change
+        `request`. Raises `ValidationError`.
+        """
+        key = await self._prompt_key(deployment, overrides.applied_to(request))
         return key if session is None else replace(key, session=session)
 
     async def _prompt_key(self, deployment: Deployment, request: GenerationRequest) -> PromptKey:
@@ -245,6 +255,7 @@ def _prompt_key(
             tokenizer.prompt_token_ids(prompt, add_special_tokens=request.add_special_tokens)
             for prompt in request.prompts()
         ]
+    tokens = PromptTokens.of(tokenizer.id, prompts) if _is_text(request) else None
     prompts = [request.truncated(prompt, record.max_model_len) for prompt in prompts]
     for prompt in prompts:
         if not prompt or min(prompt) < 0 or max(prompt) >= 2**32:
@@ -255,7 +266,14 @@ def _prompt_key(
         num_tokens=len(longest),
         num_other_tokens=sum(map(len, prompts)) - len(longest),
         block_size=record.block_size,
+        tokens=tokens,
     )
+
+
+def _is_text(request: GenerationRequest) -> bool:
+    if isinstance(request, ChatCompletionRequest):
+        return True
+    return all(isinstance(prompt, str) for prompt in request.prompts())
 
 
 def _explain(views: Sequence[ReplicaView], costs: Sequence[float]) -> list[dict[str, Any]]:

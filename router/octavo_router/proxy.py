@@ -11,13 +11,15 @@ import logging
 import re
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import aiohttp
 
 from octavo_protocol.asgi import Message, Send
 from octavo_protocol.continuation import CONTINUABLE, TRACE_HEADER
 from octavo_protocol.errors import OctavoError, UnavailableError, error_body
+from octavo_protocol.overrides import NO_OVERRIDES, RequestOverrides
+from octavo_protocol.records import ReplicaRecord
 from octavo_protocol.wire_formats import wire_format
 from octavo_router.decisions import Decider, Decision, PromptKey
 from octavo_router.deployment import Deployment
@@ -40,7 +42,7 @@ class ProxyRequest:
     """A client's request as it goes to a replica: the bytes that came.
 
     deployment: whose replicas may answer. key: what the choice among them goes by. headers: the
-    client's that replicas read.
+    client's that replicas read. overrides: what replicas are to take in place of the body's.
     """
 
     deployment: Deployment
@@ -50,13 +52,25 @@ class ProxyRequest:
     model: str | None
     key: PromptKey
     headers: Mapping[str, str] = field(default_factory=dict)
+    overrides: RequestOverrides = NO_OVERRIDES
     arrived: float = field(default_factory=time.perf_counter)
 
-    @property
-    def sent_headers(self) -> dict[str, str]:
+    def overrides_for(self, record: ReplicaRecord) -> RequestOverrides:
+        """With the prompt's token ids where the replica can use them."""
+        tokens = self.key.tokens
+        if (
+            tokens is None
+            or not record.takes_prompt_tokens
+            or tokens.tokenizer_id != record.tokenizer_id
+            or not tokens.fits(self.body)
+        ):
+            return self.overrides
+        return replace(self.overrides, prompt_tokens=tokens)
+
+    def sent_headers(self, overrides: RequestOverrides) -> dict[str, str]:
         headers = {
             **self.headers,
-            "content-type": "application/json",
+            **overrides.headers,
             "x-request-id": self.request_id,
         }
         if self.path in CONTINUABLE:
@@ -153,12 +167,15 @@ class Proxy:
         loads, incarnation = request.deployment.loads, decision.replica.incarnation
         num_uncached = max(0, decision.num_prompt_tokens - decision.num_cached_tokens)
         ticket = loads.sent(incarnation, num_uncached)
+        overrides = request.overrides_for(decision.replica)
         path, body = request.path, request.body
         if stream.has_begun:
             path, body = stream.continuation(path, body)
         try:
             async with self._session.post(
-                decision.replica.url + path, data=body, headers=request.sent_headers
+                decision.replica.url + path,
+                data=overrides.framed(body),
+                headers=request.sent_headers(overrides),
             ) as response:
                 is_stream = response.content_type == "text/event-stream"
                 if response.status >= 500 or (stream.has_begun and not is_stream):

@@ -148,6 +148,7 @@ class FakeLLM:
             prompt_token_ids,
             sampling_params,
             priority=priority,
+            cache_salt=cache_salt,
             reasoning_end_token_ids=reasoning_end_token_ids,
             is_reasoning=is_reasoning,
             so_far=so_far,

@@ -24,6 +24,7 @@ from octavo_protocol.hashing import HashIdentity, block_hashes, cached_tokens
 from octavo_protocol.keys import Keys
 from octavo_protocol.openai import ChatCompletionRequest, CompletionRequest
 from octavo_protocol.openai.answers import SSE_DONE, sse
+from octavo_protocol.overrides import RequestOverrides, split_overrides
 from octavo_protocol.tokenizer import Tokenizer
 from tests.fakes.fake_presence import FakePresence, new_record
 from tests.fakes.tiny_model import tiny_bundle
@@ -85,7 +86,7 @@ class FakeReplica:
     ) -> None:
         self.behaviour = Behaviour()
         self.seen = Seen()
-        self.record = new_record(replica_id, tokenizer_id=tiny_bundle().id, **fields)
+        self.record = new_record(replica_id, **{"tokenizer_id": tiny_bundle().id, **fields})
         self.presence: FakePresence | None = None
         self._redis_url = redis_url
         self._keys = keys
@@ -98,6 +99,7 @@ class FakeReplica:
             [
                 web.post("/v1/chat/completions", self._generate),
                 web.post("/v1/completions", self._generate),
+                web.post("/v1/responses", self._generate),
                 web.post(CONTINUE + "/v1/chat/completions", self._go_on),
                 web.post(CONTINUE + "/v1/completions", self._go_on),
                 web.post("/tokenize", self._tokenize),
@@ -153,7 +155,8 @@ class FakeReplica:
         self.seen.requests.append(Received(request.path, raw, _headers(request)))
         self.seen.num_open += 1
         try:
-            return await self._answer(request, json.loads(raw))
+            body, overrides = split_overrides(request.headers, raw)
+            return await self._answer(request, _overridden(json.loads(body), overrides))
         except (asyncio.CancelledError, ConnectionResetError):
             self.seen.num_abandoned += 1
             raise
@@ -163,7 +166,9 @@ class FakeReplica:
     async def _go_on(self, request: web.Request) -> web.StreamResponse:
         raw = await request.read()
         self.seen.requests.append(Received(request.path, raw, _headers(request)))
-        given = ContinuationRequest.model_validate_json(raw)
+        body, overrides = split_overrides(request.headers, raw)
+        given = ContinuationRequest.model_validate_json(body)
+        given.request = _overridden(given.request, overrides)
         num_said = sum(len(entry.token_ids) for entry in given.trace)
         return await self._answer(request, given.request, given.head, num_said)
 
@@ -329,6 +334,11 @@ def _usage(prompt_tokens: int, completion_tokens: int, num_cached: int) -> dict[
         "total_tokens": prompt_tokens + completion_tokens,
         "prompt_tokens_details": {"cached_tokens": num_cached},
     }
+
+
+def _overridden(data: dict[str, Any], overrides: RequestOverrides) -> dict[str, Any]:
+    changed = {name: getattr(overrides, name) for name in ("model", "cache_salt", "priority")}
+    return data | {name: value for name, value in changed.items() if value is not None}
 
 
 def _headers(request: web.Request) -> dict[str, str]:

@@ -6,7 +6,7 @@ from typing import Any
 from starlette.requests import Request
 
 from octavo_protocol import operations
-from octavo_protocol.asgi import parse_body, read_body, run_unless_gone
+from octavo_protocol.asgi import parse_body, run_unless_gone
 from octavo_protocol.http_app import QUIET, Application, json_response, make_app
 from octavo_protocol.http_options import HttpOptions
 from octavo_protocol.openai import ChatCompletionRequest, CompletionRequest
@@ -17,20 +17,21 @@ from octavo_runtime.server.chat_generation import chat_deltas
 from octavo_runtime.server.chat_job import chat_job
 from octavo_runtime.server.completion_job import completion_job
 from octavo_runtime.server.completions import CompletionWriter
-from octavo_runtime.server.continuation import (
-    continuation_route,
-    new_trace,
-    read_continuation,
-)
+from octavo_runtime.server.continuation import continuation_route
 from octavo_runtime.server.control_routes import ControlRoutes
 from octavo_runtime.server.events import EventResponse
 from octavo_runtime.server.generation import GenerationJob
 from octavo_runtime.server.messages import MessagesRoutes
-from octavo_runtime.server.requests import with_priority
+from octavo_runtime.server.received import (
+    Received,
+    read_overridden,
+    receive,
+    receive_continuation,
+    received,
+)
 from octavo_runtime.server.responses import ResponsesRoutes
 from octavo_runtime.server.small_routes import SmallRoutes
 from octavo_runtime.server.state import ServerState
-from octavo_runtime.server.stream_trace import StreamTrace
 
 
 class GenerationRoutes:
@@ -59,59 +60,56 @@ class GenerationRoutes:
         ]
 
     async def chat_completions(self, request: Request) -> Any:
-        body = parse_body(await self._body(request), ChatCompletionRequest)
-        return await self._chat(request, body, new_trace(request))
+        return await self._chat(request, await receive(self.state, request, ChatCompletionRequest))
 
     async def completions(self, request: Request) -> Any:
-        body = parse_body(await self._body(request), CompletionRequest)
-        return await self._text(request, body, new_trace(request))
+        return await self._text(request, await receive(self.state, request, CompletionRequest))
 
     async def invocations(self, request: Request) -> Any:
         """SageMaker's one route: the body's fields say what it is."""
-        raw = await self._body(request)
+        state = self.state
+        raw, overrides = await read_overridden(state, request)
         if b'"messages"' in raw:
             chat = parse_body(raw, ChatCompletionRequest)
-            return await self._chat(request, chat, StreamTrace.new())
+            return await self._chat(request, received(state, request, chat, overrides))
         text = parse_body(raw, CompletionRequest)
-        return await self._text(request, text, StreamTrace.new())
+        return await self._text(request, received(state, request, text, overrides))
 
     async def go_on_with_chat(self, request: Request) -> Any:
-        body, trace = await read_continuation(self.state, request, ChatCompletionRequest)
-        return await self._chat(request, body, trace)
+        given = await receive_continuation(self.state, request, ChatCompletionRequest)
+        return await self._chat(request, given)
 
     async def go_on_with_text(self, request: Request) -> Any:
-        body, trace = await read_continuation(self.state, request, CompletionRequest)
-        return await self._text(request, body, trace)
+        given = await receive_continuation(self.state, request, CompletionRequest)
+        return await self._text(request, given)
 
-    async def _chat(self, request: Request, body: ChatCompletionRequest, trace: StreamTrace) -> Any:
-        state = self.state
-        body = with_priority(body, request.headers.get("x-vllm-priority"))
+    async def _chat(self, request: Request, given: Received[ChatCompletionRequest]) -> Any:
+        state, body = self.state, given.body
         model = state.check_model(body.model)
         request_id = request.state.request_id
         answer_id = f"chatcmpl-{body.request_id or request_id}"
-        job = await chat_job(state, body, answer_id=answer_id, request_id=request_id)
-        job.follow(trace)
+        job = await chat_job(
+            state, body, given.prompt_tokens, answer_id=answer_id, request_id=request_id
+        )
+        job.follow(given.trace)
         writer, deltas = ChatWriter(state, body, model, job), chat_deltas(state, body, job)
         if body.stream:
             return self._stream(writer.events(deltas), job)
         return await self._whole(request, writer.whole(deltas))
 
-    async def _text(self, request: Request, body: CompletionRequest, trace: StreamTrace) -> Any:
-        state = self.state
-        body = with_priority(body, request.headers.get("x-vllm-priority"))
+    async def _text(self, request: Request, given: Received[CompletionRequest]) -> Any:
+        state, body = self.state, given.body
         model = state.check_model(body.model)
         request_id = request.state.request_id
         answer_id = f"cmpl-{body.request_id or request_id}"
-        job = await completion_job(state, body, answer_id=answer_id, request_id=request_id)
-        job.follow(trace)
+        job = await completion_job(
+            state, body, given.prompt_tokens, answer_id=answer_id, request_id=request_id
+        )
+        job.follow(given.trace)
         writer = CompletionWriter(state, body, model, job)
         if body.stream:
             return self._stream(writer.events(), job)
         return await self._whole(request, writer.whole())
-
-    async def _body(self, request: Request) -> bytes:
-        self.state.check_accepts()
-        return await read_body(request.scope, request.receive, self.state.max_body_bytes)
 
     def _stream(self, events: AsyncGenerator[bytes, None], job: GenerationJob) -> EventResponse:
         keep_alive_s = self.state.options.sse_keep_alive_interval

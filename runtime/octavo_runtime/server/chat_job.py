@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from octavo_protocol.errors import ValidationError
 from octavo_protocol.openai import ChatCompletionRequest
 from octavo_protocol.openai.tools import NamedToolChoice, Tool
+from octavo_protocol.overrides import PromptTokens
 from octavo_protocol.sampling_params import RequestOutputKind, SamplingParams
 from octavo_protocol.structured_outputs import StructuredOutputsParams
 from octavo_protocol.tokenizer import Tokenizer
@@ -15,6 +16,7 @@ from octavo_runtime.server.requests import (
     check_characters,
     check_copies,
     check_template,
+    check_vocabulary,
     maybe_in_thread,
     params_of,
 )
@@ -23,9 +25,16 @@ from octavo_runtime.server.tool_parsers import ToolParser, tool_parser
 
 
 async def chat_job(
-    state: ServerState, request: ChatCompletionRequest, *, answer_id: str, request_id: str
+    state: ServerState,
+    request: ChatCompletionRequest,
+    prompt_tokens: PromptTokens | None = None,
+    *,
+    answer_id: str,
+    request_id: str,
 ) -> GenerationJob:
     """Renders and tokenizes the conversation. `chat_deltas` runs the result.
+
+    prompt_tokens: the tokens, where a router has made them with this server's tokenizer.
 
     Raises `ValidationError` for what this model or this server's settings do not allow,
     `UnavailableError` where the server takes no work.
@@ -38,6 +47,10 @@ async def chat_job(
     def render() -> tuple[str, list[int]]:
         text = tokenizer.chat_prompt(request)
         check_characters(state, request, [text])
+        if prompt_tokens is not None:
+            [token_ids] = prompt_tokens.prompts(1)
+            check_vocabulary(info.vocab_size, [token_ids], parameter="messages")
+            return text, token_ids
         special = bool(request.add_special_tokens)
         return text, tokenizer.encode(text, add_special_tokens=special)
 

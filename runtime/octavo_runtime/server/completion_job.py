@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from octavo_protocol.errors import ValidationError
 from octavo_protocol.limits import limit
 from octavo_protocol.openai import CompletionRequest
+from octavo_protocol.overrides import PromptTokens
 from octavo_protocol.sampling_params import MAX_N
 from octavo_protocol.tokenizer import Tokenizer
 from octavo_runtime.server.beam import beam_params
@@ -23,9 +24,16 @@ MAX_PROMPTS = limit("VLLM_MAX_COMPLETION_PROMPTS", 1024)
 
 
 async def completion_job(
-    state: ServerState, request: CompletionRequest, *, answer_id: str, request_id: str
+    state: ServerState,
+    request: CompletionRequest,
+    prompt_tokens: PromptTokens | None = None,
+    *,
+    answer_id: str,
+    request_id: str,
 ) -> GenerationJob:
     """Tokenizes the prompts. With `echo`, `logprobs` covers the prompts too.
+
+    prompt_tokens: the tokens, where a router has made them with this server's tokenizer.
 
     Raises `ValidationError` for what this model does not allow, `UnavailableError` where the
     server takes no work.
@@ -36,8 +44,9 @@ async def completion_job(
     tokenizer = state.llm.tokenizer
 
     def encode() -> tuple[list[list[int]], list[str | None]]:
+        given = prompts if prompt_tokens is None else prompt_tokens.prompts(len(prompts))
         special = request.add_special_tokens
-        token_ids = [tokenizer.prompt_token_ids(p, add_special_tokens=special) for p in prompts]
+        token_ids = [tokenizer.prompt_token_ids(p, add_special_tokens=special) for p in given]
         check_vocabulary(info.vocab_size, token_ids)
         return token_ids, _texts(tokenizer, request, prompts)
 

@@ -14,7 +14,7 @@ from octavo_protocol.anthropic.answers import (
     StreamEvent,
     TokenCount,
 )
-from octavo_protocol.asgi import error_answer, parse_body, read_body, run_unless_gone
+from octavo_protocol.asgi import error_answer, run_unless_gone
 from octavo_protocol.errors import ClientError, GenerationError, OctavoError
 from octavo_protocol.http_app import json_response
 from octavo_protocol.openai.response_answers import named_event
@@ -23,14 +23,10 @@ from octavo_protocol.wire_formats import ANTHROPIC
 from octavo_runtime.server.chat_delta import ChatDelta
 from octavo_runtime.server.chat_generation import chat_deltas
 from octavo_runtime.server.chat_job import chat_job
-from octavo_runtime.server.continuation import (
-    continuation_route,
-    new_trace,
-    read_continuation,
-)
+from octavo_runtime.server.continuation import continuation_route
 from octavo_runtime.server.events import EventResponse
 from octavo_runtime.server.message_encoder import MessageEncoder
-from octavo_runtime.server.requests import with_priority
+from octavo_runtime.server.received import Received, receive, receive_continuation
 from octavo_runtime.server.state import ServerState
 from octavo_runtime.server.stream_trace import StreamTrace
 
@@ -52,21 +48,26 @@ class MessagesRoutes:
         ]
 
     async def create(self, request: Request) -> Any:
-        body = parse_body(await self._body(request), MessagesRequest)
-        return await self._answer(request, body, new_trace(request))
+        return await self._answer(request, await receive(self.state, request, MessagesRequest))
 
     async def go_on(self, request: Request) -> Any:
-        body, trace = await read_continuation(self.state, request, MessagesRequest)
-        return await self._answer(request, body, trace)
+        given = await receive_continuation(self.state, request, MessagesRequest)
+        return await self._answer(request, given)
 
-    async def _answer(self, request: Request, body: MessagesRequest, trace: StreamTrace) -> Any:
-        state = self.state
+    async def _answer(self, request: Request, given: Received[MessagesRequest]) -> Any:
+        state, body, trace = self.state, given.body, given.trace
         model = state.check_model(body.model)
-        chat = with_priority(body.to_chat(), request.headers.get("x-vllm-priority"))
+        chat = body.to_chat()
         if state.reasoning_parser is None:
             chat.thinking_token_budget = None  # a model that does not think needs no limit
         message_id = _PREFIX + (body.request_id or trace.head.nonce).removeprefix(_PREFIX)
-        job = await chat_job(state, chat, answer_id=message_id, request_id=request.state.request_id)
+        job = await chat_job(
+            state,
+            chat,
+            given.prompt_tokens,
+            answer_id=message_id,
+            request_id=request.state.request_id,
+        )
         job.follow(trace)
         encoder = MessageEncoder(message_id, model, job.num_prompt_tokens)
         steps = _steps(encoder, chat_deltas(state, chat, job), trace)
@@ -79,16 +80,16 @@ class MessagesRoutes:
 
     async def count_tokens(self, request: Request) -> Response:
         state = self.state
-        body = parse_body(await self._body(request), CountTokensRequest)
-        state.check_model(body.model)
+        given = await receive(state, request, CountTokensRequest)
+        state.check_model(given.body.model)
         job = await chat_job(
-            state, body.to_chat(), answer_id="", request_id=request.state.request_id
+            state,
+            given.body.to_chat(),
+            given.prompt_tokens,
+            answer_id="",
+            request_id=request.state.request_id,
         )
         return json_response(TokenCount(job.num_prompt_tokens))
-
-    async def _body(self, request: Request) -> bytes:
-        self.state.check_accepts()
-        return await read_body(request.scope, request.receive, self.state.max_body_bytes)
 
 
 async def _steps(

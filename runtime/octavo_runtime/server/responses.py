@@ -11,7 +11,7 @@ from starlette.requests import Request
 from starlette.responses import Response as HttpResponse
 
 from octavo_protocol import operations
-from octavo_protocol.asgi import error_answer, parse_body, read_body, run_unless_gone
+from octavo_protocol.asgi import error_answer, run_unless_gone
 from octavo_protocol.errors import ClientError, OctavoError, ValidationError
 from octavo_protocol.http_app import json_response
 from octavo_protocol.openai import ChatCompletionRequest
@@ -23,15 +23,11 @@ from octavo_protocol.openapi import ApiRoute, Content, Operation
 from octavo_runtime.server.chat_delta import ChatDelta
 from octavo_runtime.server.chat_generation import chat_deltas
 from octavo_runtime.server.chat_job import chat_job
-from octavo_runtime.server.continuation import (
-    continuation_route,
-    new_trace,
-    read_continuation,
-)
+from octavo_runtime.server.continuation import continuation_route
 from octavo_runtime.server.events import EventResponse
 from octavo_runtime.server.generation import GenerationJob
 from octavo_runtime.server.logprobs import LogprobStyle, chat_logprobs
-from octavo_runtime.server.requests import with_priority
+from octavo_runtime.server.received import Received, receive, receive_continuation
 from octavo_runtime.server.response_encoder import ResponseEncoder
 from octavo_runtime.server.response_store import ResponseStore
 from octavo_runtime.server.state import ServerState
@@ -68,25 +64,25 @@ class ResponsesRoutes:
         ]
 
     async def create(self, request: Request) -> Any:
-        state = self.state
-        state.check_accepts()
-        raw = await read_body(request.scope, request.receive, state.max_body_bytes)
-        return await self._answer(request, parse_body(raw, ResponsesRequest), new_trace(request))
+        return await self._answer(request, await receive(self.state, request, ResponsesRequest))
 
     async def go_on(self, request: Request) -> Any:
-        body, trace = await read_continuation(self.state, request, ResponsesRequest)
-        return await self._answer(request, body, trace)
+        given = await receive_continuation(self.state, request, ResponsesRequest)
+        return await self._answer(request, given)
 
-    async def _answer(self, request: Request, body: ResponsesRequest, trace: StreamTrace) -> Any:
-        state = self.state
+    async def _answer(self, request: Request, given: Received[ResponsesRequest]) -> Any:
+        state, body, trace = self.state, given.body, given.trace
         model = state.check_model(body.model)
-        items = [*self._earlier(body), *body.items]
-        chat = with_priority(
-            body.to_chat(items[: -len(body.items)]), request.headers.get("x-vllm-priority")
-        )
+        earlier = self._earlier(body)
+        items = [*earlier, *body.items]
+        chat = body.to_chat(earlier)
         response_id = _PREFIX + (body.request_id or trace.head.nonce).removeprefix(_PREFIX)
         job = await chat_job(
-            state, chat, answer_id=response_id, request_id=request.state.request_id
+            state,
+            chat,
+            None if earlier else given.prompt_tokens,  # a router does not have what was said before
+            answer_id=response_id,
+            request_id=request.state.request_id,
         )
         if job.params.logprobs is not None:
             trace.forbid()  # the last event repeats them all

@@ -204,9 +204,10 @@ class _Replica:
             decode_tokens_per_s=stats.decode_tokens_per_s,
             draining=state.is_draining,
             ready=state.llm.is_ready,
-            tokenizer_id=state.llm.tokenizer.bundle.id,
+            tokenizer_id=state.llm.tokenizer.id,
             max_num_seqs=info.max_num_seqs,
             prefix_hit_tokens=stats.prefix_hit_tokens_total,
+            takes_prompt_tokens=True,
         )
 
     def _url(self) -> str:

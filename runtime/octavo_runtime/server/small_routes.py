@@ -3,14 +3,14 @@
 import time
 from collections.abc import Callable
 from importlib import metadata
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
 from octavo_protocol import operations
-from octavo_protocol.asgi import parse_body, read_body
+from octavo_protocol.asgi import parse_body
 from octavo_protocol.http_app import json_response
 from octavo_protocol.openai import DetokenizeRequest, TokenizeRequest
 from octavo_protocol.openai.answers import (
@@ -21,6 +21,7 @@ from octavo_protocol.openai.answers import (
 )
 from octavo_protocol.openapi import ApiRoute, Content, Operation
 from octavo_protocol.operations import Readiness, Version
+from octavo_runtime.server.received import read_overridden
 from octavo_runtime.server.requests import (
     INLINE_CHARS,
     check_template,
@@ -28,6 +29,8 @@ from octavo_runtime.server.requests import (
     maybe_in_thread,
 )
 from octavo_runtime.server.state import ServerState
+
+_B = TypeVar("_B", TokenizeRequest, DetokenizeRequest)
 
 
 class Load(msgspec.Struct):
@@ -76,7 +79,7 @@ class SmallRoutes:
     async def tokenize(self, request: Request) -> Response:
         state = self.state
         info = state.check_accepts()
-        body = parse_body(await self._body(request), TokenizeRequest)
+        body = await self._body(request, TokenizeRequest)
         state.check_model(body.model)
         check_template(state, body)
         tokenizer = state.llm.tokenizer
@@ -96,7 +99,7 @@ class SmallRoutes:
 
     async def detokenize(self, request: Request) -> Response:
         info = self.state.check_accepts()
-        body = parse_body(await self._body(request), DetokenizeRequest)
+        body = await self._body(request, DetokenizeRequest)
         self.state.check_model(body.model)
         check_vocabulary(info.vocab_size, [body.tokens], parameter="tokens")
         tokenizer = self.state.llm.tokenizer
@@ -138,8 +141,9 @@ class SmallRoutes:
             }
         )
 
-    async def _body(self, request: Request) -> bytes:
-        return await read_body(request.scope, request.receive, self.state.max_body_bytes)
+    async def _body(self, request: Request, kind: type[_B]) -> _B:
+        raw, overrides = await read_overridden(self.state, request)
+        return overrides.applied_to(parse_body(raw, kind))
 
     def _model(self, name: str) -> Model:
         info = self.state.llm.info

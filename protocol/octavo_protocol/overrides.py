@@ -1,0 +1,156 @@
+"""What a router changes in a client's request without writing its body again.
+
+It travels beside the unchanged body: small values as headers, which replace the body's own fields,
+and the prompts' token ids after the body:
+
+    content-type: application/x-octavo-request
+    x-octavo-set-model: name            percent-encoded, as is the salt
+    x-octavo-set-cache-salt: …
+    x-octavo-set-priority: -3
+    x-octavo-prompt-tokens: 0123456789abcdef/299125       tokenizer's id / bytes after the body
+
+    {"model": …}<msgpack [[id, …], …]>
+
+msgpack, since 100,000 ids cost 0.3 ms to write and 3.1 ms to read in 0.3 MB; as JSON 0.6 ms, 3.6 ms
+and 0.6 MB, and the body would have to be parsed and written again. Replicas take the ids only where
+the tokenizer is their own.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Protocol, TypeVar
+from urllib.parse import quote, unquote
+
+import msgspec
+
+from octavo_protocol.errors import ValidationError
+
+MEDIA_TYPE = "application/x-octavo-request"
+MODEL_HEADER = "x-octavo-set-model"
+SALT_HEADER = "x-octavo-set-cache-salt"
+PRIORITY_HEADER = "x-octavo-set-priority"
+TOKENS_HEADER = "x-octavo-prompt-tokens"
+# The ids of a request take at most this many times the bytes of its body: see `PromptTokens.fits`.
+MAX_TOKEN_BYTES_RATIO = 5
+
+_TOKENS = re.compile(r"([0-9a-f]{1,64})/(\d{1,12})")
+_PRIORITY = re.compile(r"-?\d{1,19}")
+_encoder = msgspec.msgpack.Encoder()
+_decoder = msgspec.msgpack.Decoder(list[list[int]])
+
+
+class _Named(Protocol):
+    model: str | None
+
+
+_B = TypeVar("_B", bound=_Named)
+
+
+@dataclass(frozen=True, slots=True)
+class PromptTokens:
+    """A request's prompts as the router tokenized them, before any truncation.
+
+    tokenizer_id: of the `TokenizerBundle`. raw: msgpack, a list of ids for each prompt.
+    """
+
+    tokenizer_id: str
+    raw: bytes
+
+    @classmethod
+    def of(cls, tokenizer_id: str, prompts: Sequence[Sequence[int]]) -> "PromptTokens":
+        return cls(tokenizer_id, _encoder.encode(prompts))
+
+    def fits(self, body: bytes) -> bool:
+        """Whether replicas that take `body` take the ids with it: a token is a byte of text at
+        least, so that only templates much longer than what they are filled with do not.
+        """
+        return len(self.raw) <= MAX_TOKEN_BYTES_RATIO * len(body)
+
+    def prompts(self, num_prompts: int) -> list[list[int]]:
+        """Ids of each prompt. Raises `ValidationError` where there are not `num_prompts`."""
+        try:
+            prompts = _decoder.decode(self.raw)
+        except msgspec.DecodeError as error:
+            raise ValidationError(f"the token ids after the body are wrong: {error}") from error
+        if len(prompts) != num_prompts:
+            raise ValidationError(
+                f"the token ids after the body are of {len(prompts)} prompts, the body has "
+                f"{num_prompts}"
+            )
+        return prompts
+
+
+@dataclass(frozen=True, slots=True)
+class RequestOverrides:
+    """None: as the client's body says. Values replace those of the body."""
+
+    model: str | None = None
+    cache_salt: str | None = None
+    priority: int | None = None
+    prompt_tokens: PromptTokens | None = None
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """With the content type of what `framed` gives."""
+        headers = {"content-type": "application/json"}
+        if self.model is not None:
+            headers[MODEL_HEADER] = quote(self.model)
+        if self.cache_salt is not None:
+            headers[SALT_HEADER] = quote(self.cache_salt)
+        if self.priority is not None:
+            headers[PRIORITY_HEADER] = str(self.priority)
+        if (tokens := self.prompt_tokens) is not None:
+            headers["content-type"] = MEDIA_TYPE
+            headers[TOKENS_HEADER] = f"{tokens.tokenizer_id}/{len(tokens.raw)}"
+        return headers
+
+    def framed(self, body: bytes) -> bytes:
+        """`body` with what travels after it."""
+        return body if self.prompt_tokens is None else body + self.prompt_tokens.raw
+
+    def applied_to(self, request: _B) -> _B:
+        """`request`, a parsed body, with the values in place of its own."""
+        for name in ("model", "cache_salt", "priority"):
+            value = getattr(self, name)
+            if value is not None and hasattr(request, name):
+                setattr(request, name, value)
+        return request
+
+
+NO_OVERRIDES = RequestOverrides()
+
+
+def split_overrides(headers: Mapping[str, str], raw: bytes) -> tuple[bytes, RequestOverrides]:
+    """The client's body, and what a router wants changed in it. headers: by their names in small
+    letters. Raises `ValidationError` for what no router writes.
+    """
+    overrides = RequestOverrides(
+        model=_text(headers.get(MODEL_HEADER)),
+        cache_salt=_text(headers.get(SALT_HEADER)),
+        priority=_priority(headers.get(PRIORITY_HEADER)),
+    )
+    told = headers.get(TOKENS_HEADER)
+    if told is None:
+        return raw, overrides
+    match = _TOKENS.fullmatch(told)
+    if match is None or int(match[2]) > len(raw):
+        raise ValidationError(
+            f"{TOKENS_HEADER} must be a tokenizer's id and how many bytes after the body are token "
+            f"ids, as in 0123456789abcdef/120; got {told[:80]!r} with {len(raw)} bytes"
+        )
+    end = len(raw) - int(match[2])
+    tokens = PromptTokens(match[1], raw[end:])
+    return raw[:end], replace(overrides, prompt_tokens=tokens)
+
+
+def _text(value: str | None) -> str | None:
+    return None if value is None else unquote(value)
+
+
+def _priority(value: str | None) -> int | None:
+    if value is None:
+        return None
+    if _PRIORITY.fullmatch(value) is None:
+        raise ValidationError(f"{PRIORITY_HEADER} must be an integer, got {value[:80]!r}")
+    return int(value)
