@@ -2,6 +2,12 @@
 
 octavo:deployments           hash: `deployment_field` -> msgpack `DeploymentRecord` of every
                              deployment of a cluster; the operator writes all of it again on a timer
+octavo:tenant:{name}:…        limits of a tenant (`redis_limits.py` of the router): `state`, a hash of
+                             rates, budgets and what is reserved; `open`, its open requests by the
+                             ends of their leases; `reserved`, the tokens that each has reserved
+octavo:usage                 stream of finished requests, bounded in length
+octavo:usage:{day}           hash of a day's sums: JSON [tenant, model, what] -> number; kept for
+                             `USAGE_DAYS`
 
 and under `octavo:{namespace}:{deployment}:`
 
@@ -24,11 +30,24 @@ SNAPSHOT_TTL_S = 60
 DOWNLOAD_TTL_S = 30
 EVENT_FIELD = b"batch"
 DEPLOYMENTS = "octavo:deployments"
+USAGE = "octavo:usage"
+USAGE_DAYS = 400
 
 
 def deployment_field(namespace: str, deployment: str) -> str:
     """A deployment's field in the hash `DEPLOYMENTS`. Neither name has a slash in it."""
     return f"{namespace}/{deployment}"
+
+
+def tenant_keys(name: str) -> tuple[str, str, str]:
+    """`state`, `open` and `reserved` of a tenant; all in one slot of a Redis cluster."""
+    prefix = f"octavo:tenant:{{{name}}}:"
+    return prefix + "state", prefix + "open", prefix + "reserved"
+
+
+def usage_day(day: str) -> str:
+    """day: as 2026-01-31, in UTC."""
+    return f"{USAGE}:{day}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,1 @@
+"""Who sends a request, what it may use, and what it used."""
