@@ -158,7 +158,7 @@ def error_answer(error: Exception) -> tuple[int, dict[str, Any], dict[str, str]]
             headers["connection"] = "close"  # the rest of the body may not have been read
         if isinstance(error, AuthenticationError):
             headers["www-authenticate"] = "Bearer"
-        return status, body, headers
+        return status, body, {**headers, **error.headers}
     return 500, error_body("internal error", error_type="internal_error", code=500), {}
 
 

@@ -4,32 +4,45 @@
     ├── ClientError                 400  invalid_request_error
     │   ├── ValidationError         400  invalid_request_error   (also a ValueError)
     │   ├── AuthenticationError     401  authentication_error
+    │   ├── ForbiddenError          403  permission_error
     │   ├── NotFoundError           404  not_found_error
-    │   └── RequestTooLargeError    413  invalid_request_error
+    │   ├── RequestTooLargeError    413  invalid_request_error
+    │   └── RateLimitError          429  rate_limit_error        (try again later)
     ├── ConfigError                 500  config_error            (also a ValueError; start-up only)
     └── ServerError                 500  internal_error
         ├── GenerationError         500  internal_error
-        └── UnavailableError        503  service_unavailable     (retryable elsewhere)
+        ├── UnavailableError        503  service_unavailable     (retryable elsewhere)
+        └── DeadlineError           504  timeout_error
 
 A test asserts that every class is in the table of `http_status`.
 """
 
+import math
+from collections.abc import Mapping
 from typing import Any
+
+REASON_HEADER = "x-octavo-reason"
 
 
 class OctavoError(Exception):
-    """Base of every error that Octavo raises on purpose."""
+    """Base of every error that Octavo raises on purpose. headers: of the answer that tells it."""
 
     status_code = 500
     error_type = "internal_error"
 
     def __init__(
-        self, message: str, *, parameter: str | None = None, code: str | None = None
+        self,
+        message: str,
+        *,
+        parameter: str | None = None,
+        code: str | None = None,
+        headers: Mapping[str, str] | None = None,
     ) -> None:
         super().__init__(message)
         self.message = message
         self.parameter = parameter
         self.code = code
+        self.headers = dict(headers or {})
 
 
 class ClientError(OctavoError):
@@ -66,6 +79,13 @@ class AuthenticationError(ClientError):
     error_type = "authentication_error"
 
 
+class ForbiddenError(ClientError):
+    """The key is known, and may not do this."""
+
+    status_code = 403
+    error_type = "permission_error"
+
+
 class NotFoundError(ClientError):
     """The model or resource that the request names does not exist."""
 
@@ -77,6 +97,13 @@ class RequestTooLargeError(ClientError):
     """The body exceeds the server's limit in bytes."""
 
     status_code = 413
+
+
+class RateLimitError(ClientError):
+    """A limit of the caller's forbids the request for now."""
+
+    status_code = 429
+    error_type = "rate_limit_error"
 
 
 class ConfigError(OctavoError, ValueError):
@@ -98,6 +125,21 @@ class UnavailableError(ServerError):
 
     status_code = 503
     error_type = "service_unavailable"
+
+
+class DeadlineError(ServerError):
+    """The time that the client gave for its answer is over."""
+
+    status_code = 504
+    error_type = "timeout_error"
+
+
+def refusal_headers(reason: str, retry_after_s: float | None = None) -> dict[str, str]:
+    """Why a request is refused, in one word for programs; when to send it again."""
+    headers = {REASON_HEADER: reason}
+    if retry_after_s is not None:
+        headers["retry-after"] = str(max(1, math.ceil(retry_after_s)))
+    return headers
 
 
 def error_body(

@@ -82,8 +82,11 @@ def make_app(
     options: HttpOptions = QUIET,
     *,
     title: str = "Octavo",
+    guard: Middleware | None = None,
 ) -> Application:
     """The application of `routes`. Starts and stops nothing.
+
+    guard: who may use it, in place of `api_key` of the options.
 
     Raises `ConfigError` for middleware that cannot be imported.
     """
@@ -92,7 +95,7 @@ def make_app(
         title=title,
         version=metadata.version("octavo"),
         routes=list(routes),
-        middleware=_middleware(state, options),
+        middleware=_middleware(state, options, guard),
         exception_handlers={HTTPException: _on_http_error},
         openapi_url="/openapi.json" if shown else None,
         docs_url="/docs" if shown else None,
@@ -110,7 +113,9 @@ def json_response(body: Any, status: int = 200, headers: dict[str, str] | None =
     )
 
 
-def _middleware(state: AppState, options: HttpOptions) -> list[Middleware]:
+def _middleware(
+    state: AppState, options: HttpOptions, guard: Middleware | None
+) -> list[Middleware]:
     """From the outside in: request id, accounting, CORS, error answers (which web pages can read
     only inside CORS), the operator's own, API keys.
     """
@@ -130,7 +135,9 @@ def _middleware(state: AppState, options: HttpOptions) -> list[Middleware]:
             )
         )
     stack += [Middleware(_ErrorAnswers), *map(_imported, options.middleware)]
-    if options.api_key:
+    if guard is not None:
+        stack.append(guard)
+    elif options.api_key:
         stack.append(Middleware(ApiKeyMiddleware, keys=options.api_key))
     return stack
 

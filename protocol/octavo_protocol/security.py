@@ -29,19 +29,29 @@ class ApiKeyMiddleware:
         self._digests = [_digest(key.encode()) for key in keys]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and scope["method"] != "OPTIONS" and not _is_open(scope):
-            given = _given_key(scope)
+        if needs_key(scope):
+            given = given_key(scope)
             if given is None or not self._is_valid(given):
-                raise AuthenticationError(
-                    "this server needs an API key: send it as `Authorization: Bearer KEY`",
-                    code="invalid_api_key",
-                )
+                raise invalid_key()
         await self.app(scope, receive, send)
 
     def _is_valid(self, key: bytes) -> bool:
         digest = _digest(key)
         # Every key is compared, so the time does not tell which one came close.
         return sum(secrets.compare_digest(digest, each) for each in self._digests) > 0
+
+
+def needs_key(scope: Scope) -> bool:
+    """Whether a request is for more than `OPEN_PATHS`."""
+    return scope["type"] == "http" and scope["method"] != "OPTIONS" and not _is_open(scope)
+
+
+def invalid_key() -> AuthenticationError:
+    """What is said to a request without a key that is known."""
+    return AuthenticationError(
+        "this server needs an API key: send it as `Authorization: Bearer KEY`",
+        code="invalid_api_key",
+    )
 
 
 def _is_open(scope: Scope) -> bool:
@@ -52,7 +62,8 @@ def _is_open(scope: Scope) -> bool:
     return path in OPEN_PATHS
 
 
-def _given_key(scope: Scope) -> bytes | None:
+def given_key(scope: Scope) -> bytes | None:
+    """The key that a request brings."""
     for name, value in scope["headers"]:
         raw: bytes = value
         if name == b"authorization":

@@ -13,12 +13,15 @@ EXPECTED: dict[type[OctavoError], tuple[int, str]] = {
     errors.ClientError: (400, "invalid_request_error"),
     errors.ValidationError: (400, "invalid_request_error"),
     errors.AuthenticationError: (401, "authentication_error"),
+    errors.ForbiddenError: (403, "permission_error"),
     errors.NotFoundError: (404, "not_found_error"),
     errors.RequestTooLargeError: (413, "invalid_request_error"),
+    errors.RateLimitError: (429, "rate_limit_error"),
     errors.ConfigError: (500, "config_error"),
     errors.ServerError: (500, "internal_error"),
     errors.GenerationError: (500, "internal_error"),
     errors.UnavailableError: (503, "service_unavailable"),
+    errors.DeadlineError: (504, "timeout_error"),
 }
 
 
@@ -65,6 +68,13 @@ def test_unexpected_exception_tells_nothing_of_the_inside() -> None:
 
 def test_unavailable_says_when_to_come_back() -> None:
     assert error_answer(errors.UnavailableError("busy"))[2] == {"retry-after": "1"}
+
+
+def test_a_refusal_says_why_and_when_to_come_back() -> None:
+    headers = errors.refusal_headers("concurrency", 2.1)
+    error = errors.RateLimitError("too many", headers=headers)
+
+    assert error_answer(error)[2] == {"x-octavo-reason": "concurrency", "retry-after": "3"}
 
 
 def test_body_that_is_not_read_ends_the_connection() -> None:
