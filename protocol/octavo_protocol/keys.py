@@ -2,9 +2,9 @@
 
 octavo:deployments           hash: `deployment_field` -> msgpack `DeploymentRecord` of every
                              deployment of a cluster; the operator writes all of it again on a timer
-octavo:tenant:{name}:…       limits of a tenant (the router's `redis_limits.py`): `state`, a hash of rates,
-                             budgets and what is reserved; `open`, its open requests by the ends of
-                             their leases; `reserved`, the tokens that each has reserved
+octavo:tenant:{name}:…       limits of a tenant (the router's `redis_limits.py`): `state`, a hash of
+                             rates, budgets and what is reserved; `open`, its open requests by the
+                             ends of their leases; `reserved`, the tokens that each has reserved
 octavo:usage                 stream of finished requests, bounded in length
 octavo:usage:{day}           hash of a day's sums: JSON [tenant, model, what] -> number; kept for
                              `USAGE_DAYS`
