@@ -46,7 +46,7 @@ logger = logging.getLogger(__name__)
 
 # Reports are taken in for so long before their readers run: what comes in the meantime is merged.
 _MAX_BURST_S = 0.01
-ENGINE_CORE = "octavo_runtime.engine.engine_core:EngineCore"
+ENGINE_CORE = "octavo_runtime.engine.new_core:new_core"
 
 
 class AsyncLLM:

@@ -24,12 +24,15 @@ from octavo_runtime.config import EngineConfig
 from octavo_runtime.engine.heap import FrozenHeap
 from octavo_runtime.engine.messages import (
     AbortRequests,
+    AddPoolingRequest,
     AddRequest,
     Command,
     Control,
     ControlResult,
     EngineInfo,
     EngineRequest,
+    PoolingRequest,
+    PoolingResult,
     Report,
     SequenceOutput,
     Shutdown,
@@ -51,14 +54,17 @@ _decoder: msgspec.msgpack.Decoder[Command] = msgspec.msgpack.Decoder(Command)
 
 
 class Core(Protocol):
-    """What the process runs: `EngineCore`, or a fake in tests."""
+    """What the process runs: `EngineCore`, `PoolingCore`, or a fake in tests.
+
+    It gets the requests of its kind alone: the API side asks `info`.
+    """
 
     info: EngineInfo
 
     @property
     def wakeup(self) -> Wakeup: ...
 
-    def add_request(self, request: EngineRequest) -> None: ...
+    def add_request(self, request: Any) -> None: ...
     def abort(self, request_ids: Iterable[str]) -> None: ...
     def step(self) -> StepOutputs: ...
     def has_work(self) -> bool: ...
@@ -117,13 +123,9 @@ def _handle(
     """Carries out one command; False when it was the last."""
     match command:
         case AddRequest(request):
-            try:
-                core.add_request(request)
-            except Exception as error:
-                logger.exception("request %s was not accepted", request.request_id)
-                cause = error.message if isinstance(error, OctavoError) else ""
-                failed = SequenceOutput(request.request_id, [], finish_reason="error", error=cause)
-                _send(socket, StepOutputs([failed]))
+            _add(socket, core, request)
+        case AddPoolingRequest(pooling):
+            _add(socket, core, pooling)
         case AbortRequests(request_ids):
             core.abort(request_ids)
         case Control():
@@ -131,6 +133,21 @@ def _handle(
         case Shutdown():
             return False
     return True
+
+
+def _add(socket: "zmq.Socket[bytes]", core: Core, request: EngineRequest | PoolingRequest) -> None:
+    """Queues a request, or answers that it was not accepted."""
+    try:
+        core.add_request(request)
+    except Exception as error:
+        logger.exception("request %s was not accepted", request.request_id)
+        cause = error.message if isinstance(error, OctavoError) else ""
+        if isinstance(request, PoolingRequest):
+            refused = PoolingResult(request.request_id, finish_reason="error", error=cause)
+            _send(socket, StepOutputs(pooled=[refused]))
+        else:
+            failed = SequenceOutput(request.request_id, [], finish_reason="error", error=cause)
+            _send(socket, StepOutputs([failed]))
 
 
 def _call(socket: "zmq.Socket[bytes]", core: Core, call: Control, sleeps: list[Control]) -> None:

@@ -19,10 +19,11 @@ from dataclasses import dataclass
 
 import torch
 
-from octavo_kernels.allocator import trim_allocator, tune_allocator
+from octavo_kernels.allocator import tune_allocator
 from octavo_protocol.errors import ValidationError
 from octavo_runtime.config import EngineConfig
 from octavo_runtime.engine.block_pool import BlockPool
+from octavo_runtime.engine.core_base import EngineCoreBase
 from octavo_runtime.engine.kv_capacity import max_model_len_limit, num_kv_blocks
 from octavo_runtime.engine.launch_timing import LaunchTiming, StepShape
 from octavo_runtime.engine.messages import (
@@ -32,7 +33,6 @@ from octavo_runtime.engine.messages import (
     SequenceOutput,
     StepOutputs,
 )
-from octavo_runtime.engine.profiler import StepProfiler
 from octavo_runtime.engine.sampling_rows import (
     prompt_parts,
     sampled_token,
@@ -45,7 +45,6 @@ from octavo_runtime.engine.scheduler import (
     SchedulerConfig,
     StepPlan,
 )
-from octavo_runtime.engine.sleep import KV_CACHE, WEIGHTS, SleepState
 from octavo_runtime.engine.start_up import timed
 from octavo_runtime.engine.step_rates import StepRates
 from octavo_runtime.engine.wakeup import Wakeup
@@ -67,7 +66,7 @@ class _Launched:
     started: float
 
 
-class EngineCore:
+class EngineCore(EngineCoreBase[EngineRequest]):
     """Loads the model and then does one step per call. Not thread-safe.
 
     Raises `ConfigError` when the model, the context length and the memory do not fit together.
@@ -81,6 +80,7 @@ class EngineCore:
         max_model_len = max_model_len_limit(config, model_config)
         resolved = resolve_config(config)
         self._runner = new_model_runner(resolved, model_config, max_model_len)
+        super().__init__(config, self._runner)
         stages = self._runner.stages
         with timed(stages, "profile"):
             num_blocks = num_kv_blocks(
@@ -135,12 +135,7 @@ class EngineCore:
             num_threads=torch.get_num_threads(),
             on_ready=self._wakeup.set,
         )
-        self._sleep = SleepState(is_enabled=config.enable_sleep_mode)
-        self._profiler = StepProfiler(config.profiler_dir)
-        self._unfinished: dict[str, None] = {}
         self._notices: list[SequenceOutput] = []  # ends that no step has brought about
-        self._is_draining = False
-        self._held: list[EngineRequest] = []  # arrived while the engine drains
 
     @property
     def runner(self) -> ModelRunner:
@@ -219,87 +214,27 @@ class EngineCore:
 
         reset_running_requests: running ones give their blocks up and compute them again.
         """
-        self._notices += self._finish_steps()
+        self._settle()
         if reset_running_requests:
             self.scheduler.preempt_all()
         return self.scheduler.pool.reset_prefix_cache()
 
-    def sleep(self, level: int = 1, mode: str = "abort") -> bool:
-        """Stops to run requests and frees memory; see `engine/sleep.py` for the levels.
-
-        mode: what becomes of unfinished requests. "abort": they end. "keep": they go on after
-        `wake_up`. "wait": the engine first finishes them and holds new ones back; returns False,
-        and is to be called again after a step, until they are done. Requests that arrive asleep
-        wait. Raises `ValidationError`.
-        """
-        self._sleep.check(level, mode)
-        if mode == "wait" and self._unfinished and not self._sleep.is_asleep:
-            self._is_draining = True
-            return False
-        self._is_draining = False
-        self._notices += self._finish_steps()
-        if mode == "abort":
-            self._notices += [
-                SequenceOutput(request_id, [], finish_reason="abort")
-                for request_id in self._unfinished
-            ]
-            self.abort(list(self._unfinished))
-        self._sleep.fall_asleep(level)
-        if level > 0:
-            self.scheduler.preempt_all()
-            self.scheduler.pool.reset_prefix_cache()
-            self._runner.drop_kv_cache()
-            if self._sleep.has_weights:
-                self._runner.offload_model()
-            else:
-                self._runner.drop_model()
-            trim_allocator()
-        self._release_held()
-        return True
-
-    def wake_up(self, tags: list[str] | None = None) -> bool:
-        """Takes back what the parts that `tags` name have given up; None: all parts.
-
-        True: the engine is fully awake. Raises `ValidationError` for unknown tags, `ConfigError`
-        when the memory or the weights cannot be had; those parts then go on sleeping.
-        """
-        waking = self._sleep.waking(tags)
-        if WEIGHTS in waking and self._sleep.has_weights:
-            self._runner.restore_model()
-        elif WEIGHTS in waking:
-            self._runner.load_model()
-            self._sleep.has_weights = True
-        if KV_CACHE in waking:
-            self._runner.allocate_kv_cache(self.info.num_blocks)
-        self._sleep.parts -= waking
-        if waking & {KV_CACHE, WEIGHTS} and not self._sleep.is_asleep:
-            self._runner.warm_up(self.info.max_model_len)
-        self._is_draining = False
-        self._release_held()
-        return not self._sleep.is_asleep
-
-    def is_sleeping(self) -> bool:
-        return self._sleep.is_asleep
-
-    def start_profile(self, prefix: str | None = None) -> None:
-        """Begins to record steps. Raises `ValidationError`."""
-        self._profiler.start(prefix)
-
-    def stop_profile(self) -> str:
-        """The path of the trace. Raises `ValidationError` when no profile runs."""
-        return self._profiler.stop()
-
     def shutdown(self) -> None:
-        """Gives up the memory; no step may follow."""
         self._finish_steps()
         self._grammars.close()
-        self._runner.drop_kv_cache()
-        self._runner.drop_model()
+        super().shutdown()
 
-    def _release_held(self) -> None:
-        held, self._held = self._held, []
-        for request in held:
-            self.add_request(request)
+    def _settle(self) -> None:
+        self._notices += self._finish_steps()
+
+    def _end_all(self) -> None:
+        self._notices += [
+            SequenceOutput(request_id, [], finish_reason="abort") for request_id in self._unfinished
+        ]
+
+    def _forget_cache(self) -> None:
+        self.scheduler.preempt_all()
+        self.scheduler.pool.reset_prefix_cache()
 
     def _run_step(self) -> list[SequenceOutput]:
         """Launches the next step, and what is new of the one that is due."""

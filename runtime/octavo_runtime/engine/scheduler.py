@@ -85,7 +85,9 @@ class Scheduler:
             )
         self.config = config
         self.pool = pool
-        self.waiting = WaitingQueue("priority" if config.policy == "priority" else "fcfs")
+        self.waiting: WaitingQueue[Sequence] = WaitingQueue(
+            "priority" if config.policy == "priority" else "fcfs"
+        )
         self.running: list[Sequence] = []
         self.num_preemptions = 0
         self.num_queried_tokens = 0

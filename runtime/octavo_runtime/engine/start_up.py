@@ -27,7 +27,6 @@ def start_up_line(info: EngineInfo, total_s: float) -> str:
     parts = [f"{_NAMES.get(name, name)} {seconds:.2f} s" for name, seconds in stages.items()]
     if info.num_graphs:
         parts[-1] += f" ({info.num_graphs} CUDA graphs)"
-    return (
-        f"ready in {total_s:.2f} s: {', '.join(parts)}; {info.dtype}, "
-        f"{info.num_blocks * info.block_size} tokens of KV cache"
-    )
+    cache = f"{info.num_blocks * info.block_size} tokens of KV cache"
+    line = f"ready in {total_s:.2f} s: {', '.join(parts)}; {info.dtype}"
+    return f"{line}, {cache}" if info.num_blocks else line

@@ -24,10 +24,13 @@ def load_weights(model: nn.Module, folder: Path, *, progress: Progress | None = 
     """Fills every weight of `model` from the folder's safetensors files, then packs the layers.
 
     progress: called with (tensors loaded, tensors in all).
+    A model with a `base_model_prefix` also takes the checkpoint of its body alone, whose names lack
+    that prefix.
     Raises `ConfigError` for missing files, missing or misshapen tensors, and damaged files.
     """
-    targets = dict(weight_targets(model))
     files = _weight_files(folder)
+    prefix = getattr(model, "base_model_prefix", "")
+    targets = _named_as_in(files, dict(weight_targets(model)), prefix)
     is_on_gpu = any(target.is_cuda for target in targets.values())
     missing = set(targets)
     for name in stream_weights(targets, files) if is_on_gpu else _copy_weights(targets, files):
@@ -76,6 +79,21 @@ def weight_targets(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
         if of_module is not None:
             parent = path.rpartition(".")[0]
             yield from of_module(f"{parent}." if parent else "")
+
+
+def _named_as_in(
+    files: Iterable[Path], targets: dict[str, Tensor], prefix: str
+) -> dict[str, Tensor]:
+    """The targets under the names of a body alone, where the files hold that."""
+    if not prefix or any(name.startswith(f"{prefix}.") for name in _stored_names(files)):
+        return targets
+    return {name.removeprefix(f"{prefix}."): target for name, target in targets.items()}
+
+
+def _stored_names(files: Iterable[Path]) -> Iterator[str]:
+    for path in files:
+        with _opened(path) as file:
+            yield from file.keys()
 
 
 def _pack(model: nn.Module) -> None:

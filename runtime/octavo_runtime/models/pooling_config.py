@@ -1,27 +1,25 @@
 """What a model's files and the user's settings say about pooling, as one `PoolingConfig`."""
 
 import json
-from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from octavo_runtime.config import PoolerConfig
+from octavo_runtime.config import EngineConfig
 from octavo_runtime.model_config import ModelConfig
+from octavo_runtime.models.runner_type import RunnerChoice
 from octavo_runtime.pooling import PoolingConfig
 
 
 def read_pooling_config(
-    folder: Path,
-    model_config: ModelConfig,
-    convert: Literal["embed", "classify"],
-    user: PoolerConfig,
-    *,
-    is_encoder: bool,
+    config: EngineConfig, model_config: ModelConfig, choice: RunnerChoice
 ) -> PoolingConfig:
-    """Raises `ConfigError` for files that cannot be honoured.
+    """Of the model in `config.model`, under `config.pooler_config`.
 
-    convert: what the model gives. is_encoder: its tokens attend in both directions.
+    choice: whether it gives vectors or classes. Raises `ConfigError` for files that cannot be
+    honoured.
     """
-    raw: dict[str, Any] = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    user, is_encoder, convert = config.pooler_config, choice.is_encoder, choice.convert
+    text = (config.model / "config.json").read_text(encoding="utf-8")
+    raw: dict[str, Any] = json.loads(text) | config.hf_overrides
     labels = raw.get("id2label") or {str(i): f"LABEL_{i}" for i in range(raw.get("num_labels", 2))}
     is_classifier = convert == "classify"
     kind: Any = user.pooling_type or user.seq_pooling_type or ("CLS" if is_encoder else "LAST")

@@ -5,17 +5,24 @@ from typing import Literal
 
 from octavo_protocol.errors import ConfigError
 from octavo_runtime.config import EngineConfig
-from octavo_runtime.models.registry import pooling_architectures, supported_architectures
+from octavo_runtime.models.registry import (
+    pooling_architectures,
+    pooling_model_class,
+    supported_architectures,
+)
 
 SENTENCE_TRANSFORMERS = "modules.json"
 
 
 @dataclass(frozen=True, slots=True)
 class RunnerChoice:
-    """convert: what a pooling model gives: vectors or classes; none of a model that generates."""
+    """convert: what a pooling model gives: vectors or classes; none of a model that generates.
+    is_encoder: it takes whole prompts and has no KV cache.
+    """
 
     runner: Literal["generate", "pooling"]
     convert: Literal["none", "embed", "classify"] = "none"
+    is_encoder: bool = False
 
 
 def resolve_runner(config: EngineConfig, architecture: str) -> RunnerChoice:
@@ -46,9 +53,11 @@ def resolve_runner(config: EngineConfig, architecture: str) -> RunnerChoice:
         raise ConfigError(
             f"{architecture} generates text: to pool, it needs convert embed or classify (or auto)"
         )
+    is_encoder = pooling_model_class(architecture).is_encoder
     if config.convert in ("embed", "classify"):
-        return RunnerChoice("pooling", config.convert)
-    return RunnerChoice("pooling", "classify" if _classifies(architecture) else "embed")
+        return RunnerChoice("pooling", config.convert, is_encoder)
+    convert: Literal["embed", "classify"] = "classify" if _classifies(architecture) else "embed"
+    return RunnerChoice("pooling", convert, is_encoder)
 
 
 def _classifies(architecture: str) -> bool:

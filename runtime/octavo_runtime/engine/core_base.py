@@ -1,0 +1,134 @@
+"""What cores of either kind do around their steps: sleep, wake up, profiles, the end."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable
+from typing import Generic, TypeVar
+
+from octavo_kernels.allocator import trim_allocator
+from octavo_runtime.config import EngineConfig
+from octavo_runtime.engine.messages import EngineInfo, StepOutputs
+from octavo_runtime.engine.profiler import StepProfiler
+from octavo_runtime.engine.sleep import KV_CACHE, WEIGHTS, SleepState
+from octavo_runtime.worker.loaded_model import LoadedModel
+
+Request = TypeVar("Request")
+
+
+class EngineCoreBase(ABC, Generic[Request]):
+    """A subclass runs requests, and keeps those that are not finished in `_unfinished`.
+
+    _held: requests that have arrived while the engine drains.
+    """
+
+    info: EngineInfo
+
+    def __init__(self, config: EngineConfig, runner: LoadedModel) -> None:
+        self._model = runner
+        self._sleep = SleepState(is_enabled=config.enable_sleep_mode)
+        self._profiler = StepProfiler(config.profiler_dir)
+        self._unfinished: dict[str, None] = {}
+        self._is_draining = False
+        self._held: list[Request] = []
+
+    @abstractmethod
+    def add_request(self, request: Request) -> None:
+        """Queues a request that the API side has validated against `info`."""
+
+    @abstractmethod
+    def abort(self, request_ids: Iterable[str]) -> None:
+        """Ends requests and frees their blocks at once. Unknown ids are ignored."""
+
+    @abstractmethod
+    def has_work(self) -> bool:
+        """A step would do something now."""
+
+    @abstractmethod
+    def step(self) -> StepOutputs:
+        """One step; what is new. Without work: only the state."""
+
+    @abstractmethod
+    def reset_prefix_cache(self, reset_running_requests: bool = False) -> bool:
+        """Forgets all cached blocks. False while any is in use; True takes them all first."""
+
+    @abstractmethod
+    def _settle(self) -> None:
+        """Waits for the steps that run; the next step tells what they gave."""
+
+    @abstractmethod
+    def _end_all(self) -> None:
+        """Lets the next step tell that all unfinished requests were aborted."""
+
+    @abstractmethod
+    def _forget_cache(self) -> None:
+        """Takes every block from requests and prefix cache."""
+
+    def sleep(self, level: int = 1, mode: str = "abort") -> bool:
+        """Stops to run requests and frees memory; see `engine/sleep.py` for the levels.
+
+        mode: what becomes of unfinished requests. "abort": they end. "keep": they go on after
+        `wake_up`. "wait": the engine first finishes them and holds new ones back; returns False,
+        and is to be called again after a step, until they are done. Requests that arrive asleep
+        wait. Raises `ValidationError`.
+        """
+        self._sleep.check(level, mode)
+        if mode == "wait" and self._unfinished and not self._sleep.is_asleep:
+            self._is_draining = True
+            return False
+        self._is_draining = False
+        self._settle()
+        if mode == "abort":
+            self._end_all()
+            self.abort(list(self._unfinished))
+        self._sleep.fall_asleep(level)
+        if level > 0:
+            self._forget_cache()
+            self._model.drop_kv_cache()
+            if self._sleep.has_weights:
+                self._model.offload_model()
+            else:
+                self._model.drop_model()
+            trim_allocator()
+        self._release_held()
+        return True
+
+    def wake_up(self, tags: list[str] | None = None) -> bool:
+        """Takes back what the parts that `tags` name have given up; None: all parts.
+
+        True: the engine is fully awake. Raises `ValidationError` for unknown tags, `ConfigError`
+        when the memory or the weights cannot be had; those parts then go on sleeping.
+        """
+        waking = self._sleep.waking(tags)
+        if WEIGHTS in waking and self._sleep.has_weights:
+            self._model.restore_model()
+        elif WEIGHTS in waking:
+            self._model.load_model()
+            self._sleep.has_weights = True
+        if KV_CACHE in waking and self.info.num_blocks:
+            self._model.allocate_kv_cache(self.info.num_blocks)
+        self._sleep.parts -= waking
+        if waking & {KV_CACHE, WEIGHTS} and not self._sleep.is_asleep:
+            self._model.warm_up(self.info.max_model_len)
+        self._is_draining = False
+        self._release_held()
+        return not self._sleep.is_asleep
+
+    def is_sleeping(self) -> bool:
+        return self._sleep.is_asleep
+
+    def start_profile(self, prefix: str | None = None) -> None:
+        """Begins to record steps. Raises `ValidationError`."""
+        self._profiler.start(prefix)
+
+    def stop_profile(self) -> str:
+        """The path of the trace. Raises `ValidationError` when no profile runs."""
+        return self._profiler.stop()
+
+    def shutdown(self) -> None:
+        """Gives up the memory; no step may follow."""
+        self._model.drop_kv_cache()
+        self._model.drop_model()
+
+    def _release_held(self) -> None:
+        held, self._held = self._held, []
+        for request in held:
+            self.add_request(request)
