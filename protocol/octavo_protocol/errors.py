@@ -6,7 +6,9 @@
     │   ├── AuthenticationError     401  authentication_error
     │   ├── ForbiddenError          403  permission_error
     │   ├── NotFoundError           404  not_found_error
+    │   ├── GoneError               410  invalid_request_error
     │   ├── RequestTooLargeError    413  invalid_request_error
+    │   ├── OtherRequestError       422  invalid_request_error
     │   └── RateLimitError          429  rate_limit_error        (try again later)
     ├── ConfigError                 500  config_error            (also a ValueError; start-up only)
     └── ServerError                 500  internal_error
@@ -91,6 +93,18 @@ class NotFoundError(ClientError):
 
     status_code = 404
     error_type = "not_found_error"
+
+
+class GoneError(ClientError):
+    """What the request goes on with is no longer kept."""
+
+    status_code = 410
+
+
+class OtherRequestError(ClientError):
+    """An idempotency key came with another request than before."""
+
+    status_code = 422
 
 
 class RequestTooLargeError(ClientError):

@@ -19,6 +19,10 @@ snapshot:{incarnation}       msgpack `KVSnapshot` of all cached blocks as of a s
 snapshot_wanted:{incarnation}  set by a consumer that saw a gap; the replica answers and deletes
 download                     how far the model's download is (msgpack `DownloadRecord`), for as long
                              as it goes on
+journal:{stream}             hash: who generates a stream that can be resumed, and how far it is
+journal_events:{stream}      stream of its events so far; entry id `{number of the last event}-0`
+journals                     sorted set: stream -> Unix time in ms after which it is forgotten
+journal_bytes                hash: stream -> bytes of its events; field `total`: of all of them
 """
 
 from dataclasses import dataclass
@@ -80,3 +84,17 @@ class Keys:
     @property
     def download(self) -> str:
         return f"{self.prefix}download"
+
+    def journal(self, stream: str) -> str:
+        return f"{self.prefix}journal:{stream}"
+
+    def journal_events(self, stream: str) -> str:
+        return f"{self.prefix}journal_events:{stream}"
+
+    @property
+    def journals(self) -> str:
+        return f"{self.prefix}journals"
+
+    @property
+    def journal_bytes(self) -> str:
+        return f"{self.prefix}journal_bytes"

@@ -32,6 +32,7 @@ from octavo_protocol.openapi import ApiRoute, Content, Operation
 from octavo_router.decisions import GenerationRequest, PromptKey
 from octavo_router.deployment import Deployment
 from octavo_router.proxy import ProxyRequest
+from octavo_router.resumption import Asked, asked
 from octavo_router.sessions import session_of
 from octavo_router.state import RouterState
 
@@ -63,6 +64,19 @@ class _Relayed:
         await run_unless_gone(receive, self._state.proxy.relay(self._request, send))
 
 
+class _Resumable:
+    """Likewise, of an answer that the client can come back to: that does not end with it."""
+
+    def __init__(self, state: RouterState, request: ProxyRequest, asked: Asked) -> None:
+        self._state = state
+        self._request = request
+        self._asked = asked
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        answering = self._state.resumption.answer(self._request, self._asked, send)
+        await run_unless_gone(receive, answering)
+
+
 class Routes:
     """The endpoints over one `RouterState`."""
 
@@ -80,7 +94,10 @@ class Routes:
         key = await self._key(request, deployment, body, raw)
         if has_earlier:  # a replica has what was said before; the tokens are only of the rest
             key = replace(key, tokens=None)
-        return _Relayed(self.state, self._proxied(request, deployment, raw, body.model, key))
+        proxied = self._proxied(request, deployment, raw, body.model, key)
+        if (resumable := self._asked(request, raw, body)) is not None:
+            return _Resumable(self.state, proxied, resumable)
+        return _Relayed(self.state, proxied)
 
     async def tokenize(self, request: Request) -> Any:
         return await self._plain(request, TokenizeRequest)
@@ -136,6 +153,13 @@ class Routes:
         reads_session = deployment.policy.reads_session
         session = session_of(request.headers, raw) if reads_session else None
         return await self.state.decider.prompt_key(deployment, body, session=session)
+
+    def _asked(self, request: Request, raw: bytes, body: GenerationRequest) -> Asked | None:
+        """Whether the client wants to come back to the answer. Raises `ValidationError`."""
+        given = request.headers.get("authorization") or request.headers.get("x-api-key") or ""
+        return asked(
+            request.headers, request.url.path, raw, tenant=given, is_stream=bool(body.stream)
+        )
 
     async def _plain(
         self, request: Request, kind: type[TokenizeRequest] | type[DetokenizeRequest]

@@ -35,6 +35,13 @@ class RouterMetrics:
             "Times that another replica went on with such a stream.",
             registry=registry,
         )
+        self.resumable_answers = Counter(
+            _PREFIX + "resumable_answers",
+            "Answers asked for with an Idempotency-Key: begun, taken over from another router, "
+            "followed (joined or repeated), not kept.",
+            ["how"],
+            registry=registry,
+        )
         self.ttft = Histogram(
             _PREFIX + "time_to_first_byte_seconds",
             "From the request to the first byte of a streamed answer.",

@@ -21,6 +21,10 @@ class RouterOptions(HttpOptions):
     the longest silence of a replica, also before its first token. replica_api_key: what replicas
     ask for; without it they get the key that the client sent. continue_patience_s: how long a
     stream whose replica broke it off waits for another one that can go on with it.
+
+    resume_*: of answers that clients can come back to: seconds for which one is generated for a
+    client that has left (grace) and kept after its end (ttl); most bytes of one and of all of a
+    deployment.
     """
 
     redis_url: str | None = None
@@ -36,6 +40,10 @@ class RouterOptions(HttpOptions):
     replica_api_key: str | None = field(default=None, repr=False)
     max_attempts: int = 4
     continue_patience_s: float = 10.0
+    resume_grace_s: float = 30.0
+    resume_ttl_s: float = 300.0
+    resume_stream_bytes: int = 4 * 2**20
+    resume_total_bytes: int = 64 * 2**20
     max_body_bytes: int = 16 * 2**20
     drain_delay_s: float = 0.0
     drain_timeout_s: float = 30.0

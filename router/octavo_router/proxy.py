@@ -111,14 +111,18 @@ class Proxy:
         """Answers the client. Raises `UnavailableError` when no replica could, before any byte."""
         stream = StreamTrace(wire_format(request.path))
         try:
-            await self._relay(request, stream, send)
+            await self.generate(request, stream, send)
         except UnavailableError as error:
             if not stream.has_begun:
                 self._metrics.answered(request.deployment.name, error.status_code)
                 raise
-            await self._break_off(request, stream, send)
+            await send(_body(broken_event(request.path), is_last=True))
 
-    async def _relay(self, request: ProxyRequest, stream: StreamTrace, send: Send) -> None:
+    async def generate(self, request: ProxyRequest, stream: StreamTrace, send: Send) -> None:
+        """Sends the answer from where `stream` is; what `send` raises ends it.
+
+        Raises `UnavailableError` when no replica could give it or go on with it.
+        """
         tried: list[str] = []
         names: list[str] = []
         deployment = request.deployment
@@ -218,13 +222,13 @@ class Proxy:
         if not chunk:
             raise _ReplicaFailed("the stream ended before its first byte", is_broken=True)
         is_first = not stream.has_begun
+        stream.begin(response.headers.get(TRACE_HEADER))
         if is_first:
             self._metrics.ttft.observe(time.perf_counter() - request.arrived)
             self._metrics.answered(request.deployment.name, response.status)
             await send(_start(response, decision))
         else:
             self._metrics.continued_streams.inc()
-        stream.begin(response.headers.get(TRACE_HEADER))
         told = b""
         while chunk:
             if passed := stream.feed(chunk):
@@ -259,15 +263,6 @@ class Proxy:
             if stream.has_begun:
                 self._metrics.broken_streams.inc()
 
-    async def _break_off(self, request: ProxyRequest, stream: StreamTrace, send: Send) -> None:
-        """Tells the client of a stream that its rest will not come."""
-        broken = error_body(
-            "the replica that generated this answer failed",
-            error_type=OctavoError.error_type,
-            code=502,
-        )
-        await send(_body(wire_format(request.path).event(502, broken), is_last=True))
-
     def _check_prediction(self, deployment: Deployment, decision: Decision, data: bytes) -> None:
         """Compares the answer's cached tokens, where it tells them, with what was predicted."""
         found = _CACHED_TOKENS.findall(data)
@@ -282,6 +277,16 @@ class Proxy:
             logger.warning("the cache entries of %s are wrong", record.replica_id)
             self._metrics.distrusted.inc()
             deployment.blocks.distrust(record.incarnation)
+
+
+def broken_event(path: str) -> bytes:
+    """Tells the client of a stream that its rest will not come."""
+    broken = error_body(
+        "the replica that generated this answer failed",
+        error_type=OctavoError.error_type,
+        code=502,
+    )
+    return wire_format(path).event(502, broken)
 
 
 def _start(response: aiohttp.ClientResponse, decision: Decision) -> Message:

@@ -4,6 +4,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Coroutine
+from contextlib import AsyncExitStack
 from types import TracebackType
 from typing import Any
 
@@ -21,6 +22,10 @@ from octavo_router.metrics import RouterMetrics
 from octavo_router.options import RouterOptions
 from octavo_router.prefix_index import IndexBudget
 from octavo_router.proxy import ROUTE_HEADER, Proxy, make_session
+from octavo_router.resumption import Resumption
+from octavo_router.resumption.journal import Journal, JournalLimits
+from octavo_router.resumption.memory_journal import MemoryJournal
+from octavo_router.resumption.redis_journal import RedisJournal
 from octavo_router.tokenizers import TokenizerCache
 
 logger = logging.getLogger(__name__)
@@ -54,6 +59,7 @@ class RouterState:
         self.is_draining = False
         self._tasks: list[asyncio.Task[None]] = []
         self._redis: redis.asyncio.Redis | None = None
+        self._journals = AsyncExitStack()
 
     @property
     def stage(self) -> str:
@@ -104,6 +110,7 @@ class RouterState:
             max_attempts=options.max_attempts,
             patience_s=options.continue_patience_s,
         )
+        self.resumption = await self._make_resumption()
         return self
 
     async def __aexit__(
@@ -112,11 +119,32 @@ class RouterState:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        await self.resumption.close()
+        await self._journals.aclose()
         await stop_tasks(self._tasks)
         await self._tokenizers.close()
         await self._session.close()
         if self._redis is not None:
             await self._redis.aclose()
+
+    async def _make_resumption(self) -> Resumption:
+        options = self.options
+        limits = JournalLimits(
+            ttl_s=options.resume_ttl_s,
+            max_stream_bytes=options.resume_stream_bytes,
+            max_total_bytes=options.resume_total_bytes,
+        )
+        journal: Journal = MemoryJournal(limits)
+        if options.redis_url is not None:
+            opened = RedisJournal(options.redis_url, limits)
+            journal = await self._journals.enter_async_context(opened)
+        return Resumption(
+            proxy=self.proxy,
+            journal=journal,
+            limits=limits,
+            grace_s=options.resume_grace_s,
+            metrics=self.metrics,
+        )
 
     def _follow(self) -> None:
         """Starts what keeps the deployments true."""

@@ -26,6 +26,7 @@ class StreamTrace:
         self._held = b""
         self._tail = b""
         self._entries = bytearray()
+        self._num_taken = 0  # bytes of them
         self._is_ended = False
         self.head: str | None = None
         self.has_begun = False
@@ -43,6 +44,18 @@ class StreamTrace:
         self.head = head
         self.has_begun = True
         self._held = b""
+
+    def restore(self, head: str, entries: bytes) -> None:
+        """Goes on with what another router had. entries: all that its `take` gave."""
+        self.begin(head)
+        self._entries += entries
+        self._num_taken = len(entries)
+
+    def take(self) -> bytes:
+        """The entries of the trace since the last call, each with a comma after it."""
+        taken = bytes(self._entries[self._num_taken :])
+        self._num_taken = len(self._entries)
+        return taken
 
     def feed(self, data: bytes) -> bytes:
         """What may be passed on now that `data` has come."""

@@ -72,6 +72,33 @@ def router(
             min=0,
         ),
     ] = _ROUTER["continue_patience_s"],
+    resume_grace: Annotated[
+        float,
+        option(
+            "--resume-grace",
+            help="Seconds for which an answer with an Idempotency-Key is generated for a client "
+            "that has left.",
+            min=0,
+        ),
+    ] = _ROUTER["resume_grace_s"],
+    resume_ttl: Annotated[
+        float,
+        option(
+            "--resume-ttl",
+            help="Seconds for which such an answer is kept after its end.",
+            min=10,
+        ),
+    ] = _ROUTER["resume_ttl_s"],
+    resume_stream_bytes: Annotated[
+        Any,
+        size_option("--resume-stream-bytes", help="Most that is kept of one such answer."),
+    ] = _ROUTER["resume_stream_bytes"],
+    resume_total_bytes: Annotated[
+        Any,
+        size_option(
+            "--resume-total-bytes", help="Most that is kept of all such answers of a deployment."
+        ),
+    ] = _ROUTER["resume_total_bytes"],
     connect_timeout: Annotated[
         float, option("--connect-timeout", help="Seconds to reach a replica.", min=0.01)
     ] = _ROUTER["connect_timeout_s"],
@@ -126,6 +153,10 @@ def router(
         policy=policy,
         policy_weights=read_weights(policy_weights) if policy_weights else DEFAULT_WEIGHTS,
         continue_patience_s=continue_patience,
+        resume_grace_s=resume_grace,
+        resume_ttl_s=resume_ttl,
+        resume_stream_bytes=resume_stream_bytes,
+        resume_total_bytes=resume_total_bytes,
         connect_timeout_s=connect_timeout,
         read_timeout_s=read_timeout,
         max_attempts=max_attempts,
