@@ -150,7 +150,7 @@ class Routes:
     async def _key(
         self, request: Request, deployment: Deployment, body: GenerationRequest, raw: bytes
     ) -> PromptKey:
-        reads_session = deployment.policy.reads_session
+        reads_session = deployment.policy.reads_session or self.state.capture is not None
         session = session_of(request.headers, raw) if reads_session else None
         return await self.state.decider.prompt_key(deployment, body, session=session)
 

@@ -1,10 +1,12 @@
 """Settings of one router process."""
 
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from octavo_protocol.errors import ConfigError
 from octavo_protocol.http_options import HttpOptions
 from octavo_protocol.resources.model_deployment import RoutingPolicyName
+from octavo_router.capture import DEFAULT_BLOCK_SIZE, DEFAULT_MAX_BYTES
 from octavo_router.policies.weights import DEFAULT_WEIGHTS, PolicyWeights
 
 
@@ -25,6 +27,9 @@ class RouterOptions(HttpOptions):
     resume_*: of answers that clients can come back to: seconds for which one is generated for a
     client that has left (grace) and kept after its end (ttl); most bytes of one and of all of a
     deployment.
+
+    capture: file for a trace of the traffic, of at most capture_bytes with the one before it; its
+    blocks have capture_block_size tokens.
     """
 
     redis_url: str | None = None
@@ -48,6 +53,9 @@ class RouterOptions(HttpOptions):
     drain_delay_s: float = 0.0
     drain_timeout_s: float = 30.0
     index_budget_bytes: int = 512 * 2**20
+    capture: Path | None = None
+    capture_bytes: int = DEFAULT_MAX_BYTES
+    capture_block_size: int = DEFAULT_BLOCK_SIZE
     log_level: str = "info"
 
     def __post_init__(self) -> None:

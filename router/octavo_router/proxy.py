@@ -21,6 +21,7 @@ from octavo_protocol.errors import OctavoError, UnavailableError, error_body
 from octavo_protocol.overrides import NO_OVERRIDES, RequestOverrides
 from octavo_protocol.records import ReplicaRecord
 from octavo_protocol.wire_formats import wire_format
+from octavo_router.capture import TrafficCapture
 from octavo_router.decisions import Decider, Decision, PromptKey
 from octavo_router.deployment import Deployment
 from octavo_router.metrics import RouterMetrics
@@ -100,12 +101,14 @@ class Proxy:
         metrics: RouterMetrics,
         max_attempts: int,
         patience_s: float,
+        capture: TrafficCapture | None = None,
     ) -> None:
         self._session = session
         self._decider = decider
         self._metrics = metrics
         self._max_attempts = max_attempts
         self._patience_s = patience_s
+        self._capture = capture
 
     async def relay(self, request: ProxyRequest, send: Send) -> None:
         """Answers the client. Raises `UnavailableError` when no replica could, before any byte."""
@@ -206,6 +209,8 @@ class Proxy:
         request.deployment.replicas.succeeded(decision.replica.incarnation)
         self._check_prediction(request.deployment, decision, body)
         self._metrics.answered(request.deployment.name, response.status)
+        if response.status == 200:
+            self._captured(request, body)
         await send(_start(response, decision))
         await send(_body(body, is_last=True))
 
@@ -242,6 +247,7 @@ class Proxy:
         request.deployment.replicas.succeeded(decision.replica.incarnation)
         if is_first:  # of an answer that goes on, the first replica's tokens are told
             self._check_prediction(request.deployment, decision, told + last)
+        self._captured(request, told + last, stream)
         await send(_body(last, is_last=True))
 
     def _note(
@@ -262,6 +268,23 @@ class Proxy:
             request.deployment.replicas.failed(decision.replica.incarnation)
             if stream.has_begun:
                 self._metrics.broken_streams.inc()
+
+    def _captured(
+        self, request: ProxyRequest, answer: bytes, stream: StreamTrace | None = None
+    ) -> None:
+        """Notes a complete answer in the capture of traffic, where there is one."""
+        if self._capture is None or request.path not in CONTINUABLE:
+            return
+        key = request.key
+        self._capture.add(
+            arrived=request.arrived,
+            hashes=key.hashes,
+            hash_tokens=key.block_size,
+            num_prompt_tokens=key.num_tokens,
+            session=key.session,
+            answer=answer,
+            num_output_tokens=stream.num_tokens if stream is not None else 0,
+        )
 
     def _check_prediction(self, deployment: Deployment, decision: Decision, data: bytes) -> None:
         """Compares the answer's cached tokens, where it tells them, with what was predicted."""

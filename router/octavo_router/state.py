@@ -14,6 +14,7 @@ from octavo_protocol.asgi import Message
 from octavo_protocol.keys import Keys
 from octavo_protocol.sampling_params import SamplingParams
 from octavo_protocol.tasks import stop_tasks
+from octavo_router.capture import TrafficCapture
 from octavo_router.decisions import Decider
 from octavo_router.deployments import Deployments
 from octavo_router.discovery import Discovery
@@ -60,6 +61,7 @@ class RouterState:
         self._tasks: list[asyncio.Task[None]] = []
         self._redis: redis.asyncio.Redis | None = None
         self._journals = AsyncExitStack()
+        self.capture: TrafficCapture | None = None
 
     @property
     def stage(self) -> str:
@@ -95,6 +97,13 @@ class RouterState:
 
     async def __aenter__(self) -> "RouterState":
         options = self.options
+        if options.capture is not None:
+            self.capture = TrafficCapture(
+                options.capture,
+                max_bytes=options.capture_bytes,
+                block_size=options.capture_block_size,
+            )
+            self.capture.open()
         self._session = make_session(
             connect_s=options.connect_timeout_s,
             read_s=options.read_timeout_s,
@@ -109,6 +118,7 @@ class RouterState:
             metrics=self.metrics,
             max_attempts=options.max_attempts,
             patience_s=options.continue_patience_s,
+            capture=self.capture,
         )
         self.resumption = await self._make_resumption()
         return self
@@ -124,6 +134,8 @@ class RouterState:
         await stop_tasks(self._tasks)
         await self._tokenizers.close()
         await self._session.close()
+        if self.capture is not None:
+            self.capture.close()
         if self._redis is not None:
             await self._redis.aclose()
 

@@ -7,6 +7,8 @@ repetition: what is held is thrown away.
 
 import re
 
+import msgspec
+
 from octavo_protocol.continuation import CONTINUE, MARK, continuation_body
 from octavo_protocol.wire_formats import WireFormat
 
@@ -38,6 +40,12 @@ class StreamTrace:
         if self.head is None:
             return self._is_ended
         return self._held.endswith(_EVENT_END) and self._format.is_ended(self._held)
+
+    @property
+    def num_tokens(self) -> int:
+        """Generated so far, by all choices together."""
+        entries = msgspec.json.decode(b"[%s]" % self._entries[:-1])
+        return sum(len(token_ids) for _, token_ids, *_ in entries)
 
     def begin(self, head: str | None) -> None:
         """A replica's answer begins. head: its trace header."""

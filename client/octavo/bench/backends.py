@@ -15,6 +15,7 @@ class Event:
     text: str | None = None
     prompt_tokens: int | None = None
     completion_tokens: int | None = None
+    cached_tokens: int | None = None
     error: str | None = None
 
 
@@ -57,7 +58,13 @@ def _read_chunk(chunk: Mapping[str, Any]) -> Event:
             text = choice.get("text") or ""
         elif delta.get("content") or delta.get("reasoning") or "role" not in delta:
             text = delta.get("content") or delta.get("reasoning") or ""
-    return Event(text, usage.get("prompt_tokens"), usage.get("completion_tokens"))
+    details = usage.get("prompt_tokens_details") or {}
+    return Event(
+        text,
+        usage.get("prompt_tokens"),
+        usage.get("completion_tokens"),
+        details.get("cached_tokens"),
+    )
 
 
 def _read_response_event(event: Mapping[str, Any]) -> Event:
@@ -66,7 +73,13 @@ def _read_response_event(event: Mapping[str, Any]) -> Event:
             return Event(text=event.get("delta") or "")
         case "response.completed" | "response.incomplete":
             usage = event["response"].get("usage") or {}
-            return Event(None, usage.get("input_tokens"), usage.get("output_tokens"))
+            details = usage.get("input_tokens_details") or {}
+            return Event(
+                None,
+                usage.get("input_tokens"),
+                usage.get("output_tokens"),
+                details.get("cached_tokens"),
+            )
         case "response.failed":
             return Event(error=_message(event["response"].get("error")))
         case "error":

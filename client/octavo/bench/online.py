@@ -35,6 +35,7 @@ class StreamTimes:
     num_output_tokens: int = 0
     text: str = ""
     error: str | None = None
+    num_cached_tokens: int = 0
 
     @property
     def tpot(self) -> float:
@@ -90,12 +91,12 @@ async def run_load(
         await asyncio.sleep(started + at - time.perf_counter())
         async with limit:
             result = StreamTimes(start=time.perf_counter() - started)
-            await _stream(session, target, request, result)
+            await stream(session, target, request, result)
         if progress is not None:
             progress(1)
         return result
 
-    async with _session(target) as session:
+    async with open_session(target) as session:
         started = time.perf_counter()
         results = await asyncio.gather(
             *(one(session, request, at) for request, at in zip(requests, times, strict=True))
@@ -105,10 +106,10 @@ async def run_load(
 
 async def warm_up(target: Target, request: BenchRequest, count: int) -> None:
     """Sends `request` so many times, one after the other. Raises `UnavailableError`."""
-    async with _session(target) as session:
+    async with open_session(target) as session:
         for _ in range(count):
             result = StreamTimes()
-            await _stream(session, target, request, result)
+            await stream(session, target, request, result)
             if result.error is not None:
                 raise UnavailableError(f"the first request failed: {result.error}")
 
@@ -125,7 +126,8 @@ async def wait_until_ready(target: Target, request: BenchRequest, timeout_s: flo
         await asyncio.sleep(_RETRY_S)
 
 
-def _session(target: Target) -> aiohttp.ClientSession:
+def open_session(target: Target) -> aiohttp.ClientSession:
+    """The client for all requests of a run."""
     return aiohttp.ClientSession(
         headers=dict(target.headers),
         timeout=aiohttp.ClientTimeout(total=None, connect=30),
@@ -133,9 +135,10 @@ def _session(target: Target) -> aiohttp.ClientSession:
     )
 
 
-async def _stream(
+async def stream(
     session: aiohttp.ClientSession, target: Target, request: BenchRequest, times: StreamTimes
 ) -> None:
+    """Sends one request and fills `times`; what goes wrong is its `error`."""
     body = target.request(request)
     times.num_input_tokens = len(request.prompt_token_ids)
     started = last = time.perf_counter()
@@ -152,6 +155,7 @@ async def _stream(
                 event = target.format.read(json.loads(line[6:]))
                 times.num_input_tokens = event.prompt_tokens or times.num_input_tokens
                 times.num_output_tokens = event.completion_tokens or times.num_output_tokens
+                times.num_cached_tokens = event.cached_tokens or times.num_cached_tokens
                 if event.error is not None:
                     times.error = event.error
                     return

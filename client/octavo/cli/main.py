@@ -19,6 +19,7 @@ from octavo.cli import (
     doctor,
     models,
     operator,
+    replay,
     router,
     run_batch,
     serve,
@@ -82,6 +83,7 @@ app.command("chat", cls=FlexibleCommand)(chat.chat)
 app.command("complete", cls=FlexibleCommand)(complete.complete)
 app.add_typer(models.app, name="models")
 app.command("sim", cls=FlexibleCommand)(sim.sim)
+app.command("replay", cls=FlexibleCommand)(replay.replay)
 app.command("doctor")(doctor.doctor)
 app.add_typer(bench.app, name="bench")
 app.command("version")(version.version)

@@ -130,6 +130,25 @@ def router(
             show_default=False,
         ),
     ] = None,
+    capture: Annotated[
+        Path | None,
+        option(
+            "--capture",
+            help="File to which the traffic is written as a trace: times, lengths and salted block "
+            "hashes, no text. For `octavo sim` and `octavo replay`.",
+            show_default=False,
+        ),
+    ] = None,
+    capture_bytes: Annotated[
+        Any,
+        size_option(
+            "--capture-bytes", help="Most bytes of that file and the one before it, FILE.1."
+        ),
+    ] = _ROUTER["capture_bytes"],
+    capture_block_size: Annotated[
+        int,
+        option("--capture-block-size", help="Tokens of a block in that file.", min=1),
+    ] = _ROUTER["capture_block_size"],
     log_level: Annotated[
         Literal["debug", "info", "warning", "error"],
         option("--log-level", help="How much to log."),
@@ -164,6 +183,9 @@ def router(
         drain_delay_s=drain_delay,
         drain_timeout_s=drain_timeout,
         replica_api_key=replica_api_key,
+        capture=capture,
+        capture_bytes=capture_bytes,
+        capture_block_size=capture_block_size,
         log_level=log_level,
         **serve_flags.given(http),
     )

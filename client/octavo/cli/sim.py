@@ -37,8 +37,15 @@ def sim(
         int, option("--num-blocks", help="KV blocks of each replica.", min=1)
     ] = _MODEL.num_blocks,
     block_size: Annotated[
-        int, option("--block-size", help="Tokens of one block; the trace's hash_ids mean blocks.")
-    ] = _MODEL.block_size,
+        int | None,
+        option(
+            "--block-size",
+            help="Tokens of one block. Another size than the trace's makes its prompts and answers "
+            "longer or shorter by as much.",
+            min=1,
+            show_default="of the trace",
+        ),
+    ] = None,
     prefill_rate: Annotated[
         float, option("--prefill-rate", help="Prompt tokens per second of a replica.", min=1)
     ] = _MODEL.prefill_tokens_per_s,
@@ -75,10 +82,10 @@ def sim(
     """
     from octavo.sim.fleet import simulate
     from octavo.sim.report import report
-    from octavo.sim.trace import faster, read_trace
+    from octavo.sim.trace import load_trace
 
     policies = _policies(policy)
-    requests = faster(read_trace(trace, block_size=block_size, limit=limit), speed)
+    requests, block_size = load_trace(trace, block_size=block_size, speed=speed, limit=limit)
     model = ReplicaModel(
         num_blocks=num_blocks,
         block_size=block_size,

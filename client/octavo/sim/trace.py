@@ -6,7 +6,8 @@ The file format is one JSON object per line, as Mooncake publishes its traces:
 
 timestamp in milliseconds; hash_ids name the prompt's blocks, each id its whole prefix, the last
 block even where it is not full (as in figures that are published for these traces). Lines without
-hash_ids share nothing with others. session_id, where given, names the request's session.
+hash_ids share nothing with others. session_id, where given, names the request's session; block_size
+is what `octavo router --capture` writes: tokens of a block, 512 where no line says it.
 """
 
 from collections.abc import Iterator, Sequence
@@ -17,6 +18,8 @@ from typing import Annotated
 import msgspec
 
 from octavo_protocol.errors import ConfigError
+
+MOONCAKE_BLOCK = 512
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,13 +41,14 @@ class _Line(msgspec.Struct):
     output_length: Annotated[int, msgspec.Meta(ge=0)]
     hash_ids: list[int | str] | None = None
     session_id: int | str | None = None
+    block_size: Annotated[int, msgspec.Meta(ge=0)] = 0
 
 
 _decoder = msgspec.json.Decoder(_Line)
 
 
 def read_trace(path: Path, *, block_size: int, limit: int | None = None) -> list[TraceRequest]:
-    """The file's requests by arrival. limit: only the first so many lines.
+    """The file's requests by arrival, the first one at 0. limit: only the first so many lines.
 
     Raises `ConfigError` that names the line.
     """
@@ -56,7 +60,47 @@ def read_trace(path: Path, *, block_size: int, limit: int | None = None) -> list
     if not requests:
         raise ConfigError(f"the trace {path} holds no request")
     requests.sort(key=lambda request: request.arrival_s)
-    return requests
+    began = requests[0].arrival_s
+    return [replace(request, arrival_s=request.arrival_s - began) for request in requests]
+
+
+def load_trace(
+    path: Path, *, block_size: int | None = None, speed: float = 1.0, limit: int | None = None
+) -> tuple[list[TraceRequest], int]:
+    """(requests, tokens of a block), as the commands take a trace.
+
+    block_size: another than the trace's makes prompts and answers longer or shorter by as much.
+    Raises `ConfigError`.
+    """
+    own_size = _block_size(path)
+    requests = read_trace(path, block_size=own_size, limit=limit)
+    if block_size is not None and block_size != own_size:
+        requests = resized(requests, block_size / own_size)
+    return faster(requests, speed), block_size or own_size
+
+
+def _block_size(path: Path) -> int:
+    try:
+        with path.open("rb") as file:
+            lines = (_decoder.decode(line) for line in file)
+            first = next((line for line in lines if line.hash_ids), None)
+    except OSError as error:
+        raise ConfigError(f"cannot read the trace {path}: {error.strerror}") from error
+    except msgspec.DecodeError:
+        return MOONCAKE_BLOCK  # the reader tells which line it is
+    return first.block_size or MOONCAKE_BLOCK if first is not None else MOONCAKE_BLOCK
+
+
+def resized(requests: Sequence[TraceRequest], ratio: float) -> list[TraceRequest]:
+    """The same requests with prompts, blocks and answers `ratio` times as long."""
+    return [
+        replace(
+            request,
+            num_prompt_tokens=max(1, round(request.num_prompt_tokens * ratio)),
+            num_output_tokens=max(1, round(request.num_output_tokens * ratio)),
+        )
+        for request in requests
+    ]
 
 
 def faster(requests: Sequence[TraceRequest], speed: float) -> list[TraceRequest]:
