@@ -9,8 +9,13 @@ from octavo_protocol.anthropic import CountTokensRequest, MessagesRequest
 from octavo_protocol.anthropic.answers import AnthropicMessage, ErrorEvent, TokenCount
 from octavo_protocol.openai import (
     ChatCompletionRequest,
+    ClassifyRequest,
     CompletionRequest,
     DetokenizeRequest,
+    EmbeddingRequest,
+    PoolRequest,
+    RerankRequest,
+    ScoreRequest,
     TokenizeRequest,
 )
 from octavo_protocol.openai.answers import (
@@ -19,6 +24,13 @@ from octavo_protocol.openai.answers import (
     DetokenizeResponse,
     ModelList,
     TokenizeResponse,
+)
+from octavo_protocol.openai.pooling_answers import (
+    Classes,
+    Embeddings,
+    Pooled,
+    Reranked,
+    Scores,
 )
 from octavo_protocol.openai.response_answers import Response
 from octavo_protocol.openai.responses import ResponsesRequest
@@ -37,7 +49,19 @@ class Version(msgspec.Struct):
 
 
 _STREAM = Content(media_type=EVENTS)
+_OCTETS = Content(media_type="application/octet-stream")
 _ANTHROPIC_ERRORS = {status: (Content(ErrorEvent),) for status in (400, 401, 404, 413, 500, 503)}
+SCORE_PATHS = ("/score", "/v1/score")
+RERANK_PATHS = ("/rerank", "/v1/rerank", "/v2/rerank")
+_SCORE = Operation(
+    "How well texts fit together.", (ScoreRequest,), {200: (Content(Scores),)}, errors=(404,)
+)
+_RERANK = Operation(
+    "Documents in the order of their fit to a query.",
+    (RerankRequest,),
+    {200: (Content(Reranked),)},
+    errors=(404,),
+)
 
 POST: Mapping[str, Operation] = {
     "/v1/chat/completions": Operation(
@@ -68,6 +92,23 @@ POST: Mapping[str, Operation] = {
         (CountTokensRequest,),
         {200: (Content(TokenCount),), **_ANTHROPIC_ERRORS},
     ),
+    "/v1/embeddings": Operation(
+        "The vector of each input.",
+        (EmbeddingRequest,),
+        {200: (Content(Embeddings), _OCTETS)},
+        errors=(404,),
+    ),
+    "/pooling": Operation(
+        "What the model makes of each input: vectors, classes, one of them for each token.",
+        (PoolRequest,),
+        {200: (Content(Pooled), _OCTETS)},
+        errors=(404,),
+    ),
+    "/classify": Operation(
+        "The class of each input.", (ClassifyRequest,), {200: (Content(Classes),)}, errors=(404,)
+    ),
+    **dict.fromkeys(SCORE_PATHS, _SCORE),
+    **dict.fromkeys(RERANK_PATHS, _RERANK),
     "/tokenize": Operation(
         "Text to tokens.", (TokenizeRequest,), {200: (Content(TokenizeResponse),)}, errors=(404,)
     ),

@@ -16,6 +16,7 @@ from tokenizers import decoders, models, pre_tokenizers
 
 from octavo_protocol.errors import GenerationError, UnavailableError, ValidationError
 from octavo_protocol.outputs import RequestOutput
+from octavo_protocol.pooling import PoolingOutput, PoolingParams, PoolingRequestOutput
 from octavo_protocol.records import KVEvent
 from octavo_protocol.sampling_params import SamplingParams
 from octavo_protocol.tokenizer import Tokenizer, TokenizerBundle
@@ -25,12 +26,17 @@ from octavo_runtime.engine.messages import (
     EngineInfo,
     EngineRequest,
     EngineStats,
+    PoolingInfo,
+    PoolingRequest,
+    PoolingResult,
     SequenceOutput,
     StepOutputs,
     TokenLogprobs,
 )
 from octavo_runtime.engine.output_processor import OutputProcessor
 from octavo_runtime.engine.output_so_far import OutputSoFar
+from octavo_runtime.engine.pooling_requests import pooling_output, pooling_request
+from tests.fakes.fake_pooling import fake_tensor
 
 MAX_MODEL_LEN = 64
 _TEMPLATE = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}assistant:"
@@ -51,10 +57,18 @@ class FakeLLM:
     """Stands in for `AsyncLLM`; cast it with `as_async_llm`.
 
     script: what every request is answered with, ended by an end-of-sequence token; None: the prompt
-    again and again until max_tokens. gate: cleared, no request gets further tokens.
+    again and again until max_tokens. gate: cleared, no request gets further tokens. pooling: it
+    pools, with the tensors of `fake_tensor`; `pooled` are the requests that came.
     """
 
-    def __init__(self, *, script: str | None = None, is_loaded: bool = True) -> None:
+    def __init__(
+        self,
+        *,
+        script: str | None = None,
+        is_loaded: bool = True,
+        pooling: PoolingInfo | None = None,
+    ) -> None:
+        self._pooling = pooling
         self.tokenizer = byte_tokenizer()
         self.default_sampling_params = SamplingParams()
         self.info: EngineInfo | None = None
@@ -65,6 +79,8 @@ class FakeLLM:
         self.gate.set()
         self.request_ids: list[str] = []
         self.requests: list[EngineRequest] = []
+        self.pooled: list[PoolingRequest] = []
+        self.most_at_once = 0
         self.controls: list[tuple[str, dict[str, object]]] = []
         self.is_asleep = False
         self.aborted: list[str] = []
@@ -93,6 +109,7 @@ class FakeLLM:
             vocab_size=self.tokenizer.vocab_size,
             eos_token_ids=[self._eos],
             stages={"weights": 0.0},
+            pooling=self._pooling,
         )
         self._inputs = InputProcessor(self.info, self.tokenizer)
 
@@ -185,6 +202,42 @@ class FakeLLM:
             del self._running[request_id]
             if not finished:
                 self.aborted.append(request_id)
+
+    async def encode(
+        self,
+        prompt_token_ids: Sequence[int],
+        pooling_params: PoolingParams,
+        request_id: str,
+        *,
+        token_type_ids: Sequence[int] = (),
+        priority: int = 0,
+        cache_salt: str = "",
+    ) -> PoolingRequestOutput[PoolingOutput]:
+        if self.info is None or not self.is_healthy:
+            raise UnavailableError("the engine is not ready")
+        request = pooling_request(
+            self.info,
+            request_id,
+            prompt_token_ids,
+            pooling_params,
+            token_type_ids=token_type_ids,
+            priority=priority,
+            cache_salt=cache_salt,
+        )
+        assert self._pooling is not None
+        self.pooled.append(request)
+        failed = self._running[request_id] = asyncio.Event()
+        self.most_at_once = max(self.most_at_once, len(self._running))
+        try:
+            await self._next_step(failed)
+        except BaseException:
+            self.aborted.append(request_id)
+            raise
+        finally:
+            del self._running[request_id]
+        data = fake_tensor(request.prompt_token_ids, request.params, self._pooling)
+        result = PoolingResult(request_id, data.astype("<f4").tobytes(), list(data.shape))
+        return pooling_output(request, result, 0.0, 0.1)
 
     async def reset_prefix_cache(self, reset_running_requests: bool = False) -> bool:
         self.controls.append(("reset_prefix_cache", {"with_running": reset_running_requests}))

@@ -10,8 +10,8 @@ from octavo_protocol.asgi import parse_body, run_unless_gone
 from octavo_protocol.http_app import QUIET, Application, json_response, make_app
 from octavo_protocol.http_options import HttpOptions
 from octavo_protocol.openai import ChatCompletionRequest, CompletionRequest
-from octavo_protocol.openai.answers import ChatCompletion, Completion
-from octavo_protocol.openapi import EVENTS, ApiRoute, Content, Operation
+from octavo_protocol.openapi import ApiRoute
+from octavo_protocol.overrides import RequestOverrides
 from octavo_runtime.server.chat import ChatWriter
 from octavo_runtime.server.chat_generation import chat_deltas
 from octavo_runtime.server.chat_job import chat_job
@@ -21,10 +21,12 @@ from octavo_runtime.server.continuation import continuation_route
 from octavo_runtime.server.control_routes import ControlRoutes
 from octavo_runtime.server.events import EventResponse
 from octavo_runtime.server.generation import GenerationJob
+from octavo_runtime.server.invocations import invocations_route
 from octavo_runtime.server.messages import MessagesRoutes
+from octavo_runtime.server.pooling.routes import PoolingRoutes
+from octavo_runtime.server.pooling.scores import ScoreRoutes
 from octavo_runtime.server.received import (
     Received,
-    read_overridden,
     receive,
     receive_continuation,
     received,
@@ -46,17 +48,6 @@ class GenerationRoutes:
             operations.post("/v1/completions", self.completions),
             continuation_route("/v1/chat/completions", self.go_on_with_chat),
             continuation_route("/v1/completions", self.go_on_with_text),
-            ApiRoute(
-                "/invocations",
-                self.invocations,
-                Operation(
-                    "Either of the two above, by the fields of the body (for SageMaker).",
-                    (ChatCompletionRequest, CompletionRequest),
-                    {200: (Content(ChatCompletion | Completion), Content(media_type=EVENTS))},
-                    errors=(404,),
-                ),
-                "POST",
-            ),
         ]
 
     async def chat_completions(self, request: Request) -> Any:
@@ -65,15 +56,13 @@ class GenerationRoutes:
     async def completions(self, request: Request) -> Any:
         return await self._text(request, await receive(self.state, request, CompletionRequest))
 
-    async def invocations(self, request: Request) -> Any:
-        """SageMaker's one route: the body's fields say what it is."""
-        state = self.state
-        raw, overrides = await read_overridden(state, request)
-        if b'"messages"' in raw:
-            chat = parse_body(raw, ChatCompletionRequest)
-            return await self._chat(request, received(state, request, chat, overrides))
-        text = parse_body(raw, CompletionRequest)
-        return await self._text(request, received(state, request, text, overrides))
+    async def invoked_chat(self, request: Request, raw: bytes, overrides: RequestOverrides) -> Any:
+        body = parse_body(raw, ChatCompletionRequest)
+        return await self._chat(request, received(self.state, request, body, overrides))
+
+    async def invoked_text(self, request: Request, raw: bytes, overrides: RequestOverrides) -> Any:
+        body = parse_body(raw, CompletionRequest)
+        return await self._text(request, received(self.state, request, body, overrides))
 
     async def go_on_with_chat(self, request: Request) -> Any:
         given = await receive_continuation(self.state, request, ChatCompletionRequest)
@@ -121,7 +110,21 @@ class GenerationRoutes:
 
 def create_app(state: ServerState, options: HttpOptions = QUIET) -> Application:
     """The ASGI application of one replica. Starts and stops nothing."""
-    routes = [*GenerationRoutes(state).routes(), *SmallRoutes(state).routes()]
+    generation, pooling, scoring = GenerationRoutes(state), PoolingRoutes(state), ScoreRoutes(state)
+    invocations = invocations_route(
+        state,
+        {
+            "/v1/chat/completions": generation.invoked_chat,
+            "/v1/completions": generation.invoked_text,
+            "/v1/embeddings": pooling.embed,
+            "/pooling": pooling.pool,
+            "/classify": pooling.classes,
+            "/score": scoring.scores,
+            "/rerank": scoring.ranks,
+        },
+    )
+    routes = [*generation.routes(), *pooling.routes(), *scoring.routes(), invocations]
+    routes += SmallRoutes(state).routes()
     routes += ResponsesRoutes(state).routes()
     routes += MessagesRoutes(state).routes()
     routes += ControlRoutes(state).routes()

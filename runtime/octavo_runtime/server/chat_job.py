@@ -39,7 +39,7 @@ async def chat_job(
     Raises `ValidationError` for what this model or this server's settings do not allow,
     `UnavailableError` where the server takes no work.
     """
-    info = state.check_accepts()
+    info = state.check_generates()
     check_template(state, request)
     parser = parser_for(state, request)
     tokenizer = state.llm.tokenizer

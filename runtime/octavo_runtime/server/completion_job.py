@@ -38,7 +38,7 @@ async def completion_job(
     Raises `ValidationError` for what this model does not allow, `UnavailableError` where the
     server takes no work.
     """
-    info = state.check_accepts()
+    info = state.check_generates()
     prompts = request.prompts()
     _check_counts(request, len(prompts))
     tokenizer = state.llm.tokenizer

@@ -1,8 +1,11 @@
 """Prometheus metrics of one replica: what the API process counts, and the engine's statistics."""
 
+from typing import Any
+
 from prometheus_client import CollectorRegistry, Counter, generate_latest
 
 from octavo_protocol.outputs import RequestOutput
+from octavo_protocol.pooling import PoolingRequestOutput
 from octavo_protocol.sampling_params import SamplingParams
 from octavo_runtime.engine.async_llm import AsyncLLM
 from octavo_runtime.engine.messages import StepOutputs
@@ -60,6 +63,16 @@ class ServerMetrics:
         if not finished:
             for names in self._names:
                 names.aborted()
+
+    def pooled(self, output: PoolingRequestOutput[Any] | None) -> None:
+        """A prompt was pooled; None: its client or an error ended it."""
+        self._complete()
+        for names in self._names:
+            if output is None:
+                names.aborted()
+            else:
+                names.sequence_ended("stop")
+                names.prompt_ended(output)
 
     def responded(self, status: int) -> None:
         self._responses.labels(str(status)).inc()

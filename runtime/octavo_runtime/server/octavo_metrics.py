@@ -4,13 +4,14 @@ Both get the same events; labels are bounded: finish reasons, status codes, the 
 """
 
 from collections.abc import Iterator
-from typing import Protocol
+from typing import Any, Protocol
 
 from prometheus_client import CollectorRegistry, Counter, Histogram
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from octavo_protocol.outputs import RequestOutput
+from octavo_protocol.pooling import PoolingRequestOutput
 from octavo_protocol.sampling_params import SamplingParams
 from octavo_runtime.engine.async_llm import AsyncLLM
 
@@ -18,6 +19,9 @@ _TTFT_BUCKETS = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30, 60)
 _ITL_BUCKETS = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2)
 _E2E_BUCKETS = (0.1, 0.2, 0.5, 1, 2, 5, 10, 30, 60, 120, 300)
 _PREFIX = "octavo_runtime_"
+
+
+AnyOutput = RequestOutput | PoolingRequestOutput[Any]
 
 
 class MetricNames(Protocol):
@@ -30,6 +34,8 @@ class MetricNames(Protocol):
     def gap(self, seconds: float) -> None: ...
 
     def sequence_ended(self, finish_reason: str) -> None: ...
+
+    def prompt_ended(self, output: AnyOutput) -> None: ...
 
     def request_ended(self, output: RequestOutput, params: SamplingParams) -> None: ...
 
@@ -77,6 +83,9 @@ class OctavoNames:
         self._finished.labels(finish_reason).inc()
 
     def request_ended(self, output: RequestOutput, params: SamplingParams) -> None:
+        self.prompt_ended(output)
+
+    def prompt_ended(self, output: AnyOutput) -> None:
         self._prompt_tokens.inc(len(output.prompt_token_ids or ()))
         self._cached_tokens.inc(output.num_cached_tokens or 0)
         stats = output.metrics

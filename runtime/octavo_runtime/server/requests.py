@@ -2,10 +2,10 @@
 
 import asyncio
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from octavo_protocol.errors import ValidationError
-from octavo_protocol.openai import ChatCompletionRequest, CompletionRequest, TokenizeRequest
+from octavo_protocol.openai import ChatCompletionRequest, CompletionRequest
 from octavo_protocol.sampling_params import RequestOutputKind, SamplingParams
 from octavo_runtime.server.state import ServerState
 
@@ -42,7 +42,14 @@ def params_of(
     return params
 
 
-def check_template(state: ServerState, body: ChatCompletionRequest | TokenizeRequest) -> None:
+class Templated(Protocol):
+    """A request that may bring a template of its own."""
+
+    chat_template: str | None
+    chat_template_kwargs: dict[str, Any] | None
+
+
+def check_template(state: ServerState, body: Templated) -> None:
     """Raises `ValidationError` for a template of the request's own on a server that takes none."""
     is_trusted = state.options.trust_request_chat_template
     in_kwargs = "chat_template" in (body.chat_template_kwargs or {})

@@ -6,12 +6,26 @@ from dataclasses import dataclass, field
 from octavo_protocol.asgi import Message
 from octavo_protocol.errors import NotFoundError, UnavailableError
 from octavo_runtime.engine.async_llm import AsyncLLM
-from octavo_runtime.engine.messages import EngineInfo
+from octavo_runtime.engine.messages import EngineInfo, PoolingInfo
+from octavo_runtime.engine.scoring import refuse_unscored
 from octavo_runtime.server.fingerprint import fingerprint
 from octavo_runtime.server.metrics import ServerMetrics
 from octavo_runtime.server.options import ApiOptions
 from octavo_runtime.server.reasoning_parsers import ReasoningParser, reasoning_parser
 from octavo_runtime.server.tool_parsers import ToolParser, tool_parser
+
+_ROUTES = {
+    "embed": "/v1/embeddings",
+    "classify": "/classify or /score",
+    "token_embed": "/pooling",
+    "token_classify": "/pooling",
+}
+_MODELS = {
+    "embed": "a model that embeds",
+    "classify": "a classifier",
+    "token_embed": "a model that embeds each token",
+    "token_classify": "a classifier of tokens",
+}
 
 
 @dataclass(slots=True)
@@ -104,6 +118,40 @@ class ServerState:
             raise UnavailableError(f"the server takes no requests now: {self.stage}")
         return info
 
+    def check_generates(self) -> EngineInfo:
+        """Raises `NotFoundError` where the model pools, `UnavailableError` as `check_accepts`."""
+        info = self.check_accepts()
+        if info.pooling is not None:
+            raise NotFoundError(
+                f"{self.served_names[0]!r} does not generate, it can "
+                f"{_listed(info.pooling.tasks)}: use {_ROUTES[info.pooling.task]}, or a model that "
+                "generates",
+                parameter="model",
+                code="task_not_supported",
+            )
+        return info
+
+    def check_pools(self, *tasks: str) -> PoolingInfo:
+        """Raises `NotFoundError` where the model can none of `tasks`, `UnavailableError` as
+        `check_accepts`.
+        """
+        pooling = self.check_accepts().pooling
+        can = ["generate"] if pooling is None else pooling.tasks
+        if pooling is None or not set(tasks) & set(can):
+            raise NotFoundError(
+                f"{self.served_names[0]!r} cannot {_listed(tasks)}, it can {_listed(can)}: this "
+                f"route needs {_MODELS[tasks[0]]}, or --runner pooling where a model can be either",
+                parameter="model",
+                code="task_not_supported",
+            )
+        return pooling
+
+    def check_scores(self) -> PoolingInfo:
+        """As `check_pools`. Raises `ValidationError` for a classifier of several classes."""
+        pooling = self.check_pools("embed", "classify", "token_embed")
+        refuse_unscored(pooling.scoring, pooling.tasks, len(pooling.labels))
+        return pooling
+
     def check_model(self, name: str | None) -> str:
         """The served name that a request means. Raises `NotFoundError`."""
         if not name:
@@ -116,3 +164,7 @@ class ServerState:
                 code="model_not_found",
             )
         return name
+
+
+def _listed(tasks: Sequence[str]) -> str:
+    return " or ".join(tasks)

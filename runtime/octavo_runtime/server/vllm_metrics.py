@@ -14,6 +14,7 @@ from octavo_protocol.outputs import RequestOutput
 from octavo_protocol.sampling_params import SamplingParams
 from octavo_runtime.engine.async_llm import AsyncLLM
 from octavo_runtime.engine.messages import EngineInfo
+from octavo_runtime.server.octavo_metrics import AnyOutput
 
 _PREFIX = "vllm:"
 _LABELS = ("model_name", "engine")
@@ -101,11 +102,22 @@ class VllmNames:
     def sequence_ended(self, finish_reason: str) -> None:
         self._success.labels(self._model, _ENGINE, finish_reason).inc()
 
-    def request_ended(self, output: RequestOutput, params: SamplingParams) -> None:
+    def prompt_ended(self, output: AnyOutput) -> None:
         num_prompt = len(output.prompt_token_ids or ())
         self._prompt_tokens.inc(num_prompt)
         self._prompt_length.observe(num_prompt)
         self._cached_tokens.inc(output.num_cached_tokens or 0)
+        stats = output.metrics
+        if stats is None:
+            return
+        self._e2e.observe(stats.first_token_latency + stats.last_token_ts - stats.first_token_ts)
+        if stats.scheduled_ts:
+            self._queue.observe(max(0.0, stats.scheduled_ts - stats.queued_ts))
+            self._prefill.observe(max(0.0, stats.first_token_ts - stats.scheduled_ts))
+            self._inference.observe(max(0.0, stats.last_token_ts - stats.scheduled_ts))
+
+    def request_ended(self, output: RequestOutput, params: SamplingParams) -> None:
+        self.prompt_ended(output)
         self._n.observe(params.n)
         if params.max_tokens is not None:
             self._max_tokens.observe(params.max_tokens)
@@ -116,14 +128,9 @@ class VllmNames:
         self._output_length.observe(num_output)
         self._longest.observe(num_output / params.n)
         decode = stats.last_token_ts - stats.first_token_ts
-        self._e2e.observe(stats.first_token_latency + decode)
         self._decode.observe(decode)
         if num_output > params.n:
             self._mean_gap.observe(decode / (num_output / params.n - 1))
-        if stats.scheduled_ts:
-            self._queue.observe(max(0.0, stats.scheduled_ts - stats.queued_ts))
-            self._prefill.observe(max(0.0, stats.first_token_ts - stats.scheduled_ts))
-            self._inference.observe(max(0.0, stats.last_token_ts - stats.scheduled_ts))
 
     def aborted(self) -> None:
         self.sequence_ended("abort")

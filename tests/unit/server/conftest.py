@@ -13,6 +13,7 @@ from tests.fakes.fake_llm import FakeLLM
 from octavo_protocol.http_app import QUIET
 from octavo_protocol.http_options import HttpOptions
 from octavo_protocol.serving import DrainingServer, bind
+from octavo_runtime.engine.messages import PoolingInfo
 from octavo_runtime.server.app import create_app
 from octavo_runtime.server.metrics import ServerMetrics
 from octavo_runtime.server.options import ApiOptions
@@ -71,10 +72,13 @@ async def replica() -> AsyncIterator[Replica]:
 
 @asynccontextmanager
 async def running_replica(
-    options: ApiOptions | None = None, http_options: HttpOptions = QUIET
+    options: ApiOptions | None = None,
+    http_options: HttpOptions = QUIET,
+    *,
+    pooling: PoolingInfo | None = None,
 ) -> AsyncIterator[Replica]:
-    """A replica with these options on a free port."""
-    llm = FakeLLM()
+    """A replica with these options on a free port. pooling: what its model can, if it pools."""
+    llm = FakeLLM(pooling=pooling)
     state = make_state(llm, options)
     server = DrainingServer(create_app(state, http_options))
     sock = bind("127.0.0.1", 0)
