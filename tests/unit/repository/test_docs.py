@@ -15,7 +15,15 @@ from tests.fakes.fake_llm import FakeLLM
 
 from octavo.cli.command import FlexibleCommand
 from octavo.cli.main import app
-from octavo_protocol.openai import ChatCompletionRequest, CompletionRequest
+from octavo_protocol.openai import (
+    ChatCompletionRequest,
+    ClassifyRequest,
+    CompletionRequest,
+    EmbeddingRequest,
+    PoolRequest,
+    RerankRequest,
+    ScoreRequest,
+)
 from octavo_runtime.server.app import create_app
 from octavo_runtime.server.metrics import ServerMetrics
 from octavo_runtime.server.options import ApiOptions
@@ -38,6 +46,7 @@ _METRIC = re.compile(r"`vllm:(\w+)`")
 _FLAG = re.compile(r"`(--[a-z][a-z_-]+[a-z])")
 _ROUTE = re.compile(r"(?<=[`/, ])(/[a-z0-9_/{}]+)")
 _PYTHON = re.compile(r"```python\n(.*?)```", re.DOTALL)
+_POOLING = REPOSITORY / "docs" / "pooling.md"
 _HTTP_API = REPOSITORY / "docs" / "http-api.md"
 _MAKE = re.compile(r"(?:^ {4}|`)make ([a-z-]+)", re.MULTILINE)
 
@@ -104,7 +113,16 @@ def test_flags_that_are_named_are_known() -> None:
     """By the command that they are for, or as flags of vLLM with an answer."""
     group: Any = typer.main.get_command(app)
     known = {"--help", "--debug", "--config", *_long_flags(_all_commands(group))}
-    for name in ("cli", "http-api", "from-vllm", "gpu", "router", "benchmarks", "getting-started"):
+    for name in (
+        "cli",
+        "http-api",
+        "from-vllm",
+        "gpu",
+        "router",
+        "benchmarks",
+        "getting-started",
+        "pooling",
+    ):
         text = (REPOSITORY / "docs" / f"{name}.md").read_text(encoding="utf-8")
         unknown = {flag.replace("_", "-") for flag in _FLAG.findall(text)} - known
         own = {"--batches", "--vocabulary", "--threads", "--repeats", "--dry"}  # of benchmarks
@@ -117,6 +135,9 @@ def test_the_page_of_the_api_has_every_route_field_and_parser() -> None:
     for body in (ChatCompletionRequest, CompletionRequest):
         assert _field_names(body) <= words
     assert {*TOOL_PARSERS, *REASONING_PARSERS} <= words
+    pooling = set(re.findall(r"\w+", _POOLING.read_text(encoding="utf-8")))
+    for kind in (EmbeddingRequest, PoolRequest, ClassifyRequest, ScoreRequest, RerankRequest):
+        assert _field_names(kind) <= pooling
     shown = {route for line in text.splitlines() for route in _ROUTE.findall(line)}
     assert _routes_of_a_replica() <= shown
 
