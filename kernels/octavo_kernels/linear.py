@@ -6,8 +6,9 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn.functional import gelu
 
-from octavo_kernels.activation import silu_and_mul
+from octavo_kernels.activation import GeluForm, silu_and_mul
 from octavo_kernels.backend import CpuBackend, cpu_backend
 from octavo_kernels.reference import linear as reference
 
@@ -68,6 +69,20 @@ def linear_silu_and_mul(x: Tensor, packed: PackedWeight) -> Tensor:
     """
     output = _few_rows(x, packed, is_gated=True)
     return silu_and_mul(linear(x, packed)) if output is None else output
+
+
+def linear_gelu(
+    x: Tensor, packed: PackedWeight, bias: Tensor | None = None, form: GeluForm = "exact"
+) -> Tensor:
+    """gelu(linear(x, packed, bias)), by the error function or by its tanh approximation.
+
+    x: [..., in_features]; returns [..., out_features], new.
+    """
+    if packed.is_prepacked:
+        from octavo_kernels.cpu import linear as cpu
+
+        return cpu.linear_gelu(x, packed.data, bias, form)
+    return gelu(linear(x, packed, bias), approximate="tanh" if form == "tanh" else "none")
 
 
 def _few_rows(

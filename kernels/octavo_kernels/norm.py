@@ -1,4 +1,4 @@
-"""Root-mean-square normalization, alone and together with the residual sum before it."""
+"""Root-mean-square and layer normalization, alone and together with the residual sum before."""
 
 from __future__ import annotations
 
@@ -41,6 +41,28 @@ def add_rms_norm(x: Tensor, residual: Tensor, weight: Tensor, eps: float) -> tup
 
         return norm.add_rms_norm(x.contiguous(), residual.contiguous(), weight, eps)
     return reference.add_rms_norm(x, residual, weight, eps)
+
+
+def layer_norm(
+    x: Tensor, weight: Tensor, bias: Tensor, eps: float, residual: Tensor | None = None
+) -> Tensor:
+    """(x - mean) / std * weight + bias over the last dimension, of x + residual where there is one:
+    the sum is rounded to x's dtype, the rest is done in fp32.
+
+    x, residual: [..., hidden], weight, bias: [hidden], same dtype; returns a new tensor like x.
+    Source: Ba et al. 2016.
+    """
+    if x.is_cuda:
+        from octavo_kernels.gpu import norm as gpu
+
+        return gpu.layer_norm(x, weight, bias, eps, residual)
+    fits = _fits_numba(x, weight) and _fits_numba(x if residual is None else residual, bias)
+    if cpu_backend() is CpuBackend.NUMBA and fits and x.shape[-1] <= 8192:
+        from octavo_kernels.cpu import layer_norm as cpu
+
+        dense = None if residual is None else residual.contiguous()
+        return cpu.layer_norm(x.contiguous(), weight, bias, eps, dense)
+    return reference.layer_norm(x, weight, bias, eps, residual)
 
 
 def _fits_numba(x: Tensor, weight: Tensor) -> bool:

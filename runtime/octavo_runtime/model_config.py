@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from octavo_kernels.activation import GeluForm
 from octavo_kernels.kv_cache import FP8
 from octavo_protocol.errors import ConfigError
 
@@ -19,6 +20,17 @@ _DTYPES = {
     "bfloat16": torch.bfloat16,
     "float16": torch.float16,
     "float32": torch.float32,
+}
+_ENCODERS = ("Bert", "Roberta", "XLMRoberta")
+_ENCODER_DEFAULTS = {
+    "position_embedding_type": "absolute",
+    "is_decoder": False,
+    "add_cross_attention": False,
+}
+_GELU_FORMS: dict[str, GeluForm] = {
+    "gelu": "exact",
+    "gelu_new": "tanh",
+    "gelu_pytorch_tanh": "tanh",
 }
 
 
@@ -31,8 +43,37 @@ class RopeConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class EncoderConfig:
+    """What BERT and its kin have besides. position_offset: of a prompt's first token in the table
+    of positions, whose earlier rows are for padding.
+    """
+
+    type_vocab_size: int
+    position_offset: int
+    gelu: GeluForm
+
+
+@dataclass(frozen=True, slots=True)
+class PoolingHints:
+    """What config.json says of pooling.
+
+    labels: names of the classes, in order. activation: torch's name of what a cross-encoder does
+    with its logits. matryoshka_dimensions: lengths that vectors may be cut to; () = any.
+    """
+
+    labels: tuple[str, ...]
+    problem_type: str | None
+    activation: str | None
+    is_matryoshka: bool
+    matryoshka_dimensions: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class ModelConfig:
-    """What a model definition needs to know. Sizes in elements, lengths in tokens."""
+    """What a model definition needs to know. Sizes in elements, lengths in tokens.
+
+    norm_eps: of RMSNorm or LayerNorm. encoder: None for a decoder.
+    """
 
     architecture: str
     vocab_size: int
@@ -42,7 +83,7 @@ class ModelConfig:
     num_heads: int
     num_kv_heads: int
     head_dim: int
-    rms_norm_eps: float
+    norm_eps: float
     max_position_embeddings: int
     rope: RopeConfig
     tie_word_embeddings: bool
@@ -51,6 +92,8 @@ class ModelConfig:
     sliding_window: int | None
     dtype: torch.dtype
     eos_token_ids: tuple[int, ...]
+    encoder: EncoderConfig | None
+    pooling: PoolingHints
 
     @classmethod
     def from_folder(cls, folder: Path, overrides: Mapping[str, Any] | None = None) -> "ModelConfig":
@@ -74,6 +117,7 @@ class ModelConfig:
                 raise ConfigError(f"{folder / 'config.json'} lacks {key!r}")
             return raw[key]
 
+        encoder = _encoder(raw, architectures[0], folder / "config.json")
         num_heads = need("num_attention_heads")
         hidden_size = need("hidden_size")
         scaling = dict(raw.get("rope_parameters") or raw.get("rope_scaling") or {})
@@ -91,8 +135,10 @@ class ModelConfig:
             num_heads=num_heads,
             num_kv_heads=raw.get("num_key_value_heads") or num_heads,
             head_dim=raw.get("head_dim") or hidden_size // num_heads,
-            rms_norm_eps=need("rms_norm_eps"),
-            max_position_embeddings=need("max_position_embeddings"),
+            norm_eps=need("layer_norm_eps" if encoder else "rms_norm_eps"),
+            max_position_embeddings=(
+                need("max_position_embeddings") - (encoder.position_offset if encoder else 0)
+            ),
             rope=RopeConfig(float(theta), scaling),
             tie_word_embeddings=bool(raw.get("tie_word_embeddings", False)),
             attention_bias=bool(raw.get("attention_bias", False)),
@@ -100,6 +146,8 @@ class ModelConfig:
             sliding_window=raw.get("sliding_window"),
             dtype=_DTYPES[dtype_name],
             eos_token_ids=_eos_token_ids(folder, raw),
+            encoder=encoder,
+            pooling=_pooling_hints(raw, folder / "config.json"),
         )
 
 
@@ -146,6 +194,47 @@ def cache_identity(folder: Path, overrides: Mapping[str, Any] | None = None) -> 
     for path in sorted(folder.glob("*.safetensors")):
         digest.update(f"{path.name}:{path.stat().st_size}".encode())
     return f"{folder.name}@{digest.hexdigest()[:12]}"
+
+
+def _encoder(raw: Mapping[str, Any], architecture: str, path: Path) -> EncoderConfig | None:
+    if not architecture.startswith(_ENCODERS):
+        return None
+    for key, supported in _ENCODER_DEFAULTS.items():
+        if (value := raw.get(key, supported)) != supported:
+            raise ConfigError(
+                f"{path}: {key} {value!r} of {architecture} is not supported, only {supported!r}"
+            )
+    activation = raw.get("hidden_act", "gelu")
+    if activation not in _GELU_FORMS:
+        known = ", ".join(_GELU_FORMS)
+        raise ConfigError(f"{path}: hidden_act {activation!r} is not supported; these are: {known}")
+    # RoBERTa counts positions from behind the padding token's id.
+    is_bert = architecture.startswith("Bert")
+    return EncoderConfig(
+        type_vocab_size=raw.get("type_vocab_size", 2),
+        position_offset=0 if is_bert else raw.get("pad_token_id", 1) + 1,
+        gelu=_GELU_FORMS[activation],
+    )
+
+
+def _pooling_hints(raw: Mapping[str, Any], path: Path) -> PoolingHints:
+    names = raw.get("id2label") or {i: f"LABEL_{i}" for i in range(raw.get("num_labels", 2))}
+    try:
+        ordered = {int(index): str(name) for index, name in names.items()}
+    except (ValueError, AttributeError) as error:
+        raise ConfigError(f"{path}: id2label must map numbers to names: {error}") from error
+    if sorted(ordered) != list(range(len(ordered))):
+        raise ConfigError(f"{path}: id2label must name classes 0, 1, …; it has {sorted(ordered)}")
+    cross_encoder = raw.get("sentence_transformers") or {}
+    lengths = tuple(raw.get("matryoshka_dimensions") or ())
+    return PoolingHints(
+        labels=tuple(ordered[index] for index in sorted(ordered)),
+        problem_type=raw.get("problem_type"),
+        activation=cross_encoder.get("activation_fn")
+        or raw.get("sbert_ce_default_activation_function"),
+        is_matryoshka=bool(lengths or raw.get("is_matryoshka", False)),
+        matryoshka_dimensions=lengths,
+    )
 
 
 def _overridden(raw: dict[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:

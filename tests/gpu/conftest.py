@@ -19,7 +19,7 @@ from transformers import (
 
 from octavo_runtime.config import EngineConfig
 from octavo_runtime.engine.llm_engine import LLMEngine
-from octavo_runtime.worker.gpu.step_graphs import StepGraphs
+from octavo_runtime.worker.gpu.decode_graphs import DecodeGraphs
 
 TOKENIZER = tiny_tokenizer()
 PROMPT = [(7 * i) % 300 + 5 for i in range(45)]
@@ -88,13 +88,13 @@ class Replays:
 @pytest.fixture
 def replays(monkeypatch: pytest.MonkeyPatch) -> Replays:
     """Counts replays of graphs."""
-    counted, replay = Replays(), StepGraphs.replay
+    counted, replay = Replays(), DecodeGraphs.replay
 
-    def count(graphs: StepGraphs, size: int) -> Tensor:
+    def count(graphs: DecodeGraphs, size: int) -> Tensor:
         counted.count += 1
         return replay(graphs, size)
 
-    monkeypatch.setattr(StepGraphs, "replay", count)
+    monkeypatch.setattr(DecodeGraphs, "replay", count)
     return counted
 
 

@@ -26,3 +26,10 @@ def linear(x: Tensor, packed: Tensor, bias: Tensor | None) -> Tensor:
     return torch.ops.mkldnn._linear_pointwise.default(  # type: ignore[no-any-return]
         x, packed, bias, "none", [], ""
     )
+
+
+def linear_gelu(x: Tensor, packed: Tensor, bias: Tensor | None, form: str) -> Tensor:
+    algorithm = "tanh" if form == "tanh" else "none"
+    return torch.ops.mkldnn._linear_pointwise.default(  # type: ignore[no-any-return]
+        x, packed, bias, "gelu", [], algorithm
+    )

@@ -207,7 +207,9 @@ def stack_f32(typingctx, count):
     size = count.literal_value
 
     def codegen(context, builder, sig, args):
-        slot = cgutils.alloca_once(builder, ir.ArrayType(_F32, size))
+        # cgutils.alloca_once would also store zeros, element by element: seconds of compilation.
+        with builder.goto_entry_block():
+            slot = builder.alloca(ir.ArrayType(_F32, size))
         slot.align = 64
         return builder.ptrtoint(slot, _I64)
 

@@ -1,4 +1,4 @@
-"""RMS normalization, with the residual sum before it in the same launch: a program for each row."""
+"""RMS and layer normalization, with the residual sum before in the same launch: a program a row."""
 
 from __future__ import annotations
 
@@ -44,6 +44,40 @@ def _rms_norm(
     tl.store(out_ptr + row * size + lanes, (normed * weight).to(dtype), mask=inside)
 
 
+@triton.jit
+def _layer_norm(
+    x_ptr,
+    residual_ptr,
+    weight_ptr,
+    bias_ptr,
+    out_ptr,
+    x_stride,
+    residual_stride,
+    size,
+    eps,
+    HAS_RESIDUAL: tl.constexpr,
+    BLOCK: tl.constexpr,
+    OVERLAP: tl.constexpr,
+):
+    if OVERLAP:
+        tl.extra.cuda.gdc_launch_dependents()
+        tl.extra.cuda.gdc_wait()
+    row = tl.program_id(0).to(tl.int64)
+    lanes = tl.arange(0, BLOCK)
+    inside = lanes < size
+    x = tl.load(x_ptr + row * x_stride + lanes, mask=inside, other=0.0).to(tl.float32)
+    dtype = out_ptr.dtype.element_ty
+    if HAS_RESIDUAL:
+        residual = tl.load(residual_ptr + row * residual_stride + lanes, mask=inside, other=0.0)
+        x = (x + residual.to(tl.float32)).to(dtype).to(tl.float32)
+    centred = tl.where(inside, x - tl.sum(x) / size, 0.0)
+    scale = tl.rsqrt(tl.sum(centred * centred) / size + eps)
+    weight = tl.load(weight_ptr + lanes, mask=inside, other=0.0).to(tl.float32)
+    bias = tl.load(bias_ptr + lanes, mask=inside, other=0.0).to(tl.float32)
+    normed = centred * scale * weight + bias
+    tl.store(out_ptr + row * size + lanes, normed.to(dtype), mask=inside)
+
+
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     """See `octavo_kernels.norm.rms_norm`."""
     rows = _rows(x)
@@ -58,6 +92,36 @@ def add_rms_norm(x: Tensor, residual: Tensor, weight: Tensor, eps: float) -> tup
     total = torch.empty_like(out)
     _launch(_rows(x), _rows(residual), weight, out, total, eps)
     return out, total
+
+
+def layer_norm(
+    x: Tensor, weight: Tensor, bias: Tensor, eps: float, residual: Tensor | None
+) -> Tensor:
+    """See `octavo_kernels.norm.layer_norm`."""
+    rows = _rows(x)
+    added = rows if residual is None else _rows(residual)
+    out = torch.empty(x.shape, dtype=x.dtype, device=x.device)
+    num_rows, size = rows.shape
+    if num_rows == 0:
+        return out
+    block = triton.next_power_of_2(size)
+    _layer_norm[(num_rows,)](
+        rows,
+        added,
+        weight,
+        bias,
+        out,
+        rows.stride(0),
+        added.stride(0),
+        size,
+        eps,
+        HAS_RESIDUAL=residual is not None,
+        BLOCK=block,
+        OVERLAP=can_overlap(rows.device),
+        launch_pdl=can_overlap(rows.device),
+        num_warps=min(16, max(1, block // 512)),
+    )
+    return out
 
 
 def _rows(x: Tensor) -> Tensor:

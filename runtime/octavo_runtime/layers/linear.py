@@ -9,8 +9,14 @@ from collections.abc import Iterator, Mapping
 import torch
 from torch import Tensor, nn
 
-from octavo_kernels.activation import silu_and_mul
-from octavo_kernels.linear import PackedWeight, linear, linear_silu_and_mul, pack_linear_weight
+from octavo_kernels.activation import GeluForm, silu_and_mul
+from octavo_kernels.linear import (
+    PackedWeight,
+    linear,
+    linear_gelu,
+    linear_silu_and_mul,
+    pack_linear_weight,
+)
 
 
 class FusedLinear(nn.Module):
@@ -60,6 +66,11 @@ class FusedLinear(nn.Module):
             return silu_and_mul(self(x))
         assert self._packed is not None, "pack() comes before the first step"
         return linear_silu_and_mul(x, self._packed)
+
+    def gelu(self, x: Tensor, form: GeluForm) -> Tensor:
+        """gelu(y): [num_tokens, out_features]."""
+        assert self._packed is not None, "pack() comes before the first step"
+        return linear_gelu(x, self._packed, self.bias, form)
 
 
 class Linear(FusedLinear):

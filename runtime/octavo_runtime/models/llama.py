@@ -69,7 +69,7 @@ class LlamaDecoderLayer(nn.Module):
         attention: type[LlamaAttention],
     ) -> None:
         super().__init__()
-        size, eps = config.hidden_size, config.rms_norm_eps
+        size, eps = config.hidden_size, config.norm_eps
         self.input_layernorm = RMSNorm("input_layernorm", size, eps, dtype)
         self.self_attn = attention(config, layer, dtype)
         self.post_attention_layernorm = RMSNorm("post_attention_layernorm", size, eps, dtype)
@@ -94,7 +94,7 @@ class LlamaModel(nn.Module):
         self.layers = nn.ModuleList(
             LlamaDecoderLayer(config, layer, dtype, attention) for layer in range(config.num_layers)
         )
-        self.norm = RMSNorm("norm", config.hidden_size, config.rms_norm_eps, dtype)
+        self.norm = RMSNorm("norm", config.hidden_size, config.norm_eps, dtype)
 
     def forward(self, batch: ForwardBatch) -> Tensor:
         x, residual = self.embed_tokens(batch.token_ids), None

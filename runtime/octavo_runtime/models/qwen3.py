@@ -16,8 +16,8 @@ from octavo_runtime.models.llama import LlamaAttention, LlamaForCausalLM
 class Qwen3Attention(LlamaAttention):
     def __init__(self, config: ModelConfig, layer: int, dtype: torch.dtype) -> None:
         super().__init__(config, layer, dtype)
-        self.q_norm = RMSNorm("q_norm", config.head_dim, config.rms_norm_eps, dtype)
-        self.k_norm = RMSNorm("k_norm", config.head_dim, config.rms_norm_eps, dtype)
+        self.q_norm = RMSNorm("q_norm", config.head_dim, config.norm_eps, dtype)
+        self.k_norm = RMSNorm("k_norm", config.head_dim, config.norm_eps, dtype)
         self.attention = PagedAttention(
             layer,
             config.num_heads,

@@ -9,9 +9,11 @@ from torch import Tensor
 
 from octavo_protocol.errors import ConfigError
 from octavo_runtime.model_config import ModelConfig
+from octavo_runtime.models.bert import BertForPooling, BertForTokenClassification
 from octavo_runtime.models.llama import LlamaForCausalLM
 from octavo_runtime.models.pooling_decoder import LlamaForPooling, Qwen3ForPooling
 from octavo_runtime.models.qwen3 import Qwen3ForCausalLM
+from octavo_runtime.models.roberta import RobertaForPooling, RobertaForTokenClassification
 
 _ARCHITECTURES: dict[str, Callable[..., Any] | str] = {
     "LlamaForCausalLM": LlamaForCausalLM,
@@ -20,6 +22,15 @@ _ARCHITECTURES: dict[str, Callable[..., Any] | str] = {
 }
 # What pools, by the class that its checkpoint names.
 _POOLING: dict[str, Callable[..., Any]] = {
+    "BertModel": BertForPooling,
+    "BertForSequenceClassification": BertForPooling,
+    "BertForTokenClassification": BertForTokenClassification,
+    "RobertaModel": RobertaForPooling,
+    "RobertaForSequenceClassification": RobertaForPooling,
+    "RobertaForTokenClassification": RobertaForTokenClassification,
+    "XLMRobertaModel": RobertaForPooling,
+    "XLMRobertaForSequenceClassification": RobertaForPooling,
+    "XLMRobertaForTokenClassification": RobertaForTokenClassification,
     "LlamaModel": LlamaForPooling,
     "LlamaForSequenceClassification": LlamaForPooling,
     "MistralModel": LlamaForPooling,

@@ -63,11 +63,10 @@ class ModelRunner(LoadedModel):
     """Launches the steps of a model that generates.
 
     overlaps: a step may be launched while the one before it still runs, with its sampled tokens
-    pending. num_graphs: CUDA graphs of its warm-up.
+    pending.
     """
 
     overlaps: bool
-    num_graphs = 0
 
     def __init__(
         self, config: ResolvedConfig, model_config: ModelConfig, max_model_len: int, device: str

@@ -32,7 +32,7 @@ def folder(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
 def test_overrides_replace_what_the_file_says(folder: Path) -> None:
     config = ModelConfig.from_folder(folder, {"num_hidden_layers": 1, "rms_norm_eps": 0.5})
 
-    assert (config.num_layers, config.rms_norm_eps, config.hidden_size) == (1, 0.5, 64)
+    assert (config.num_layers, config.norm_eps, config.hidden_size) == (1, 0.5, 64)
     assert ModelConfig.from_folder(folder).num_layers == 2
 
 

@@ -47,10 +47,7 @@ class SampleInputs:
 
 
 class StepStaging:
-    """The device's arrays `changes` and `samples`, and pinned copies of them to write to.
-
-    counts: [2] int32, see `AttentionMetadata`.
-    """
+    """The device's arrays `changes` and `samples`, and pinned copies of them to write to."""
 
     def __init__(
         self, device: torch.device, *, max_sequences: int, max_tokens: int, max_blocks: int
@@ -65,7 +62,6 @@ class StepStaging:
             "token_starts": (np.int32, of_each + 1),
             "block_starts": (np.int32, of_each + 1),
             "first_columns": (np.int32, of_each),
-            "counts": (np.int32, 2),
             "index": (np.int64, of_each),
             "row": (np.int64, of_each),
             "temperature": (np.float32, of_each),
@@ -93,7 +89,6 @@ class StepStaging:
         self.changes = StepChanges(
             **{field.name: self._on_device(field.name) for field in fields(StepChanges)}
         )
-        self.counts = self._on_device("counts")
         self.samples = SampleInputs(
             **{field.name: self._on_device(field.name) for field in fields(SampleInputs)}
         )

@@ -1,0 +1,21 @@
+from __future__ import annotations
+
+from itertools import pairwise
+
+import torch
+from torch import Tensor
+
+
+def encoder_attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    query_start_loc: Tensor,
+    *,
+    scale: float,
+    out: Tensor,
+) -> None:
+    for start, end in pairwise(query_start_loc.tolist()):
+        q, k, v = (each[start:end].float() for each in (query, key, value))
+        weights = (torch.einsum("qhd,khd->hqk", q, k) * scale).softmax(dim=-1)
+        out[start:end] = torch.einsum("hqk,khd->qhd", weights, v).to(out.dtype)

@@ -1,0 +1,23 @@
+"""The ladder of batch sizes that get a CUDA graph."""
+
+import pytest
+
+from octavo_runtime.worker.gpu.decode_graphs import DecodeGraphs, graph_sizes
+
+
+@pytest.mark.parametrize(
+    ("max_num_seqs", "sizes"),
+    [
+        (1, [1]),
+        (3, [1, 2, 3]),
+        (20, [1, 2, 4, 8, 16, 20]),
+        (256, [1, 2, 4, *range(8, 257, 8)]),
+        (300, [1, 2, 4, *range(8, 257, 8), 272, 288, 300]),
+    ],
+)
+def test_the_ladder_ends_at_the_largest_batch(max_num_seqs: int, sizes: list[int]) -> None:
+    assert graph_sizes(max_num_seqs) == sizes
+
+
+def test_without_a_capture_no_batch_has_a_graph() -> None:
+    assert DecodeGraphs([1, 2, 4]).size_for(1) is None
