@@ -5,7 +5,7 @@ One deployment of 100 replicas whose caches have 10 million index entries togeth
 block hashes and its replica: index lookup, views of all replicas, policy; as the router measures
 itself (`octavo_router_decision_seconds`). Stated apart: the same with the bookkeeping that follows
 (the explanation kept for /debug/route, speculative entries), hashing, and tokenization where a
-model's folder is given.
+model's folder is given, with what the next turn of a conversation costs (`growing_prompts`).
 
 The caches: chains of blocks of all three lengths under one common system prompt, each on one to
 three replicas, a third of them only to a part. A prompt is one of the chains with a new end.
@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from benchmarks import growing_prompts
 from benchmarks.record import append, conditions
 from octavo_protocol.hashing import HASH_BYTES, HashIdentity, block_hashes
 from octavo_protocol.keys import Keys
@@ -82,6 +83,7 @@ def run(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     }
     if given.tokenizer is not None:
         row["tokenization_ms"] = _tokenization_ms(given.tokenizer)
+        row["next_turn"] = growing_prompts.next_turn_ms(given.tokenizer, SIZES)
     _print(row)
     if given.record:
         append(RESULTS, {**conditions(), **row})
@@ -234,6 +236,8 @@ def _print(row: dict[str, Any]) -> None:
             f"{measured['p99_ms']:.2f} ms, {measured['cached_share']:.0%} cached; with bookkeeping "
             f"{measured['whole_p50_ms']:.2f} and {measured['whole_p99_ms']:.2f}; apart: {apart}"
         )
+    for size, turn in row.get("next_turn", {}).items():
+        print(growing_prompts.line(size, turn))
 
 
 if __name__ == "__main__":

@@ -8,13 +8,15 @@
 blocks have a hash. A hash names its whole prefix, so equal hashes mean equal KV contents.
 """
 
-import array
 import hashlib
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from octavo_protocol.bounded_memo import BoundedMemo
+from octavo_protocol.packed_ids import ID_BYTES, pack
+
 HASH_BYTES = 16
+_CHUNK_BLOCKS = 64
 SEED = b"octavo-block-v1\0"
 
 assert len(SEED) == HASH_BYTES
@@ -58,9 +60,44 @@ def block_hashes(
     if num_blocks <= len(hashes):
         return hashes[:num_blocks]
     start = len(hashes) * block_size
-    raw = _token_bytes(token_ids[start : num_blocks * block_size])
-    parent = hashes[-1] if hashes else SEED
-    width = 4 * block_size
+    raw = pack(token_ids[start : num_blocks * block_size])
+    hashes += _chain(hashes[-1] if hashes else SEED, extra, raw, ID_BYTES * block_size)
+    return hashes
+
+
+class BlockHasher:
+    """`block_hashes` of packed ids, of which whole chunks that were hashed before are looked up."""
+
+    def __init__(self, memo: BoundedMemo[bytes]) -> None:
+        self._memo = memo
+
+    def hashes(self, packed: bytes, block_size: int, extra: bytes) -> list[bytes]:
+        """Hashes of every full block of the ids, in order."""
+        hashes: list[bytes] = []
+        width = ID_BYTES * block_size
+        parent = SEED
+        end = len(packed) // width * width
+        for start in range(0, end, _CHUNK_BLOCKS * width):
+            chunk = packed[start : min(start + _CHUNK_BLOCKS * width, end)]
+            hashes += self._chunk(parent, extra, chunk, width)
+            parent = hashes[-1]
+        return hashes
+
+    def _chunk(self, parent: bytes, extra: bytes, chunk: bytes, width: int) -> list[bytes]:
+        if len(chunk) < _CHUNK_BLOCKS * width:
+            return _chain(parent, extra, chunk, width)
+        # What the hashes are computed from names them; the prefix keeps other digests apart.
+        key = hashlib.sha256(b"blocks%d:" % width + parent + extra + chunk).digest()[:HASH_BYTES]
+        if (known := self._memo.get(key)) is not None:
+            return [known[at : at + HASH_BYTES] for at in range(0, len(known), HASH_BYTES)]
+        hashes = _chain(parent, extra, chunk, width)
+        self._memo.put(key, b"".join(hashes), HASH_BYTES * len(hashes))
+        return hashes
+
+
+def _chain(parent: bytes, extra: bytes, raw: bytes, width: int) -> list[bytes]:
+    """Hashes of the blocks of `width` bytes that follow `parent`."""
+    hashes = []
     for offset in range(0, len(raw), width):
         parent = hashlib.sha256(parent + extra + raw[offset : offset + width]).digest()[:HASH_BYTES]
         hashes.append(parent)
@@ -70,11 +107,3 @@ def block_hashes(
 def cached_tokens(num_matched_blocks: int, block_size: int, num_prompt_tokens: int) -> int:
     """Prompt tokens that `num_matched_blocks` cached blocks save: all but the last at most."""
     return min(num_matched_blocks * block_size, num_prompt_tokens - 1)
-
-
-def _token_bytes(token_ids: Sequence[int]) -> bytes:
-    packed = array.array("I", token_ids)
-    assert packed.itemsize == 4
-    if sys.byteorder == "big":
-        packed.byteswap()
-    return packed.tobytes()

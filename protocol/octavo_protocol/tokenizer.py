@@ -20,9 +20,14 @@ import jinja2.sandbox
 import msgspec
 import tokenizers
 
+from octavo_protocol.bounded_memo import BoundedMemo
 from octavo_protocol.errors import ConfigError, ValidationError
 from octavo_protocol.openai import ChatCompletionRequest, TokenizeRequest
+from octavo_protocol.tokenization import IncrementalEncoder, Tokenization
 
+MEMO_BYTES = 64 * 2**20
+# How much faster than tokenizing texts are rendered and looked up, at the least.
+RENDERING_SPEED = 20
 _TOKEN_NAMES = ("bos_token", "eos_token", "pad_token", "unk_token")
 # Names in `chat_template_kwargs` that mean something else here than the template's variables.
 _RESERVED_NAMES = (
@@ -94,14 +99,18 @@ class TokenizerBundle(msgspec.Struct):
 class Tokenizer:
     """Text to token ids and back. Thread-safe; encoding and decoding release the GIL.
 
-    max_token_chars: length of the longest token.
+    memo: keeps what was tokenized, for texts that begin or go on like others; tokenizers may share
+    it. max_token_chars: length of the longest token.
     """
 
-    def __init__(self, bundle: TokenizerBundle) -> None:
+    def __init__(self, bundle: TokenizerBundle, memo: BoundedMemo[bytes] | None = None) -> None:
         self.bundle = bundle
+        self.id = bundle.id
         self.backend: tokenizers.Tokenizer = tokenizers.Tokenizer.from_str(bundle.tokenizer_json)
         self.backend.no_truncation()
         self.backend.no_padding()
+        memo = memo if memo is not None else BoundedMemo(MEMO_BYTES)
+        self._encoder = IncrementalEncoder(self.backend, memo, self.id)
         eos = bundle.special_tokens.get("eos_token")
         self.eos_token_id: int | None = self.backend.token_to_id(eos) if eos else None
         self.vocab_size: int = self.backend.get_vocab_size(with_added_tokens=True)
@@ -112,24 +121,17 @@ class Tokenizer:
             if token.special
         )
 
-    @functools.cached_property
-    def id(self) -> str:
-        """The bundle's id."""
-        return self.bundle.id
-
     @classmethod
     def from_folder(cls, folder: Path) -> "Tokenizer":
         return cls(TokenizerBundle.from_folder(folder))
 
     def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
-        try:
-            # Of the backend's calls only those for batches let other threads run.
-            [encoding] = self.backend.encode_batch_fast(
-                [text], add_special_tokens=add_special_tokens
-            )
-        except TypeError:  # lone surrogates ("\ud800" in JSON) are not text
-            raise ValidationError("the prompt has characters that are not valid Unicode") from None
-        return encoding.ids
+        """The ids of `text`. Raises `ValidationError` for what is not Unicode."""
+        return self.begin(text, add_special_tokens=add_special_tokens).token_ids()
+
+    def begin(self, text: str, *, add_special_tokens: bool = True) -> Tokenization:
+        """`encode` in two steps: this one looks up what is known of `text`. Raises as it does."""
+        return self._encoder.begin(text, add_special_tokens=add_special_tokens)
 
     def decode(self, token_ids: Sequence[int], *, skip_special_tokens: bool = True) -> str:
         [text] = self.backend.decode_batch(
@@ -222,7 +224,11 @@ class Tokenizer:
 
     def chat_token_ids(self, request: ChatCompletionRequest | TokenizeRequest) -> list[int]:
         """The prompt of a chat request. The template owns the special tokens."""
-        return self.encode(
+        return self.begin_chat(request).token_ids()
+
+    def begin_chat(self, request: ChatCompletionRequest | TokenizeRequest) -> Tokenization:
+        """`chat_token_ids` in two steps, as `begin`."""
+        return self.begin(
             self.chat_prompt(request), add_special_tokens=bool(request.add_special_tokens)
         )
 

@@ -3,26 +3,30 @@
 import asyncio
 import time
 from collections import OrderedDict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, TypeVar
 
+from octavo_protocol.bounded_memo import BoundedMemo
 from octavo_protocol.errors import UnavailableError
-from octavo_protocol.hashing import HashIdentity, block_hashes, cached_tokens
+from octavo_protocol.hashing import BlockHasher, HashIdentity, cached_tokens
 from octavo_protocol.openai import ChatCompletionRequest, CompletionRequest
 from octavo_protocol.overrides import NO_OVERRIDES, PromptTokens, RequestOverrides
+from octavo_protocol.packed_ids import ID_BYTES, pack
 from octavo_protocol.records import ReplicaRecord
-from octavo_protocol.tokenizer import Tokenizer
+from octavo_protocol.tokenization import Tokenization
+from octavo_protocol.tokenizer import MEMO_BYTES, RENDERING_SPEED, Tokenizer
 from octavo_router.deployment import Deployment
 from octavo_router.metrics import RouterMetrics
 from octavo_router.policies import ReplicaView, RouteRequest
 from octavo_router.prefix_index import MemoryPrefixIndex
 from octavo_router.tokenizers import TokenizerCache
 
-# Longer texts are tokenized in a thread: on the event loop they would delay other streams.
+# More new text is tokenized in a thread: on the event loop it would delay other streams.
 _INLINE_CHARS = 20_000
 _DEFAULT_TOKENS_PER_S = 1000.0
 _MAX_REMEMBERED = 1000
+_T = TypeVar("_T")
 
 GenerationRequest = ChatCompletionRequest | CompletionRequest
 
@@ -148,10 +152,19 @@ def speculate(deployment: Deployment, pick: Pick, key: PromptKey) -> None:
 
 
 class Decider:
-    """Picks replicas. Its only wait is for tokenization."""
+    """Picks replicas. Its only wait is for tokenization.
 
-    def __init__(self, tokenizers: TokenizerCache, metrics: RouterMetrics) -> None:
+    memo: keeps the hashes of prompts that begin alike.
+    """
+
+    def __init__(
+        self,
+        tokenizers: TokenizerCache,
+        metrics: RouterMetrics,
+        memo: BoundedMemo[bytes] | None = None,
+    ) -> None:
         self._tokenizers = tokenizers
+        self._hasher = BlockHasher(memo if memo is not None else BoundedMemo(MEMO_BYTES))
         self._metrics = metrics
         self._remembered: OrderedDict[str, Decision] = OrderedDict()
 
@@ -177,10 +190,34 @@ class Decider:
         tokenizer = await self._tokenizers.get(record)
         if tokenizer is None:
             return PromptKey()
+        num_chars = _num_chars(request) // RENDERING_SPEED
+        try:
+            prompts = await _maybe_in_thread(num_chars, lambda: _begin(request, tokenizer))
+        except OverflowError:
+            return PromptKey()  # the replica says what is wrong with the ids
+        num_new_chars = sum(p.num_new_chars for p in prompts if isinstance(p, Tokenization))
+        is_text = all(isinstance(each, Tokenization) for each in prompts)
+
+        def complete() -> PromptKey:
+            tokens = _complete(prompts, tokenizer.id)
+            key = self._key(request, tokens.packed, record)
+            return replace(key, tokens=tokens) if is_text else key
+
+        return await _maybe_in_thread(num_new_chars, complete)
+
+    def _key(
+        self, request: GenerationRequest, prompts: Sequence[bytes], record: ReplicaRecord
+    ) -> PromptKey:
+        """prompts: packed ids, whole."""
+        used = [_truncated(request, each, record.max_model_len) for each in prompts]
+        longest = max(used, key=len)
         extra = HashIdentity(record.cache_model, "", request.cache_salt or "").extra()
-        if _num_chars(request) < _INLINE_CHARS:
-            return _prompt_key(request, tokenizer, record, extra)
-        return await asyncio.to_thread(_prompt_key, request, tokenizer, record, extra)
+        return PromptKey(
+            hashes=tuple(self._hasher.hashes(longest, record.block_size, extra)),
+            num_tokens=len(longest) // ID_BYTES,
+            num_other_tokens=(sum(map(len, used)) - len(longest)) // ID_BYTES,
+            block_size=record.block_size,
+        )
 
     def choose(
         self,
@@ -239,41 +276,38 @@ def _mean_known(rates: list[float]) -> float:
     return sum(known) / len(known) if known else _DEFAULT_TOKENS_PER_S
 
 
+async def _maybe_in_thread(num_chars: int, work: Callable[[], _T]) -> _T:
+    """The result of `work`, which tokenizes `num_chars` characters."""
+    return work() if num_chars < _INLINE_CHARS else await asyncio.to_thread(work)
+
+
 def _num_chars(request: GenerationRequest) -> int:
     if isinstance(request, ChatCompletionRequest):
-        return sum(len(m.text()) for m in request.messages)
-    return sum(len(prompt) for prompt in request.prompts() if isinstance(prompt, str))
+        return sum(len(message.text()) for message in request.messages)
+    return sum(len(prompt) for prompt in request.prompts())
 
 
-def _prompt_key(
-    request: GenerationRequest, tokenizer: Tokenizer, record: ReplicaRecord, extra: bytes
-) -> PromptKey:
+def _begin(request: GenerationRequest, tokenizer: Tokenizer) -> list[Tokenization | bytes]:
+    """The prompts, as packed ids where they came as ids. Raises OverflowError for wrong ids."""
     if isinstance(request, ChatCompletionRequest):
-        prompts = [tokenizer.chat_token_ids(request)]
-    else:
-        prompts = [
-            tokenizer.prompt_token_ids(prompt, add_special_tokens=request.add_special_tokens)
-            for prompt in request.prompts()
-        ]
-    tokens = PromptTokens.of(tokenizer.id, prompts) if _is_text(request) else None
-    prompts = [request.truncated(prompt, record.max_model_len) for prompt in prompts]
-    for prompt in prompts:
-        if not prompt or min(prompt) < 0 or max(prompt) >= 2**32:
-            return PromptKey()  # the replica says what is wrong with it
-    longest = max(prompts, key=len)
-    return PromptKey(
-        hashes=tuple(block_hashes(longest, record.block_size, extra)),
-        num_tokens=len(longest),
-        num_other_tokens=sum(map(len, prompts)) - len(longest),
-        block_size=record.block_size,
-        tokens=tokens,
-    )
+        return [tokenizer.begin_chat(request)]
+    special = request.add_special_tokens is not False
+    return [
+        tokenizer.begin(prompt, add_special_tokens=special)
+        if isinstance(prompt, str)
+        else pack(prompt)
+        for prompt in request.prompts()
+    ]
 
 
-def _is_text(request: GenerationRequest) -> bool:
-    if isinstance(request, ChatCompletionRequest):
-        return True
-    return all(isinstance(prompt, str) for prompt in request.prompts())
+def _complete(begun: Sequence[Tokenization | bytes], tokenizer_id: str) -> PromptTokens:
+    prompts = (each.packed() if isinstance(each, Tokenization) else each for each in begun)
+    return PromptTokens(tokenizer_id, tuple(prompts))
+
+
+def _truncated(request: GenerationRequest, packed: bytes, max_model_len: int) -> bytes:
+    start, end = request.truncation(len(packed) // ID_BYTES, max_model_len)
+    return packed[ID_BYTES * start : ID_BYTES * end]
 
 
 def _explain(views: Sequence[ReplicaView], costs: Sequence[float]) -> list[dict[str, Any]]:

@@ -18,6 +18,7 @@ class RouterOptions(HttpOptions):
     given), each by its own policy, in place of the one that `namespace` and `deployment` name.
     drain_delay_s: how long a router that is to stop still takes requests while it says that it is
     not ready. index_budget_bytes: for the prefix indexes of all deployments.
+    token_memo_bytes: for token ids and block hashes of prompts, of all deployments.
 
     max_attempts: replicas that one request may be sent to. Timeouts in seconds; read_timeout_s is
     the longest silence of a replica, also before its first token. replica_api_key: what replicas
@@ -53,6 +54,7 @@ class RouterOptions(HttpOptions):
     drain_delay_s: float = 0.0
     drain_timeout_s: float = 30.0
     index_budget_bytes: int = 512 * 2**20
+    token_memo_bytes: int = 128 * 2**20
     capture: Path | None = None
     capture_bytes: int = DEFAULT_MAX_BYTES
     capture_block_size: int = DEFAULT_BLOCK_SIZE

@@ -11,6 +11,7 @@ from typing import Any
 import redis.asyncio
 
 from octavo_protocol.asgi import Message
+from octavo_protocol.bounded_memo import BoundedMemo
 from octavo_protocol.keys import Keys
 from octavo_protocol.sampling_params import SamplingParams
 from octavo_protocol.tasks import stop_tasks
@@ -110,8 +111,9 @@ class RouterState:
             api_key=options.replica_api_key,
         )
         self._follow()
-        self._tokenizers = TokenizerCache(self._session)
-        self.decider = Decider(self._tokenizers, self.metrics)
+        memo: BoundedMemo[bytes] = BoundedMemo(options.token_memo_bytes)
+        self._tokenizers = TokenizerCache(self._session, memo)
+        self.decider = Decider(self._tokenizers, self.metrics, memo)
         self.proxy = Proxy(
             session=self._session,
             decider=self.decider,

@@ -8,6 +8,7 @@ from collections import OrderedDict
 import aiohttp
 import msgspec
 
+from octavo_protocol.bounded_memo import BoundedMemo
 from octavo_protocol.records import ReplicaRecord
 from octavo_protocol.tokenizer import Tokenizer, TokenizerBundle
 
@@ -21,10 +22,14 @@ _decoder = msgspec.json.Decoder(TokenizerBundle)
 
 
 class TokenizerCache:
-    """Tokenizers by their id. Without one (it cannot be had now) routing goes by load alone."""
+    """Tokenizers by their id. Without one (it cannot be had now) routing goes by load alone.
 
-    def __init__(self, session: aiohttp.ClientSession) -> None:
+    memo: what all of them together keep of the texts that they tokenized.
+    """
+
+    def __init__(self, session: aiohttp.ClientSession, memo: BoundedMemo[bytes]) -> None:
         self._session = session
+        self._memo = memo
         self._kept: OrderedDict[str, Tokenizer] = OrderedDict()
         self._failed_at: dict[str, float] = {}
         self._fetches: dict[str, tuple[asyncio.Task[None], float]] = {}
@@ -66,7 +71,7 @@ class TokenizerCache:
             ) as response:
                 response.raise_for_status()
                 bundle = _decoder.decode(await response.read())
-            tokenizer = await asyncio.to_thread(Tokenizer, bundle)
+            tokenizer = await asyncio.to_thread(Tokenizer, bundle, self._memo)
         except Exception as error:  # noqa: BLE001  # the tokenizers library raises bare Exception
             logger.warning("no tokenizer from %s: %s", record.replica_id, error)
             self._note_failure(record.tokenizer_id)

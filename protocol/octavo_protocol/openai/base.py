@@ -277,20 +277,20 @@ class GenerationRequest(BaseModel):
         )
 
     def truncated(self, token_ids: list[int], max_model_len: int) -> list[int]:
-        """The prompt as `truncate_prompt_tokens` leaves it: -1 means as much as the model takes.
+        """The prompt as `truncate_prompt_tokens` leaves it."""
+        start, end = self.truncation(len(token_ids), max_model_len)
+        return token_ids[start:end]
 
-        The beginning is cut off unless truncation_side is "right".
+    def truncation(self, num_tokens: int, max_model_len: int) -> tuple[int, int]:
+        """From where to where a prompt of `num_tokens` is used: -1 means as much as the model
+        takes. The beginning is cut off unless truncation_side is "right".
         """
         limit = self.truncate_prompt_tokens
-        if limit is None:
-            return token_ids
         if limit == -1:
             limit = max_model_len - 1
-        if len(token_ids) <= limit:
-            return token_ids
-        if self.truncation_side == "right":
-            return token_ids[:limit]
-        return token_ids[len(token_ids) - limit :]
+        if limit is None or num_tokens <= limit:
+            return 0, num_tokens
+        return (0, limit) if self.truncation_side == "right" else (num_tokens - limit, num_tokens)
 
     def requested_max_tokens(self) -> int | None:
         if self.max_tokens is not None and self.max_tokens < 1:

@@ -9,7 +9,7 @@ from octavo_protocol.openai.tools import NamedToolChoice, Tool
 from octavo_protocol.overrides import PromptTokens
 from octavo_protocol.sampling_params import RequestOutputKind, SamplingParams
 from octavo_protocol.structured_outputs import StructuredOutputsParams
-from octavo_protocol.tokenizer import Tokenizer
+from octavo_protocol.tokenizer import RENDERING_SPEED, Tokenizer
 from octavo_runtime.server.beam import beam_params
 from octavo_runtime.server.generation import GenerationJob
 from octavo_runtime.server.requests import (
@@ -44,18 +44,18 @@ async def chat_job(
     parser = parser_for(state, request)
     tokenizer = state.llm.tokenizer
 
-    def render() -> tuple[str, list[int]]:
-        text = tokenizer.chat_prompt(request)
-        check_characters(state, request, [text])
-        if prompt_tokens is not None:
-            [token_ids] = prompt_tokens.prompts(1)
-            check_vocabulary(info.vocab_size, [token_ids], parameter="messages")
-            return text, token_ids
-        special = bool(request.add_special_tokens)
-        return text, tokenizer.encode(text, add_special_tokens=special)
-
     num_chars = sum(len(message.text()) for message in request.messages)
-    prompt_text, token_ids = await maybe_in_thread(num_chars, render)
+    prompt_text = await maybe_in_thread(
+        num_chars // RENDERING_SPEED, lambda: tokenizer.chat_prompt(request)
+    )
+    check_characters(state, request, [prompt_text])
+    if prompt_tokens is not None:
+        [token_ids] = prompt_tokens.prompts(1)
+        check_vocabulary(info.vocab_size, [token_ids], parameter="messages")
+    else:
+        special = bool(request.add_special_tokens)
+        begun = tokenizer.begin(prompt_text, add_special_tokens=special)
+        token_ids = await maybe_in_thread(begun.num_new_chars, begun.token_ids)
     params = params_of(state, request, default_max_tokens=state.default_max_tokens)
     if parser is not None:
         _constrain(params, parser, request)

@@ -43,15 +43,17 @@ async def completion_job(
     _check_counts(request, len(prompts))
     tokenizer = state.llm.tokenizer
 
+    given = prompts if prompt_tokens is None else prompt_tokens.prompts(len(prompts))
+
     def encode() -> tuple[list[list[int]], list[str | None]]:
-        given = prompts if prompt_tokens is None else prompt_tokens.prompts(len(prompts))
         special = request.add_special_tokens
         token_ids = [tokenizer.prompt_token_ids(p, add_special_tokens=special) for p in given]
         check_vocabulary(info.vocab_size, token_ids)
         return token_ids, _texts(tokenizer, request, prompts)
 
     check_characters(state, request, [each for each in prompts if isinstance(each, str)])
-    token_ids, prompt_texts = await maybe_in_thread(sum(map(len, prompts)), encode)
+    num_chars = sum(len(each) for each in given if isinstance(each, str) or request.echo)
+    token_ids, prompt_texts = await maybe_in_thread(num_chars, encode)
     params = params_of(state, request, default_max_tokens=DEFAULT_MAX_TOKENS)
     if request.echo and params.logprobs is not None and params.prompt_logprobs is None:
         params.prompt_logprobs = params.logprobs

@@ -7,7 +7,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from octavo_protocol.hashing import SEED, HashIdentity, block_hashes, cached_tokens
+from octavo_protocol.bounded_memo import BoundedMemo
+from octavo_protocol.hashing import SEED, BlockHasher, HashIdentity, block_hashes, cached_tokens
+from octavo_protocol.packed_ids import pack
+
+MEMO: BoundedMemo[bytes] = BoundedMemo(2**20)
 
 TOKENS = st.lists(st.integers(0, 2**32 - 1), max_size=60)
 BLOCK_SIZES = st.integers(1, 17)
@@ -105,3 +109,28 @@ def test_at_least_one_prompt_token_is_always_computed(
     num_blocks: int, num_prompt: int, saved: int
 ) -> None:
     assert cached_tokens(num_blocks, 4, num_prompt) == saved
+
+
+@given(
+    tokens=st.lists(st.integers(0, 9), max_size=700),
+    kept=st.integers(0, 700),
+    more=st.lists(st.integers(0, 9), max_size=300),
+    block_size=st.sampled_from([1, 2, 16]),
+    extras=st.lists(st.sampled_from([b"a" * 16, b"b" * 16]), min_size=2, max_size=2),
+)
+def test_hashes_with_a_memo_are_the_same(
+    tokens: list[int], kept: int, more: list[int], block_size: int, extras: list[bytes]
+) -> None:
+    hasher = BlockHasher(MEMO)
+    for prompt, extra in zip((tokens, tokens[:kept] + more), extras, strict=True):
+        expected = block_hashes(prompt, block_size, extra)
+        assert hasher.hashes(pack(prompt), block_size, extra) == expected
+
+
+def test_the_memo_has_the_hashes_of_a_prompts_beginning() -> None:
+    memo: BoundedMemo[bytes] = BoundedMemo(2**20)
+    hasher = BlockHasher(memo)
+    hasher.hashes(pack([1] * 3000), 16, b"x" * 16)
+    num_kept = len(memo)
+    hasher.hashes(pack([1] * 3000 + [2] * 900), 16, b"x" * 16)
+    assert (num_kept, len(memo)) == (2, 3)

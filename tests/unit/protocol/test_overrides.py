@@ -20,7 +20,9 @@ from octavo_protocol.overrides import (
 _TEXTS = st.none() | st.text(st.characters(exclude_categories=["Cs"]), max_size=40)
 _IDS = st.lists(st.integers(0, 2**32 - 1), max_size=40)
 _TOKENS = st.none() | st.builds(
-    PromptTokens.of, st.from_regex(r"[0-9a-f]{16}", fullmatch=True), st.lists(_IDS, max_size=4)
+    PromptTokens.of,
+    st.from_regex(r"[0-9a-f]{16}", fullmatch=True),
+    st.lists(_IDS, min_size=1, max_size=4),
 )
 
 
@@ -73,7 +75,9 @@ def test_requests_without_such_fields_take_what_they_have() -> None:
         {PRIORITY_HEADER: ""},
         {TOKENS_HEADER: "4"},
         {TOKENS_HEADER: "ab/-1"},
-        {TOKENS_HEADER: "ab/11"},
+        {TOKENS_HEADER: "ab/3"},
+        {TOKENS_HEADER: "ab/1,2"},
+        {TOKENS_HEADER: "ab/1,"},
         {TOKENS_HEADER: "../4"},
     ],
 )
@@ -82,29 +86,18 @@ def test_headers_that_no_router_writes_are_refused(headers: dict[str, str]) -> N
         split_overrides(headers, b"0123456789")
 
 
-@pytest.mark.parametrize(
-    ("raw", "message"),
-    [
-        (b"", "wrong"),
-        (b"[[1]]", "wrong"),
-        (msgspec.msgpack.encode([1]), "wrong"),
-        (msgspec.msgpack.encode([["a"]]), "wrong"),
-        (msgspec.msgpack.encode([[1]]) + b"\0", "wrong"),
-        (msgspec.msgpack.encode([]), "of 0 prompts, the body has 1"),
-        (msgspec.msgpack.encode([[1], [2]]), "of 2 prompts, the body has 1"),
-    ],
-)
-def test_tokens_that_do_not_fit_the_request_are_refused(raw: bytes, message: str) -> None:
-    with pytest.raises(ValidationError, match=message):
-        PromptTokens("ab", raw).prompts(1)
+@pytest.mark.parametrize("num_prompts", [0, 1, 3])
+def test_tokens_of_other_prompts_than_the_requests_are_refused(num_prompts: int) -> None:
+    with pytest.raises(ValidationError, match=f"of 2 prompts, the body has {num_prompts}"):
+        PromptTokens.of("ab", [[1], [2]]).prompts(num_prompts)
 
 
 @given(text=st.text(max_size=200))
 def test_tokens_of_a_text_always_fit_its_body(text: str) -> None:
-    """A tokenizer makes at most a token of each byte, and no id takes more than five bytes."""
+    """A tokenizer makes at most a token of each byte."""
     body = msgspec.json.encode({"model": "m", "prompt": text})
     assert PromptTokens.of("ab", [[2**32 - 1] * len(text.encode("utf-8", "replace"))]).fits(body)
 
 
 def test_tokens_that_would_outgrow_what_replicas_read_do_not_fit() -> None:
-    assert not PromptTokens.of("ab", [[1] * 11]).fits(b"{}")
+    assert not PromptTokens.of("ab", [[1] * 3]).fits(b"{}")

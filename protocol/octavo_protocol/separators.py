@@ -1,0 +1,84 @@
+"""Where a text may be cut so that its pieces have the tokens that they have in the whole.
+
+A tokenizer first cuts the text at its added tokens (`<|im_end|>`), then works on what is between
+them, each piece for itself. So the tokens between two added tokens depend on nothing outside, if it
+is certain that these are found there in any text around them. That holds for a token that
+
+- is looked for in the text as it is (`normalized` is false) and takes no space beside it
+  (`rstrip`; it neither begins nor ends with space itself),
+- shares no end with another one's beginning, or its own, and is part of none: then every place
+  where it stands in a text is a place where it is found.
+
+Tokenizers that draw at random (dropout), or whose added tokens look at the characters around them
+(`single_word`), are not cut. Some put a space before what the text begins with: so a piece is
+tokenized behind the separator that is before it, never as if the text began there.
+"""
+
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+import tokenizers
+
+# Shorter pieces are joined with the next: keeping them costs more than tokenizing them.
+_MIN_CHARS = 256
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """A piece of a text. separator: the added token before it; "" at the beginning."""
+
+    separator: str
+    text: str
+
+
+class Separators:
+    """The added tokens after which texts are cut; none where that would not be exact."""
+
+    def __init__(self, backend: tokenizers.Tokenizer) -> None:
+        found = _separators(backend)
+        self._pattern = re.compile(_pattern(found)) if found else None
+
+    def segments(self, text: str) -> Sequence[Segment]:
+        """`text` in pieces. The beginnings of two texts are cut alike as far as they agree."""
+        return list(self._segments(text))
+
+    def _segments(self, text: str) -> Iterator[Segment]:
+        separator, start = "", 0
+        for match in self._pattern.finditer(text) if self._pattern is not None else ():
+            end = match.end()
+            if end - start >= _MIN_CHARS:
+                yield Segment(separator, text[start:end])
+                separator, start = match.group(), end
+        if start < len(text):
+            yield Segment(separator, text[start:])
+
+
+def _separators(backend: tokenizers.Tokenizer) -> list[str]:
+    added = list(backend.get_added_tokens_decoder().values())
+    if getattr(backend.model, "dropout", None) or any(token.single_word for token in added):
+        return []
+    contents = [token.content for token in added if not token.normalized]
+    joined = "\0".join(contents)
+    ends = {content[at:] for content in contents for at in range(len(content))}
+    return [
+        token.content
+        for token in added
+        if not (token.normalized or token.rstrip)
+        and token.content.strip() == token.content != ""
+        and joined.count(token.content) == 1
+        and not any(token.content[:size] in ends for size in range(1, len(token.content)))
+    ]
+
+
+def _pattern(words: Iterable[str]) -> str:
+    """A regular expression for `words`, none of which begins another: their tree, since a search
+    for thousands of alternatives one by one would take seconds in texts full of "<".
+    """
+    rests: dict[str, list[str]] = {}
+    for word in words:
+        rests.setdefault(word[:1], []).append(word[1:])
+    if "" in rests:
+        return ""
+    branches = [re.escape(first) + _pattern(rest) for first, rest in rests.items()]
+    return branches[0] if len(branches) == 1 else f"(?:{'|'.join(branches)})"
