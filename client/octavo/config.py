@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 from octavo.engine.vllm_config import ModelConfig, VllmConfig
 from octavo_protocol.errors import ValidationError
+from octavo_runtime.config import PoolerConfig
 
 __all__ = [
     "AttentionConfig",
@@ -105,25 +106,6 @@ class ProfilerConfig:
     @property
     def folder(self) -> Path | None:
         return Path(self.torch_profiler_dir).absolute() if self.profiler else None
-
-
-@dataclass
-class PoolerConfig:
-    """How hidden states are pooled; for pooling models, which are not supported yet."""
-
-    task: str | None = None
-    pooling_type: str | None = None
-    seq_pooling_type: str | None = None
-    tok_pooling_type: str | None = None
-    use_activation: bool | None = None
-    dimensions: int | None = None
-    enable_chunked_processing: bool = False
-    max_embed_len: int | None = None
-    logit_mean: float | None = None
-    logit_sigma: float | None = None
-    step_tag_id: int | None = None
-    returned_token_ids: list[int] | None = None
-    enable_flash_late_interaction: bool = True
 
 
 @dataclass

@@ -1,9 +1,9 @@
-"""`LLM`: generation in this process, with vLLM's arguments and output objects."""
+"""`LLM`: a model in this process, with vLLM's arguments and output objects."""
 
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any, NoReturn
+from typing import Any
 
 from octavo import offline_beam_search
 from octavo.chat_templates import load_chat_template
@@ -11,8 +11,8 @@ from octavo.conversations import ChatOptions, as_conversations
 from octavo.engine.arg_utils import OFFLINE, EngineArgs
 from octavo.engine.llm_engine import LLMEngine
 from octavo.engine.request_checks import refuse_missing
-from octavo.engine_access import EngineAccess
 from octavo.former_calls import warn_of_beam_search, with_guided_options, with_token_ids
+from octavo.pooling_calls import PoolingCalls
 from octavo.progress import ProgressBar, watched
 from octavo.prompts import RenderedPrompt, as_list
 from octavo.request_queue import RequestCounter, RequestQueue, per_prompt
@@ -21,14 +21,17 @@ from octavo_protocol.beam_search import BeamSearchOutput, BeamSearchParams
 from octavo_protocol.errors import ValidationError
 from octavo_protocol.outputs import RequestOutput
 from octavo_protocol.sampling_params import SamplingParams
+from octavo_runtime.engine.pooling_requests import refuse_pooling_model
 from octavo_runtime.engine.start_up import start_up_line
 
 Params = SamplingParams | Sequence[SamplingParams] | None
 Messages = Sequence[Any]
 
 
-class LLM(EngineAccess):
-    """A model in this process. Threads may share it: their calls run one after another.
+class LLM(PoolingCalls):
+    """A model in this process, which generates or pools.
+
+    Threads may share it: their calls run one after another.
 
     model: catalogue name, hub name, folder or .gguf file. Other arguments are those of
     `EngineArgs`; one that Octavo does not know is a TypeError that names the nearest, one that it
@@ -57,9 +60,10 @@ class LLM(EngineAccess):
         print(f"octavo: {line}", file=sys.stderr)
         self.engine_class = LLMEngine
         self.chat_template = self.llm_engine.vllm_config.chat_template
-        self.runner_type = "generate"
-        self.supported_tasks = ("generate",)
-        self.pooling_task: str | None = None
+        info = self.llm_engine.engine.info
+        self.runner_type = info.runner_type
+        self.supported_tasks = info.supported_tasks
+        self.pooling_task = None if info.pooling is None else info.pooling.task
         self.request_counter = RequestCounter()
         self._queue = RequestQueue(self.llm_engine, self.request_counter)
 
@@ -150,6 +154,7 @@ class LLM(EngineAccess):
         mm_processor_kwargs: Mapping[str, Any] | None = None,
     ) -> list[str]:
         """Queues what `generate` would run; returns the request ids."""
+        refuse_pooling_model(self.llm_engine.engine.info)
         refuse_missing(lora_request, mm_processor_kwargs)
         rendered = self._render(as_list(prompts), tokenization_kwargs, use_tqdm)
         return self._enqueue(rendered, sampling_params, priority)
@@ -171,6 +176,7 @@ class LLM(EngineAccess):
         mm_processor_kwargs: Mapping[str, Any] | None = None,
     ) -> list[str]:
         """Queues what `chat` would run; returns the request ids."""
+        refuse_pooling_model(self.llm_engine.engine.info)
         refuse_missing(lora_request, mm_processor_kwargs)
         chat = ChatOptions(
             load_chat_template(chat_template) or self.chat_template,
@@ -216,6 +222,7 @@ class LLM(EngineAccess):
 
         concurrency_limit: how many prompts are searched at a time; None: all.
         """
+        refuse_pooling_model(self.llm_engine.engine.info)
         refuse_missing(lora_request)
         if not isinstance(params, BeamSearchParams):
             raise TypeError(f"expected BeamSearchParams, got {type(params).__name__}")
@@ -230,24 +237,6 @@ class LLM(EngineAccess):
             concurrency_limit=concurrency_limit,
             use_tqdm=use_tqdm,
         )
-
-    # -- what is not there ------------------------------------------------------------------------
-
-    def encode(self, *_: Any, **__: Any) -> NoReturn:
-        """Raises `ValidationError`: pooling models are not supported yet."""
-        _refuse_pooling("encode")
-
-    def embed(self, *_: Any, **__: Any) -> NoReturn:
-        """Raises `ValidationError`: pooling models are not supported yet."""
-        _refuse_pooling("embed")
-
-    def classify(self, *_: Any, **__: Any) -> NoReturn:
-        """Raises `ValidationError`: pooling models are not supported yet."""
-        _refuse_pooling("classify")
-
-    def score(self, *_: Any, **__: Any) -> NoReturn:
-        """Raises `ValidationError`: pooling models are not supported yet."""
-        _refuse_pooling("score")
 
     # -- inside -----------------------------------------------------------------------------------
 
@@ -280,9 +269,3 @@ class LLM(EngineAccess):
             offline_beam_search.as_request_output(output, str(index), prompt)
             for index, (output, prompt) in enumerate(zip(outputs, rendered, strict=True))
         ]
-
-
-def _refuse_pooling(method: str) -> NoReturn:
-    raise ValidationError(
-        f"LLM.{method} needs a pooling model; models here generate, pooling is not supported yet"
-    )

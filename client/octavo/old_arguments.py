@@ -25,13 +25,24 @@ _HARMLESS = {
     "enable_prompt_adapter": "there are no prompt adapters",
 }
 _BACKENDS = ("guided_decoding_backend", "guided_decoding_disable_fallback")
-_GENERATIVE_TASKS = ("auto", "generate")
+# What `task` once said, by today's arguments.
+_TASKS: dict[str, dict[str, str]] = {
+    "auto": {},
+    "generate": {"runner": "generate"},
+    "embed": {"runner": "pooling", "convert": "embed"},
+    "embedding": {"runner": "pooling", "convert": "embed"},
+    "classify": {"runner": "pooling", "convert": "classify"},
+    "score": {"runner": "pooling"},
+    "reward": {"runner": "pooling"},
+}
+# Fields that `PoolerConfig` once had for what is now use_activation.
+_ACTIVATIONS = ("normalize", "softmax", "activation")
 
 
 def translated(arguments: Mapping[str, Any]) -> dict[str, Any]:
     """The arguments under today's names, with a DeprecationWarning for each old one.
 
-    Raises `ValidationError` for a task that is not there yet.
+    Raises `ValidationError` for an old one's value that never was.
     """
     current = dict(arguments)
     for name in list(current):
@@ -46,16 +57,38 @@ def translated(arguments: Mapping[str, Any]) -> dict[str, Any]:
                 _add_override(current, name, value)
             warn_former(f"{name} is now hf_overrides={{{name!r}: ...}}")
         elif name == "task":
-            task = current.pop(name)
-            if task not in _GENERATIVE_TASKS:
-                raise ValidationError(
-                    f"task={task!r} is not supported yet; models here generate", parameter="task"
-                )
-            warn_former("task is now runner='generate', which is the default; leave it out")
+            heirs = arguments_of_task(current.pop(name))
+            current = heirs | current
+            shown = ", ".join(f"{key}={value!r}" for key, value in heirs.items())
+            warn_former(f"task is now runner and convert: {shown or 'leave it out'}")
         elif name == "override_pooler_config":
             current["pooler_config"] = current.pop(name)
             warn_former("override_pooler_config is now pooler_config")
+    pooler = current.get("pooler_config")
+    if isinstance(pooler, Mapping) and any(name in pooler for name in _ACTIVATIONS):
+        current["pooler_config"] = _with_activation(pooler)
     return current
+
+
+def arguments_of_task(task: Any) -> dict[str, str]:
+    """What `task=` means today. Raises `ValidationError` for one that vLLM never had."""
+    if task not in _TASKS:
+        raise ValidationError(
+            f"task={task!r} is not known; it was one of {', '.join(_TASKS)}, and is runner and "
+            "convert today",
+            parameter="task",
+        )
+    return _TASKS[task]
+
+
+def _with_activation(pooler: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields with use_activation in place of its former names."""
+    fields = dict(pooler)
+    for name in _ACTIVATIONS:
+        if name in fields:
+            fields.setdefault("use_activation", fields.pop(name))
+            warn_former(f"pooler_config's {name} is now use_activation")
+    return fields
 
 
 class EngineArgsMeta(type):

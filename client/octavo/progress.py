@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from typing import Any, TypeVar
 
 from octavo_protocol.outputs import RequestOutput
+from octavo_protocol.pooling import PoolingOutput, PoolingRequestOutput
 
 Item = TypeVar("Item")
 # False or None: none; True: tqdm; else a factory with tqdm's arguments.
@@ -44,12 +45,13 @@ class TokenRates:
         self._bar = bar
         self._num_input = self._num_output = 0
 
-    def finished(self, output: RequestOutput) -> None:
+    def finished(self, output: RequestOutput | PoolingRequestOutput[PoolingOutput]) -> None:
         """One request has ended."""
         if self._bar is None:
             return
         self._num_input += len(output.prompt_token_ids or ())
-        self._num_output += sum(len(each.token_ids) for each in output.outputs)
+        if isinstance(output, RequestOutput):
+            self._num_output += sum(len(each.token_ids) for each in output.outputs)
         elapsed = self._bar.format_dict["elapsed"] or 1e-9
         self._bar.postfix = (
             f"est. speed input: {self._num_input / elapsed:.2f} toks/s, "

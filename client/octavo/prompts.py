@@ -1,12 +1,13 @@
 """Prompts of every form as what the engine takes."""
 
 from collections.abc import Iterable, Mapping, Sequence, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from octavo.inputs import PromptType as PromptType
 from octavo.tokenization import TokenizationOptions
 from octavo_protocol.errors import ValidationError
+from octavo_protocol.text_encoding import Truncation, encode_texts
 from octavo_protocol.tokenizer import Tokenizer
 
 _TEXT_KEYS = frozenset({"prompt", "cache_salt"})
@@ -28,19 +29,28 @@ _MISSING = {
 
 @dataclass(frozen=True, slots=True)
 class RenderedPrompt:
-    """What the engine gets. text: None for a prompt that came as token ids."""
+    """What the engine gets. text: None for a prompt that came as token ids.
+
+    token_type_ids: of models that tell a pair's texts apart; empty: all 0.
+    """
 
     token_ids: list[int]
     text: str | None = None
     cache_salt: str = ""
+    token_type_ids: list[int] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
 class PromptRenderer:
-    """Makes `RenderedPrompt`s. tokenizer: None = token ids only."""
+    """Makes `RenderedPrompt`s. tokenizer: None = token ids only.
+
+    pools: there is no output, so that the prompt may fill the context; where text is cut, the
+    special tokens around it stay.
+    """
 
     tokenizer: Tokenizer | None
     max_model_len: int
+    pools: bool = False
 
     def render(self, prompt: Any, options: TokenizationOptions) -> RenderedPrompt:
         """Raises TypeError for what is no prompt, `ValidationError` for what is not supported."""
@@ -49,7 +59,7 @@ class PromptRenderer:
         if isinstance(prompt, Mapping):
             return self._render_dict(prompt, options)
         if _is_token_ids(prompt):
-            return RenderedPrompt(options.cut(list(prompt), self.max_model_len))
+            return RenderedPrompt(self.truncation(options).tokens(list(prompt)))
         raise TypeError(
             "a prompt must be a string, a list of token ids, {'prompt': ...} or "
             f"{{'prompt_token_ids': ...}}, not {type(prompt).__name__}"
@@ -63,12 +73,28 @@ class PromptRenderer:
             raise ValidationError(
                 "skip_tokenizer_init=True leaves no tokenizer: give token ids", parameter="prompt"
             )
-        token_ids = options.encode(
-            self.tokenizer, text, self.max_model_len, add_special_tokens=add_special_tokens
-        )
+        truncation = self.truncation(options)
+        if options.add_special_tokens is not None:
+            add_special_tokens = options.add_special_tokens
+        text = options.text(text)
+        if self.pools:
+            [token_ids] = encode_texts(
+                self.tokenizer, [text], truncation, add_special_tokens=add_special_tokens
+            )
+        else:
+            token_ids = truncation.tokens(
+                self.tokenizer.encode(text, add_special_tokens=add_special_tokens)
+            )
         if not token_ids:
             raise ValidationError("prompt cannot be empty", parameter="prompt")
         return token_ids
+
+    def truncation(self, options: TokenizationOptions) -> Truncation:
+        """What the options ask for: of a prompt that is generated from, its end stays."""
+        limit = options.max_tokens
+        if limit == -1:
+            limit = self.max_model_len - (0 if self.pools else 1)
+        return Truncation(limit, options.truncation_side or ("right" if self.pools else "left"))
 
     def _render_dict(
         self, prompt: Mapping[str, Any], options: TokenizationOptions
@@ -83,7 +109,10 @@ class PromptRenderer:
             token_ids = prompt["prompt_token_ids"]
             if not _is_token_ids(token_ids):
                 raise TypeError("a prompt's prompt_token_ids must be a list of integers")
-            return RenderedPrompt(options.cut(list(token_ids), self.max_model_len), text, salt)
+            types = prompt.get("token_type_ids") or []
+            return RenderedPrompt(
+                self.truncation(options).tokens(list(token_ids)), text, salt, list(types)
+            )
         if text is None:
             raise TypeError("a prompt's text must be a string, not None")
         return RenderedPrompt(self.encode(text, options), text, salt)

@@ -9,7 +9,10 @@ from octavo.progress import ProgressBar, TokenRates, progress_bar
 from octavo.prompts import RenderedPrompt
 from octavo_protocol.errors import ValidationError
 from octavo_protocol.outputs import RequestOutput
+from octavo_protocol.pooling import PoolingOutput, PoolingParams, PoolingRequestOutput
 from octavo_protocol.sampling_params import RequestOutputKind, SamplingParams
+
+Pooled = PoolingRequestOutput[PoolingOutput]
 
 
 class RequestCounter:
@@ -36,13 +39,13 @@ class RequestQueue:
     def __init__(self, engine: LLMEngine, counter: RequestCounter) -> None:
         self._engine = engine
         self._counter = counter
-        self._pending: dict[str, RequestOutput | None] = {}
+        self._pending: dict[str, RequestOutput | Pooled | None] = {}
         self._lock = threading.RLock()  # a progress bar may call back
 
     def add(
         self,
         prompts: Iterable[RenderedPrompt],
-        params: Sequence[SamplingParams],
+        params: Sequence[SamplingParams] | Sequence[PoolingParams],
         priorities: Sequence[int],
     ) -> list[str]:
         """Queues all of them; returns their ids. After an exception none of them is queued."""
@@ -70,7 +73,12 @@ class RequestQueue:
         with self._lock:
             return self._run(request_ids, use_tqdm)
 
-    def _run(self, request_ids: Sequence[str] | None, use_tqdm: ProgressBar) -> list[RequestOutput]:
+    def run_pooling(self, request_ids: Sequence[str], use_tqdm: ProgressBar) -> list[Pooled]:
+        """As `run`, of a model that pools."""
+        with self._lock:
+            return self._run(request_ids, use_tqdm)
+
+    def _run(self, request_ids: Sequence[str] | None, use_tqdm: ProgressBar) -> list[Any]:
         wanted = list(self._pending) if request_ids is None else list(request_ids)
         waiting = {each for each in wanted if self._pending[each] is None}
         try:

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from octavo_protocol.errors import ValidationError
-from octavo_protocol.tokenizer import Tokenizer
 
 _NAMES = (
     *("truncate_prompt_tokens", "truncation_side", "truncation", "max_length"),
@@ -25,12 +24,13 @@ _NEUTRAL: dict[str, tuple[Any, ...]] = {
 class TokenizationOptions:
     """max_tokens: longer prompts are cut to so many; None = never, -1 = to what the model takes.
 
-    truncation_side: where tokens are cut off. add_special_tokens: None = as the caller does by
-    default (text: yes, chat: no, since the template has them).
+    truncation_side: where tokens are cut off; None = at the start of a prompt that is generated
+    from, at the end of one that is pooled. add_special_tokens: None = as the caller does by default
+    (text: yes, chat: no, since the template has them).
     """
 
     max_tokens: int | None = None
-    truncation_side: Literal["left", "right"] = "left"
+    truncation_side: Literal["left", "right"] | None = None
     add_special_tokens: bool | None = None
     do_lower_case: bool = False
 
@@ -46,8 +46,8 @@ class TokenizationOptions:
         for name, allowed in _NEUTRAL.items():
             if not any(given.get(name) is value or given.get(name) == value for value in allowed):
                 raise _error(f"{name}={given[name]!r} is not supported; leave it out")
-        side: Any = given.get("truncation_side") or "left"
-        if side not in ("left", "right"):
+        side: Any = given.get("truncation_side")
+        if side not in (None, "left", "right"):
             raise _error(f"truncation_side must be 'left' or 'right', got {side!r}")
         return cls(
             max_tokens=_max_tokens(given),
@@ -56,25 +56,9 @@ class TokenizationOptions:
             do_lower_case=bool(given.get("do_lower_case")),
         )
 
-    def encode(
-        self, tokenizer: Tokenizer, text: str, max_model_len: int, *, add_special_tokens: bool
-    ) -> list[int]:
-        """Token ids of `text`, cut if need be."""
-        if self.add_special_tokens is not None:
-            add_special_tokens = self.add_special_tokens
-        token_ids = tokenizer.encode(
-            text.lower() if self.do_lower_case else text, add_special_tokens=add_special_tokens
-        )
-        return self.cut(token_ids, max_model_len)
-
-    def cut(self, token_ids: list[int], max_model_len: int) -> list[int]:
-        """At most `max_tokens` of them. One place in the context is left for the output."""
-        if self.max_tokens is None:
-            return token_ids
-        room = max_model_len - 1 if self.max_tokens == -1 else self.max_tokens
-        if len(token_ids) <= room:
-            return token_ids
-        return token_ids[-room:] if self.truncation_side == "left" else token_ids[:room]
+    def text(self, text: str) -> str:
+        """The text as it is to be tokenized."""
+        return text.lower() if self.do_lower_case else text
 
 
 def _max_tokens(given: Mapping[str, Any]) -> int | None:

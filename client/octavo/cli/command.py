@@ -13,7 +13,7 @@ from octavo.cli.arguments import Flag, Grammar, Kind
 from octavo.cli.config_file import read_settings, take_config
 from octavo.cli.environment import defaults_from_vllm
 from octavo.cli.options import JSON_METAVAR
-from octavo.cli.vllm_flags import VLLM_FLAGS, notice
+from octavo.cli.vllm_flags import VLLM_FLAGS, heirs, notice
 from octavo_protocol.errors import ConfigError, OctavoError
 
 _ALL_HELP = ("all", "")
@@ -40,6 +40,7 @@ class FlexibleCommand(TyperCommand):
         for name, values in plain.foreign:
             if message := notice(name, values):
                 print(f"octavo: warning: {message}", file=sys.stderr)
+            plain.words = heirs(name, values) + plain.words
         defaults = defaults_from_vllm(os.environ)
         ctx.default_map = {
             each.name: [defaults[each.name]] if each.multiple else defaults[each.name]
@@ -131,6 +132,7 @@ def _settings(path: Path, grammar: Grammar) -> tuple[list[str], dict[str | None,
         try:
             for name, values in grammar.plain(arguments).foreign:
                 notice(name, values)
+                heirs(name, values)
         except OctavoError as error:
             raise ConfigError(f"{path}: {key}: {error.message}") from error
         words += arguments

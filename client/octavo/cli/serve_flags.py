@@ -13,7 +13,14 @@ from typing import Annotated, Any, Literal
 
 from octavo.cli.options import json_option, option, parse_length, size_option
 from octavo_protocol.http_options import HttpOptions
-from octavo_runtime.config import DeviceName, EngineConfig, KVCacheDTypeName, LogprobsMode
+from octavo_runtime.config import (
+    ConvertName,
+    DeviceName,
+    EngineConfig,
+    KVCacheDTypeName,
+    LogprobsMode,
+    RunnerName,
+)
 from octavo_runtime.server.options import ApiOptions, FingerprintMode, MetricsNames
 
 RENAMED = {
@@ -64,6 +71,23 @@ GROUPS: dict[str, tuple[ServeFlag, ...]] = {
             "Longest prompt plus output, in tokens; auto: what fits in memory. Default: the "
             "model's.",
             parser=parse_length,
+        ),
+        _flag(
+            "runner",
+            RunnerName,
+            "Whether the model generates text or pools (embeds, classifies, scores); auto: what "
+            "it is for.",
+        ),
+        _flag(
+            "convert",
+            ConvertName,
+            "What a model that generates becomes in order to pool; auto: an embedder.",
+        ),
+        _flag(
+            "pooler_config",
+            _JSON,
+            'How it pools, over its own files: {"pooling_type": "MEAN", "use_activation": false}.',
+            default=None,
         ),
         _flag("seed", int, "Seed of requests without their own."),
         _flag("hf_overrides", _JSON, "Keys that replace those of the model's config.json."),

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from octavo.cli.arguments import Flag, Kind
+from octavo.old_arguments import arguments_of_task
 from octavo_protocol.errors import ValidationError
 
 _ENDINGS: tuple[tuple[str, Kind], ...] = (("={}", "json"), ("=*", "many"), ("=", "one"))
@@ -17,11 +18,15 @@ _ENDINGS: tuple[tuple[str, Kind], ...] = (("={}", "json"), ("=*", "many"), ("=",
 
 @dataclass(frozen=True, slots=True)
 class VllmFlag:
-    """accepted: values that change nothing; None: any value is ignored, with a warning."""
+    """accepted: values that change nothing; None: any value is ignored, with a warning.
+
+    is_former: it is not ignored: `heirs` says what it means today, and `reason` names that.
+    """
 
     flag: Flag
     accepted: tuple[str, ...] | None
     reason: str
+    is_former: bool = False
 
 
 _IGNORED = {
@@ -76,10 +81,6 @@ _IGNORED = {
 }
 # flags -> (values that are taken, what to do instead of others)
 _REFUSED: tuple[tuple[str, tuple[str, ...], str], ...] = (
-    ("--task=", ("auto", "generate"), "vLLM has removed it too; models here generate text"),
-    ("--runner=", ("auto", "generate"), "models here generate text: leave it out"),
-    ("--convert=", ("auto", "none"), "models here generate text: leave it out"),
-    ("--pooler-config={}", (), "pooling models are not served yet"),
     ("--tokenizer-mode=", ("auto", "hf"), "tokenizers come as tokenizer.json: leave it out"),
     ("--skip-tokenizer-init", ("false",), "the API reads and writes text: leave it out"),
     ("--hf-token=", (), "set HF_TOKEN in the environment instead"),
@@ -155,6 +156,8 @@ _REFUSED: tuple[tuple[str, tuple[str, ...], str], ...] = (
         "vLLM has removed it too; grammars are always enforced by llguidance",
     ),
 )
+# Flags that vLLM has removed -> what they are today
+_FORMER = {"--task=": "--runner and --convert", "--override-pooler-config={}": "--pooler-config"}
 
 
 def _flags(text: str) -> Iterator[Flag]:
@@ -176,6 +179,8 @@ def _table() -> dict[str, VllmFlag]:
     }
     for text, accepted, reason in _REFUSED:
         table |= {flag.name: VllmFlag(flag, accepted, reason) for flag in _flags(text)}
+    for text, today in _FORMER.items():
+        table |= {flag.name: VllmFlag(flag, None, today, is_former=True) for flag in _flags(text)}
     return table
 
 
@@ -188,9 +193,20 @@ def notice(name: str, values: list[str]) -> str | None:
     Raises `ValidationError` for what cannot be done, saying what to write instead.
     """
     entry = VLLM_FLAGS[name]
+    if entry.is_former:
+        return f"{name} is now {entry.reason}"
     if entry.accepted is None:
         return f"{name} has no effect: {entry.reason}"
     if all(value.strip('"') in entry.accepted for value in values):
         return None
     shown = name if entry.flag.kind == "switch" else f"{name} {' '.join(values)}"
     raise ValidationError(f"{shown} is not supported: {entry.reason}", parameter=name)
+
+
+def heirs(name: str, values: list[str]) -> list[str]:
+    """The words that a flag of the table stands for today. Raises `ValidationError`."""
+    if name == "--task":
+        return [f"--{key}={value}" for key, value in arguments_of_task(values[-1]).items()]
+    if name == "--override-pooler-config":
+        return [f"--pooler-config={value}" for value in values]
+    return []

@@ -21,6 +21,9 @@ OFFLINE = "LLM_CLASS"  # vLLM's word for it
 class EngineArgs(metaclass=EngineArgsMeta):
     """Arguments of an engine. `create_engine_config` checks them and finds the model.
 
+    runner: "generate" or "pooling"; "auto" = what the model is for. convert: what a model that
+    generates is turned into to pool: "embed", "classify", or "none"; "auto" = by its class.
+    pooler_config: a `PoolerConfig`, or its fields as a dict.
     max_model_len: tokens; None = the model's own, -1 or "auto" = the most that fits in memory.
     hf_overrides: keys over config.json, or a function from the Hugging Face config to another.
     generation_config: "auto" = the model's own defaults, "vllm" = none, or a folder.
@@ -59,10 +62,10 @@ class EngineArgs(metaclass=EngineArgsMeta):
     safetensors_load_strategy: str | None = tuning(None)
     pt_load_map_location: str = tuning("cpu")
     # What kind of model
-    runner: str = missing("auto", "generate")
-    convert: str = missing("auto", "none")
+    runner: str = honoured("auto")
+    convert: str = honoured("auto")
+    pooler_config: Any = honoured(None)
     model_impl: str = missing("auto", "vllm")
-    pooler_config: Any = missing(None)
     io_processor_plugin: str | None = missing(None)
     enable_prompt_embeds: bool = missing(False)
     # Numbers

@@ -4,19 +4,27 @@ import dataclasses
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+import torch
+
 from octavo.engine.arg_utils import EngineArgs
 from octavo.engine.metrics import RequestMetrics
 from octavo.engine.reasoning import ReasoningRules
-from octavo.engine.request_checks import checked_params, refuse_missing
+from octavo.engine.request_checks import (
+    checked_params,
+    checked_pooling_params,
+    refuse_missing,
+)
 from octavo.engine.vllm_config import ModelConfig, VllmConfig
 from octavo.prompts import PromptRenderer, RenderedPrompt
 from octavo.tokenization import TokenizationOptions
 from octavo.v1.metrics.reader import Metric
 from octavo_protocol.errors import UnavailableError, ValidationError
-from octavo_protocol.outputs import RequestOutput
+from octavo_protocol.pooling import PoolingOutput, PoolingParams, PoolingRequestOutput
 from octavo_protocol.sampling_params import SamplingParams
 from octavo_runtime.engine import llm_engine as runtime
 from octavo_runtime.engine.messages import EngineInfo
+from octavo_runtime.engine.new_core import is_pooling
+from octavo_runtime.engine.pooling_engine import PoolingEngine
 
 
 class LLMEngine:
@@ -29,10 +37,19 @@ class LLMEngine:
     def __init__(self, vllm_config: VllmConfig) -> None:
         self.vllm_config = vllm_config
         self.tokenizer = vllm_config.tokenizer()
-        self.engine = runtime.LLMEngine(vllm_config.engine_config, self.tokenizer)
+        config = vllm_config.engine_config
+        self.engine: runtime.LLMEngine | PoolingEngine = (
+            PoolingEngine(config)
+            if is_pooling(config)
+            else runtime.LLMEngine(config, self.tokenizer)
+        )
         self._is_shut_down = False
         self.model_config = model_config(vllm_config, self.engine.info)
-        self.renderer = PromptRenderer(self.tokenizer, self.model_config.max_model_len)
+        self.renderer = PromptRenderer(
+            self.tokenizer,
+            self.model_config.max_model_len,
+            pools=isinstance(self.engine, PoolingEngine),
+        )
         self._metrics = RequestMetrics(vllm_config.served_model_name)
         self._reasoning = ReasoningRules.of(vllm_config.structured_outputs_config, self.tokenizer)
 
@@ -49,7 +66,7 @@ class LLMEngine:
         self,
         request_id: str,
         prompt: Any,
-        params: SamplingParams,
+        params: SamplingParams | PoolingParams,
         arrival_time: float | None = None,
         lora_request: Any = None,
         tokenization_kwargs: Mapping[str, Any] | None = None,
@@ -71,11 +88,26 @@ class LLMEngine:
         return request_id
 
     def add_rendered(
-        self, request_id: str, prompt: RenderedPrompt, params: SamplingParams, *, priority: int = 0
+        self,
+        request_id: str,
+        prompt: RenderedPrompt,
+        params: SamplingParams | PoolingParams,
+        *,
+        priority: int = 0,
     ) -> None:
         """Queues a prompt of token ids. Raises `UnavailableError` after `shutdown`."""
         if self._is_shut_down:
             raise UnavailableError("the engine was shut down: make another one")
+        if isinstance(self.engine, PoolingEngine):
+            self.engine.add_request(
+                request_id,
+                prompt.token_ids,
+                checked_pooling_params(params, self.engine.info),
+                token_type_ids=prompt.token_type_ids,
+                priority=priority,
+                cache_salt=prompt.cache_salt,
+            )
+            return
         self.engine.add_request(
             request_id,
             prompt.token_ids,
@@ -86,12 +118,24 @@ class LLMEngine:
             **self._reasoning.arguments(prompt),
         )
 
-    def step(self) -> list[RequestOutput]:
-        """One step of the engine; what it gave to whom, by each request's output kind."""
+    def step(self) -> list[Any]:
+        """One step of the engine; what it gave to whom: `RequestOutput`s, by each request's output
+        kind, or `PoolingRequestOutput`s where the model pools.
+        """
+        if isinstance(self.engine, PoolingEngine):
+            return [self._pooled(output) for output in self.engine.step()]
         outputs = self.engine.step()
         for output in outputs:
             self._metrics.observe(output)
         return outputs
+
+    def _pooled(
+        self, output: PoolingRequestOutput[PoolingOutput]
+    ) -> PoolingRequestOutput[PoolingOutput]:
+        """With its data as a tensor."""
+        self._metrics.observe_pooled(output)
+        output.outputs = PoolingOutput(torch.from_numpy(output.outputs.data.copy()))
+        return output
 
     def abort_request(self, request_ids: str | Iterable[str]) -> None:
         """Ends requests and frees what they hold. Unknown ids are ignored."""
@@ -183,5 +227,6 @@ def model_config(config: VllmConfig, info: EngineInfo) -> ModelConfig:
         dtype=info.dtype,
         seed=config.engine_config.seed,
         vocab_size=info.vocab_size,
+        runner_type=info.runner_type,
         skip_tokenizer_init=config.tokenizer_folder is None,
     )

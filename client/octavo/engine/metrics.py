@@ -7,6 +7,7 @@ from itertools import accumulate
 
 from octavo.v1.metrics.reader import Counter, Gauge, Histogram, Metric
 from octavo_protocol.outputs import RequestOutput
+from octavo_protocol.pooling import PoolingOutput, PoolingRequestOutput
 from octavo_runtime.engine.messages import EngineStats
 
 _PREFIX = "vllm:"
@@ -63,6 +64,16 @@ class RequestMetrics:
         if output.finished:
             del self._seen[output.request_id]
             self._observe_whole(output)
+
+    def observe_pooled(self, output: PoolingRequestOutput[PoolingOutput]) -> None:
+        """The result of a model that pools."""
+        self._ended["stop"] += 1
+        num_prompt = len(output.prompt_token_ids)
+        self._num_prompt_tokens += num_prompt
+        self._histograms["request_prompt_tokens"].add(num_prompt)
+        if output.metrics is not None:
+            seconds = output.metrics.last_token_ts - output.metrics.queued_ts
+            self._histograms["e2e_request_latency_seconds"].add(seconds)
 
     def forget(self, request_ids: Iterable[str]) -> None:
         """These have no more outputs."""

@@ -9,6 +9,8 @@ from octavo_protocol.beam_search import BeamSearchParams
 from octavo_protocol.errors import ValidationError
 from octavo_protocol.pooling import PoolingParams
 from octavo_protocol.sampling_params import SamplingParams
+from octavo_runtime.engine.messages import EngineInfo
+from octavo_runtime.engine.pooling_requests import refuse_pooling_model
 
 
 def refuse_missing(lora_request: Any = None, mm_processor_kwargs: Any = None) -> None:
@@ -39,7 +41,8 @@ def checked_params(params: Any, structured: StructuredOutputsConfig) -> Sampling
     """
     if isinstance(params, PoolingParams):
         raise ValidationError(
-            "this model generates: it takes SamplingParams, not PoolingParams",
+            "this model generates: it takes SamplingParams, not PoolingParams; to pool with it, "
+            "start it with runner='pooling'",
             parameter="sampling_params",
         )
     if isinstance(params, BeamSearchParams):
@@ -57,3 +60,14 @@ def checked_params(params: Any, structured: StructuredOutputsConfig) -> Sampling
             or structured.disable_additional_properties,
         )
     return copied
+
+
+def checked_pooling_params(params: Any, info: EngineInfo) -> PoolingParams:
+    """The parameters. Raises `ValidationError` for those of a model that generates, TypeError for
+    others.
+    """
+    if isinstance(params, SamplingParams | BeamSearchParams):
+        refuse_pooling_model(info)
+    if not isinstance(params, PoolingParams):
+        raise TypeError(f"expected PoolingParams, got {type(params).__name__}")
+    return params

@@ -29,6 +29,8 @@ _DTYPES = {
     "float32": "float32",
     "float": "float32",
 }
+_RUNNERS = {"auto": "auto", "generate": "generate", "pooling": "pooling"}
+_CONVERSIONS = {name: name for name in ("auto", "none", "embed", "classify")}
 _POLICIES = {"fcfs": "fcfs", "priority": "priority"}
 _DEVICES = {"auto": "auto", "cpu": "cpu", "cuda": "cuda"}
 # The last two are names of loaders that read the same files in parallel, as the one here does.
@@ -152,10 +154,13 @@ class VllmConfig:
 
 def _choices(args: "EngineArgs") -> dict[str, Any]:
     """The engine's settings that need no model folder."""
-    from octavo.config import ProfilerConfig, as_config
+    from octavo.config import PoolerConfig, ProfilerConfig, as_config
 
     defaults = EngineConfig(model=Path())
     return {
+        "runner": _choice("runner", args.runner, _RUNNERS),
+        "convert": _choice("convert", args.convert, _CONVERSIONS),
+        "pooler_config": as_config(PoolerConfig, "pooler_config", args.pooler_config),
         "dtype": _choice("dtype", str(args.dtype).removeprefix("torch."), _DTYPES),
         "seed": args.seed or 0,
         "max_model_len": _max_model_len(args.max_model_len),

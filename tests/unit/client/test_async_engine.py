@@ -12,7 +12,7 @@ import pytest
 import pytest_asyncio
 from tests.fakes.tiny_model import write_tiny_model
 
-from octavo import LLM, AsyncEngineArgs, AsyncLLMEngine, SamplingParams
+from octavo import LLM, AsyncEngineArgs, AsyncLLMEngine, PoolingParams, SamplingParams
 from octavo_protocol.errors import ConfigError, GenerationError, UnavailableError, ValidationError
 from octavo_protocol.outputs import RequestOutput
 from octavo_protocol.sampling_params import RequestOutputKind
@@ -183,8 +183,8 @@ async def test_pausing_and_sleeping_hold_requests_back(engine: AsyncLLMEngine) -
 
 
 async def test_what_is_not_there_says_so(engine: AsyncLLMEngine) -> None:
-    with pytest.raises(ValidationError, match="pooling is not supported yet"):
-        engine.encode("a")
+    with pytest.raises(ValidationError, match="this model generates text: it takes generate"):
+        await anext(engine.encode("a", PoolingParams(), "pool"))
     with pytest.raises(ValidationError, match="LoRA"):
         await engine.add_lora(object())
     with pytest.raises(ValidationError, match=r"use LLM\.collective_rpc"):

@@ -439,8 +439,10 @@ def test_former_keywords_are_translated(llm: LLM) -> None:
 
 @pytest.mark.parametrize("method", ["encode", "embed", "classify", "score"])
 def test_pooling_is_refused_in_plain_words(llm: LLM, method: str) -> None:
-    with pytest.raises(ValidationError, match=f"LLM.{method} needs a pooling model"):
-        getattr(llm, method)(["a"], ["b"])
+    texts = [["a"], ["b"]] if method == "score" else [["a"]]
+
+    with pytest.raises(ValidationError, match=f"LLM.{method} needs a pooling model; this one gen"):
+        getattr(llm, method)(*texts)
 
 
 def test_what_are_no_sampling_params_is_refused(llm: LLM) -> None:

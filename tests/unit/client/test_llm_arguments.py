@@ -77,8 +77,6 @@ def test_unknown_argument_is_a_type_error_with_a_suggestion(name: str, near: str
         ("tensor_parallel_size", 2),
         ("quantization", "awq"),
         ("enable_lora", True),
-        ("runner", "pooling"),
-        ("convert", "embed"),
         ("speculative_config", {"method": "ngram"}),
         ("distributed_executor_backend", "ray"),
         ("enable_prompt_embeds", True),
@@ -121,6 +119,10 @@ def test_known_argument_that_cannot_be_honoured_is_refused(name: str, value: Any
             {"cudagraph_capture_sizes": [1], "compilation_config": {"cudagraph_capture_sizes": []}},
             "give cudagraph_capture_sizes either as an argument or in compilation_config",
         ),
+        ({"runner": "draft"}, "runner must be one of auto, generate, pooling, got 'draft'"),
+        ({"convert": "reward"}, "convert must be one of auto, none, embed, classify, got 'reward'"),
+        ({"pooler_config": {"kind": 1}}, "pooler_config has no field 'kind'; it has dimensions"),
+        ({"pooler_config": {"pooling_type": "SUM"}}, "must be one of CLS, LAST, MEAN, ALL, STEP"),
         ({"device": "tpu"}, "device must be one of auto, cpu, cuda, got 'tpu'"),
         ({"seed": "x"}, r"seed must be int \| None, got 'x'"),
         ({"enforce_eager": "yes"}, "enforce_eager must be bool, got 'yes'"),
@@ -188,7 +190,7 @@ def test_engine_args_know_former_and_misspelt_arguments_too() -> None:
     misspelt: dict[str, Any] = {"max_model_length": 4}
 
     with pytest.warns(DeprecationWarning, match="has no effect|is now") as warned:
-        assert AsyncEngineArgs("m", **former) == AsyncEngineArgs("m")
+        assert AsyncEngineArgs("m", **former) == AsyncEngineArgs("m", runner="generate")
 
     assert [each.filename for each in warned] == [__file__] * 2
     with pytest.raises(TypeError, match=r"EngineArgs\(\) got .* did you mean 'max_model_len'\?"):
@@ -206,7 +208,7 @@ def test_removed_argument_without_effect_warns(start: Callable[..., LLM], name: 
 
 
 def test_removed_arguments_with_a_meaning_are_translated(start: Callable[..., LLM]) -> None:
-    with deprecated("task is now runner"):
+    with deprecated("task is now runner and convert: runner='generate'"):
         start(task="generate")
     with deprecated(r"rope_theta is now hf_overrides=\{'rope_theta': ...\}"):
         theta = start(rope_theta=500.0)
@@ -219,8 +221,41 @@ def test_removed_arguments_with_a_meaning_are_translated(start: Callable[..., LL
     assert compact.llm_engine.vllm_config.structured_outputs_config == StructuredOutputsConfig(
         disable_any_whitespace=True
     )
-    with pytest.raises(ValidationError, match="task='embed' is not supported yet"):
-        LLM("smollm2", task="embed")
+    with pytest.raises(ValidationError, match="task='dream' is not known; it was one of auto"):
+        LLM("smollm2", task="dream")
+
+
+@pytest.mark.parametrize(
+    ("task", "runner", "convert"),
+    [
+        ("auto", "auto", "auto"),
+        ("embed", "pooling", "embed"),
+        ("embedding", "pooling", "embed"),
+        ("classify", "pooling", "classify"),
+        ("score", "pooling", "auto"),
+        ("reward", "pooling", "auto"),
+    ],
+)
+def test_a_pooling_task_is_a_runner_and_a_conversion(task: str, runner: str, convert: str) -> None:
+    former: dict[str, Any] = {"task": task}
+
+    with deprecated("task is now runner and convert"):
+        arguments = EngineArgs("m", **former)
+
+    assert (arguments.runner, arguments.convert) == (runner, convert)
+
+
+def test_former_fields_of_the_pooler_are_translated() -> None:
+    former: dict[str, Any] = {"override_pooler_config": {"pooling_type": "CLS", "normalize": True}}
+
+    with pytest.warns(DeprecationWarning, match="is now") as warnings:
+        arguments = EngineArgs("m", **former)
+
+    assert arguments.pooler_config == {"pooling_type": "CLS", "use_activation": True}
+    assert [str(each.message) for each in warnings] == [
+        "override_pooler_config is now pooler_config",
+        "pooler_config's normalize is now use_activation",
+    ]
 
 
 def test_arguments_that_only_tune_are_taken_and_named_once(

@@ -16,7 +16,7 @@ from octavo.engine.arg_utils import EngineArgs
 from octavo_protocol.errors import ConfigError, ValidationError
 from octavo_protocol.http_options import HttpOptions
 from octavo_protocol.limits import limit
-from octavo_runtime.config import EngineConfig
+from octavo_runtime.config import EngineConfig, PoolerConfig
 from octavo_runtime.server.options import ApiOptions
 
 __all__ = ["model", "recorded"]
@@ -65,9 +65,40 @@ def test_an_ignored_flag_says_why() -> None:
 
 
 @pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ("--task embed", ("pooling", "embed", PoolerConfig())),
+        ("--task score", ("pooling", "auto", PoolerConfig())),
+        ("--task classify --convert embed", ("pooling", "embed", PoolerConfig())),
+        ("--task generate", ("generate", "auto", PoolerConfig())),
+        (
+            "--runner pooling --pooler-config.pooling_type MEAN",
+            ("pooling", "auto", PoolerConfig(pooling_type="MEAN")),
+        ),
+    ],
+)
+def test_what_a_model_is_for_in_old_and_new_words(
+    recorded: Recorded, model: str, words: str, expected: tuple[str, str, PoolerConfig]
+) -> None:
+    assert run("serve", model, *words.split()) == 0
+
+    engine = recorded.options.engine
+    assert (engine.runner, engine.convert, engine.pooler_config) == expected
+
+
+def test_a_former_flag_says_what_it_is_called_now(
+    recorded: Recorded, model: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("serve", model, "--override-pooler-config", '{"use_activation": false}') == 0
+
+    assert recorded.options.engine.pooler_config == PoolerConfig(use_activation=False)
+    warning = "octavo: warning: --override-pooler-config is now --pooler-config"
+    assert warning in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
     ("name", "values", "message"),
     [
-        ("--task", ["embed"], "--task embed is not supported: vLLM has removed it too"),
         ("--code-revision", ["main"], "code from model repositories is never run"),
         ("--tensor-parallel-size", ["2"], "run more with `octavo up`"),
         ("--speculative-config", ['{"method": "ngram"}'], "speculative decoding is not there yet"),
@@ -191,7 +222,7 @@ def test_a_file_gives_flags_and_the_command_line_wins(
     [
         ("max-modellen: 3", "max-modellen: there is no flag --max-modellen; did you mean"),
         ("port: many", "port: Input should be a valid integer"),
-        ("task: embed", "--task embed is not supported"),
+        ("task: dream", "task='dream' is not known; it was one of auto, generate, embed"),
     ],
 )
 def test_a_file_with_a_mistake_is_named(

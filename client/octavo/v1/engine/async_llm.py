@@ -6,6 +6,8 @@ import dataclasses
 from collections.abc import AsyncIterator, Awaitable, Iterable, Mapping, Sequence
 from typing import Any, NoReturn
 
+import torch
+
 from octavo.engine.arg_utils import EngineArgs
 from octavo.engine.llm_engine import model_config
 from octavo.engine.reasoning import ReasoningRules
@@ -19,12 +21,13 @@ from octavo.prompts import PromptRenderer
 from octavo.tokenization import TokenizationOptions
 from octavo_protocol.errors import GenerationError, ValidationError
 from octavo_protocol.outputs import RequestOutput
+from octavo_protocol.pooling import PoolingOutput, PoolingParams, PoolingRequestOutput
 from octavo_protocol.sampling_params import SamplingParams
 from octavo_runtime.engine import async_llm as runtime
 
 
 class AsyncLLM:
-    """Requests in, `RequestOutput`s out, many at a time.
+    """Requests in, `RequestOutput`s or `PoolingRequestOutput`s out, many at a time.
 
     Made inside a running event loop, it begins to load at once; else with its first call. It
     belongs to the loop in which it began.
@@ -109,11 +112,36 @@ class AsyncLLM:
             async for output in stream:
                 yield output
 
-    def encode(self, *_: Any, **__: Any) -> NoReturn:
-        """Raises `ValidationError`: pooling models are not supported yet."""
-        raise ValidationError(
-            "encode needs a pooling model; models here generate, pooling is not supported yet"
+    async def encode(
+        self,
+        prompt: Any,
+        pooling_params: PoolingParams,
+        request_id: str,
+        *,
+        lora_request: Any = None,
+        trace_headers: Mapping[str, str] | None = None,
+        priority: int = 0,
+        tokenization_kwargs: Mapping[str, Any] | None = None,
+    ) -> AsyncIterator[PoolingRequestOutput[PoolingOutput]]:
+        """Yields one output, with the prompt's tensor. `pooling_params.task` None is the model's
+        default one.
+
+        Raises as `generate` does; `ValidationError` where the model generates.
+        """
+        refuse_missing(lora_request)
+        options = TokenizationOptions.parse(tokenization_kwargs)
+        engine = await self._ready()
+        rendered = (await self.renderer()).render(prompt, options)
+        output = await engine.encode(
+            rendered.token_ids,
+            pooling_params,
+            request_id,
+            token_type_ids=rendered.token_type_ids,
+            priority=priority,
+            cache_salt=rendered.cache_salt,
         )
+        output.outputs = PoolingOutput(torch.from_numpy(output.outputs.data.copy()))
+        yield output
 
     async def abort(self, request_id: str | Iterable[str]) -> None:
         """Ends requests and frees what they hold. Unknown ids are ignored."""
@@ -152,7 +180,9 @@ class AsyncLLM:
     async def renderer(self) -> PromptRenderer:
         """Makes token ids from prompts."""
         info = await (await self._ready()).wait_ready()
-        return PromptRenderer(self.tokenizer, info.max_model_len)
+        return PromptRenderer(
+            self.tokenizer, info.max_model_len, pools=info.runner_type == "pooling"
+        )
 
     async def get_tokenizer(self) -> Any:
         """The Hugging Face tokenizer of the model."""
