@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from octavo_runtime.server.serve import ServeOptions
 
 _NOT_IN_BATCHES = ("/v1/responses/", "/v1/messages/")
+# Beside the routes under /v1, as are their other names.
+_MORE = ("/pooling", "/classify", "/score", "/rerank", "/v2/rerank")
 
 
 async def run_batch(
@@ -71,12 +73,12 @@ async def answer_lines(
 
 
 def batch_urls(app: "Starlette") -> list[str]:
-    """The routes of `app` that take a request with a JSON body and generate."""
+    """The routes of `app` that take a request with a JSON body and generate or pool."""
     return sorted(
         path
         for route in app.routes
         if "POST" in (getattr(route, "methods", None) or ())
-        and (path := str(getattr(route, "path", ""))).startswith("/v1/")
+        and ((path := str(getattr(route, "path", ""))).startswith("/v1/") or path in _MORE)
         and "{" not in path
         and not path.startswith(_NOT_IN_BATCHES)
     )

@@ -45,6 +45,10 @@ def parse_line(line: bytes, urls: Collection[str]) -> BatchRequest:
         raise ValidationError("body must be a JSON object", parameter="body")
     if body.get("stream"):
         raise ValidationError("an answer in a batch cannot be streamed", parameter="stream")
+    if body.get("encoding_format") in ("bytes", "bytes_only"):
+        raise ValidationError(
+            "an answer in a batch is JSON: write float or base64", parameter="encoding_format"
+        )
     return BatchRequest(given["custom_id"], given["url"], body)
 
 

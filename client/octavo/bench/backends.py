@@ -4,7 +4,16 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-BackendName = Literal["openai", "vllm", "openai-chat", "openai-responses"]
+BackendName = Literal[
+    "openai",
+    "vllm",
+    "openai-chat",
+    "openai-responses",
+    "openai-embeddings",
+    "openai-embeddings-chat",
+    "vllm-pooling",
+    "vllm-rerank",
+]
 Prompt = str | list[int]
 
 
@@ -21,12 +30,15 @@ class Event:
 
 @dataclass(frozen=True, slots=True)
 class Backend:
-    """body: (model, prompt, number of tokens) to the request. read: an event of the stream."""
+    """body: (model, prompt, number of tokens) to the request. read: an event of the stream, or the
+    whole answer where there is none.
+    """
 
     endpoint: str
     takes_token_ids: bool
     body: Callable[[str, Prompt, int], dict[str, Any]]
     read: Callable[[Mapping[str, Any]], Event]
+    is_streamed: bool = True
 
 
 def _text_body(model: str, prompt: Prompt, num_tokens: int) -> dict[str, Any]:
@@ -40,6 +52,22 @@ def _chat_body(model: str, prompt: Prompt, num_tokens: int) -> dict[str, Any]:
 
 def _responses_body(model: str, prompt: Prompt, num_tokens: int) -> dict[str, Any]:
     return {"model": model, "input": prompt, "max_output_tokens": num_tokens, "stream": True}
+
+
+def _input_body(model: str, prompt: Prompt, num_tokens: int) -> dict[str, Any]:
+    return {"model": model, "input": prompt}
+
+
+def _messages_body(model: str, prompt: Prompt, num_tokens: int) -> dict[str, Any]:
+    return {"model": model, "messages": [{"role": "user", "content": prompt}]}
+
+
+def _rerank_body(model: str, prompt: Prompt, num_tokens: int) -> dict[str, Any]:
+    """The first sixth of the prompt's words asks for the rest."""
+    words = str(prompt).split()
+    num_asking = max(1, len(words) // 6)
+    query, document = " ".join(words[:num_asking]), " ".join(words[num_asking:])
+    return {"model": model, "query": query, "documents": [document]}
 
 
 def _streamed(model: str) -> dict[str, Any]:
@@ -87,6 +115,11 @@ def _read_response_event(event: Mapping[str, Any]) -> Event:
     return Event(error=_message(event["error"])) if event.get("error") else Event()
 
 
+def _read_pooled(answer: Mapping[str, Any]) -> Event:
+    """Vectors or ranks: no text and no tokens."""
+    return Event("", answer["usage"]["prompt_tokens"], 0)
+
+
 def _message(error: Any) -> str:
     return str(error.get("message") if isinstance(error, Mapping) else error)
 
@@ -97,4 +130,8 @@ BACKENDS: dict[BackendName, Backend] = {
     "vllm": _TEXT,
     "openai-chat": Backend("/v1/chat/completions", False, _chat_body, _read_chunk),
     "openai-responses": Backend("/v1/responses", False, _responses_body, _read_response_event),
+    "openai-embeddings": Backend("/v1/embeddings", True, _input_body, _read_pooled, False),
+    "openai-embeddings-chat": Backend("/v1/embeddings", False, _messages_body, _read_pooled, False),
+    "vllm-pooling": Backend("/pooling", True, _input_body, _read_pooled, False),
+    "vllm-rerank": Backend("/v1/rerank", False, _rerank_body, _read_pooled, False),
 }

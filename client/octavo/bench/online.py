@@ -148,6 +148,13 @@ async def stream(
             if response.status != 200:
                 times.error = f"{response.status}: {(await response.text())[:200]}"
                 return
+            if not target.format.is_streamed:
+                answer = target.format.read(await response.json())
+                times.num_input_tokens = answer.prompt_tokens or times.num_input_tokens
+                last = time.perf_counter()
+                times.ttft = last - started
+                texts.append("")
+                return
             async for line in response.content:
                 if not line.startswith(b"data: ") or line.startswith(b"data: [DONE]"):
                     continue

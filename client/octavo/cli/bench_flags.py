@@ -133,9 +133,13 @@ _FLAGS: dict[str, tuple[Any, Any, Any]] = {
     },
     "disable_tqdm": (bool, False, _output("--disable-tqdm/--tqdm", help="No progress bar.")),
     "percentile_metrics": (
-        str,
-        "ttft,tpot,itl",
-        _output("--percentile-metrics", help="What is printed, of ttft, tpot, itl, e2el."),
+        str | None,
+        None,
+        _output(
+            "--percentile-metrics",
+            help="What is printed, of ttft, tpot, itl, e2el. Default: the first three; e2el where "
+            "answers are not streams.",
+        ),
     ),
     "metric_percentiles": (
         str,

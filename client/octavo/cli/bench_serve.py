@@ -29,11 +29,14 @@ def serve(**flags: Any) -> None:
     import asyncio
 
     from octavo.bench.arrivals import Arrivals
+    from octavo.bench.backends import BACKENDS
     from octavo.bench.report import table
     from octavo.bench.results import details, parse_goals, parse_metrics, parse_percents, summarise
 
     goals = parse_goals(flags["goodput"] or ())
-    metrics = parse_metrics(flags["percentile_metrics"])
+    is_streamed = BACKENDS[flags["backend"]].is_streamed
+    default_metrics = "ttft,tpot,itl" if is_streamed else "e2el"
+    metrics = parse_metrics(flags["percentile_metrics"] or default_metrics)
     percents = parse_percents(flags["metric_percentiles"])
     arrivals = Arrivals(
         flags["request_rate"],
@@ -100,11 +103,6 @@ def _target(
     headers = _pairs("--header", flags["header"])
     if flags["api_key"]:
         headers["authorization"] = f"Bearer {flags['api_key']}"
-    body = {name: flags[name] for name in SAMPLING if flags[name] is not None}
-    body.setdefault("temperature", 0.0)
-    ignore_eos = is_endless if flags["ignore_eos"] is None else flags["ignore_eos"]
-    if ignore_eos:
-        body["ignore_eos"] = True
     host = f"[{flags['host']}]" if ":" in flags["host"] else flags["host"]
     base_url = (flags["base_url"] or f"http://{host}:{flags['port']}").rstrip("/")
     base_url = base_url.removesuffix("/v1")
@@ -114,9 +112,22 @@ def _target(
         flags["backend"],
         flags["endpoint"],
         headers,
-        body | (flags["extra_body"] or {}),
+        _sampling(flags, is_endless=is_endless) | (flags["extra_body"] or {}),
         tokenizer,
     )
+
+
+def _sampling(flags: Mapping[str, Any], *, is_endless: bool) -> dict[str, Any]:
+    """Fields of requests that generate."""
+    from octavo.bench.backends import BACKENDS
+
+    if not BACKENDS[flags["backend"]].is_streamed:
+        return {}
+    body = {name: flags[name] for name in SAMPLING if flags[name] is not None}
+    body.setdefault("temperature", 0.0)
+    if is_endless if flags["ignore_eos"] is None else flags["ignore_eos"]:
+        body["ignore_eos"] = True
+    return body
 
 
 def _first_model(base_url: str, api_key: str | None) -> str:

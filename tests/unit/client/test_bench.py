@@ -7,7 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 import typer
+from tests.fakes.fake_pooling import EMBEDDER
 from tests.fakes.fake_replica import FakeReplica
+from tests.unit.server.conftest import running_replica
 from typer.testing import CliRunner
 
 from octavo.bench.backends import BackendName
@@ -78,6 +80,22 @@ async def test_load_is_measured_per_request(backend: BackendName) -> None:
     assert summary["median_e2el_ms"] >= summary["median_ttft_ms"] + 7 * 5
     assert summary["max_concurrent_requests"] == 6
     assert results[0].text.split() == [f"w{i}" for i in range(8)]
+
+
+@pytest.mark.parametrize(
+    "backend", ["openai-embeddings", "openai-embeddings-chat", "vllm-pooling", "vllm-rerank"]
+)
+async def test_pooling_is_measured_from_request_to_answer(backend: BackendName) -> None:
+    requests = [BenchRequest([65 + i, 66, 67], 8, text=f"red {i} rose") for i in range(6)]
+    async with running_replica(pooling=EMBEDDER) as replica:
+        seconds, results = await run_load(Target(replica.url, "first", backend), requests)
+
+    assert [times.error for times in results] == [None] * 6
+    summary = summarise(seconds, results)
+    num_tokens = sum(len(request.prompt_token_ids) for request in replica.llm.pooled)
+    assert (summary["total_input_tokens"], summary["total_output_tokens"]) == (num_tokens, 0)
+    assert 0 < summary["median_e2el_ms"] == summary["median_ttft_ms"]
+    assert summary["request_throughput"] == 6 / seconds
 
 
 async def test_failed_requests_are_counted_and_named_and_nothing_else() -> None:

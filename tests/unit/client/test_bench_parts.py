@@ -173,6 +173,12 @@ def test_token_ids_are_sent_where_the_api_takes_them_and_words_elsewhere() -> No
     }
 
 
+def test_a_prompt_to_rerank_asks_with_its_first_words() -> None:
+    body = BACKENDS["vllm-rerank"].body("m", "a b c d e f g h i j k l", 8)
+
+    assert body == {"model": "m", "query": "a b", "documents": ["c d e f g h i j k l"]}
+
+
 @pytest.mark.parametrize(
     ("backend", "event", "wanted"),
     [

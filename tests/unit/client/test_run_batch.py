@@ -13,11 +13,16 @@ from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse
 from starlette.routing import Route
+from tests.fakes.fake_llm import FakeLLM
+from tests.fakes.fake_pooling import EMBEDDER
 
 from octavo.run_batch import answer_lines, batch_urls
 from octavo.run_batch_files import read_lines, writing
 from octavo.run_batch_lines import BatchRequest, parse_line
 from octavo_protocol.errors import ConfigError, ValidationError, error_body
+from octavo_runtime.server.app import create_app
+from octavo_runtime.server.metrics import ServerMetrics
+from octavo_runtime.server.state import ServerState
 
 URL = "/v1/completions"
 GOOD = {"custom_id": "a", "method": "POST", "url": URL, "body": {"prompt": "x"}}
@@ -35,6 +40,11 @@ def test_a_line_is_a_request() -> None:
         ({"url": "/v1/x"}, "url", "url '/v1/x' cannot be used in a batch; these can: " + URL),
         ({"body": "x"}, "body", "body must be a JSON object"),
         ({"body": {"stream": True}}, "stream", "an answer in a batch cannot be streamed"),
+        (
+            {"body": {"encoding_format": "bytes"}},
+            "encoding_format",
+            "an answer in a batch is JSON: write float or base64",
+        ),
     ],
 )
 def test_a_wrong_field_is_named(change: dict[str, Any], parameter: str, message: str) -> None:
@@ -130,6 +140,39 @@ async def test_an_answer_without_json_is_an_error() -> None:
 
 def test_only_routes_that_generate_can_be_asked() -> None:
     assert batch_urls(Backend(0).app) == [URL, "/v1/plain"]
+
+
+async def test_lines_of_a_pooling_model_get_what_its_routes_answer() -> None:
+    llm = FakeLLM(pooling=EMBEDDER)
+    state = ServerState(
+        llm=llm.as_async_llm(),
+        served_names=("embedder",),
+        max_body_bytes=1000,
+        metrics=ServerMetrics(llm.as_async_llm()),
+        is_registered=True,
+    )
+    bodies: list[tuple[str, dict[str, Any]]] = [
+        ("/v1/embeddings", {"input": ["a", "b"]}),
+        ("/v1/score", {"queries": "a", "documents": ["b", "c"]}),
+        ("/v2/rerank", {"query": "a", "documents": ["b", "c"]}),
+        ("/classify", {"input": "a"}),
+    ]
+    lines = [
+        json.dumps({"custom_id": url, "method": "POST", "url": url, "body": body}).encode()
+        for url, body in bodies
+    ]
+
+    answers = await answer_lines(
+        create_app(state), list(enumerate(lines, 1)), max_in_flight=2, progress=lambda _: None
+    )
+
+    embedded, scored, ranked, refused = (json.loads(line)["response"] for line in answers)
+    assert [item["index"] for item in embedded["body"]["data"]] == [0, 1]
+    assert len(scored["body"]["data"]) == len(ranked["body"]["results"]) == 2
+    assert (refused["status_code"], "cannot classify" in refused["body"]["error"]["message"]) == (
+        404,
+        True,
+    )
 
 
 def test_empty_lines_are_skipped_and_numbers_stay(tmp_path: Path) -> None:
