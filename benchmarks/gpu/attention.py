@@ -170,8 +170,9 @@ class Bench:
             [
                 partial(
                     prefill_attention, query, self.key_cache, self.value_cache,
-                    each.query_start_loc, each.context_lens, each.block_tables, out,
-                    first_sequence=0, num_tokens=each.num_tokens, scale=self.shape.scale,
+                    each.query_start_loc, each.context_lens, each.block_tables, each.counts, out,
+                    num_chunks=each.num_chunks, num_tokens=each.num_chunk_tokens,
+                    scale=self.shape.scale,
                     config=config, **FEATURES,
                 )
             ]
@@ -185,8 +186,9 @@ class Bench:
             [
                 partial(
                     prefill_hopper, query, self.key_cache, self.value_cache,
-                    each.query_start_loc, each.context_lens, each.block_tables, out,
-                    first_sequence=0, num_tokens=each.num_tokens, scale=self.shape.scale,
+                    each.query_start_loc, each.context_lens, each.block_tables, each.counts, out,
+                    num_chunks=each.num_chunks, num_tokens=each.num_chunk_tokens,
+                    scale=self.shape.scale,
                     block_n=block_n,
                 )
             ]

@@ -4,7 +4,8 @@
     query_start_loc      0       1       2 ...                                  T
                          └── num_decodes, one token each ──┘└─ prefill chunks ──┘
 
-Built once per step from host arrays; layers read it, nobody writes it.
+Built once per step from host arrays; layers read it, nobody writes it. A CUDA graph has one that it
+was captured with: sizes on the host then say what there may be, `counts` on the device what is.
 """
 
 from __future__ import annotations
@@ -36,10 +37,12 @@ class AttentionMetadata:
     slot_mapping:    [T] int64, flat slot of each new token; -1: do not write
     positions:       [T] int64, place of each new token in its sequence
     num_decodes:     the first num_decodes sequences have one new token; the rest have any number
+    num_chunks:      how many the rest are; num_chunk_tokens: the tokens of all of them
+    counts:          [2] int32, num_decodes and S
     work_items:      [num_items, 3] int32: sequence, first new token, number; costly ones first
     shared:          what the first layer computes and those after it read, by what it is
     The *_host fields repeat the first three on the host; on a GPU nobody reads block tables there,
-    nor work items.
+    nor work items. In a graph they are those of the capture.
     """
 
     query_start_loc: Tensor
@@ -48,6 +51,9 @@ class AttentionMetadata:
     slot_mapping: Tensor
     positions: Tensor
     num_decodes: int
+    num_chunks: int
+    num_chunk_tokens: int
+    counts: Tensor
     work_items: Tensor
     query_start_loc_host: IntArray
     context_lens_host: IntArray
@@ -85,6 +91,9 @@ class AttentionMetadata:
             slot_mapping=on_device(slots),
             positions=on_device(positions),
             num_decodes=num_decodes,
+            num_chunks=len(contexts) - num_decodes,
+            num_chunk_tokens=int(starts[-1]) - num_decodes,
+            counts=on_device(np.array([num_decodes, len(contexts)], dtype=np.int32)),
             work_items=on_device(_work_items(query_lens, contexts)),
             query_start_loc_host=starts,
             context_lens_host=contexts,
@@ -100,13 +109,14 @@ class AttentionMetadata:
         slot_mapping: Tensor,
         positions: Tensor,
         *,
+        counts: Tensor,
         query_lens_host: IntArray,
         context_lens_host: IntArray,
         num_decodes: int,
+        num_chunks: int,
+        num_chunk_tokens: int,
     ) -> AttentionMetadata:
-        """Of tensors that are on the device already, unchecked. In a graph, what the *_host fields
-        say is true of the capture only.
-        """
+        """Of tensors that are on the device already, unchecked."""
         starts = np.concatenate([[0], np.cumsum(query_lens_host)]).astype(np.int32)
         return cls(
             query_start_loc=query_start_loc,
@@ -115,6 +125,9 @@ class AttentionMetadata:
             slot_mapping=slot_mapping,
             positions=positions,
             num_decodes=num_decodes,
+            num_chunks=num_chunks,
+            num_chunk_tokens=num_chunk_tokens,
+            counts=counts,
             work_items=query_start_loc[:0],
             query_start_loc_host=starts,
             context_lens_host=context_lens_host,

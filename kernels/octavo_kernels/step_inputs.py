@@ -81,8 +81,8 @@ def prepare_step_inputs(
 ) -> None:
     """Takes new blocks into `rows` and fills `out` for the first `num_sequences` sequences.
 
-    Padding (row -1) may have one token in `query_start_loc`: it becomes token 0 at position 0,
-    slot -1, context 0.
+    Padding (row -1) may have tokens in `query_start_loc`: they become token 0 at position 0, slot
+    -1, context 0.
     """
     if changes.rows.is_cuda:
         from octavo_kernels.gpu import step_inputs as gpu

@@ -31,6 +31,7 @@ from octavo_protocol.openai.responses import ResponsesRequest
 from octavo_protocol.openapi import ApiRoute, Content, Operation
 from octavo_router.decisions import GenerationRequest, PromptKey
 from octavo_router.deployment import Deployment
+from octavo_router.pooling import POOLING, pooling_key
 from octavo_router.proxy import ProxyRequest
 from octavo_router.resumption import Asked, asked
 from octavo_router.sessions import session_of
@@ -98,6 +99,14 @@ class Routes:
         if (resumable := self._asked(request, raw, body)) is not None:
             return _Resumable(self.state, proxied, resumable)
         return _Relayed(self.state, proxied)
+
+    async def pool(self, request: Request) -> Any:
+        """Every route of pooling models."""
+        raw = await self._body(request)
+        body = parse_body(raw, POOLING[request.url.path])
+        deployment = self._deployment(body.model)
+        key = pooling_key(body)
+        return _Relayed(self.state, self._proxied(request, deployment, raw, body.model, key))
 
     async def tokenize(self, request: Request) -> Any:
         return await self._plain(request, TokenizeRequest)
@@ -241,6 +250,7 @@ def create_app(state: RouterState) -> Starlette:
     return make_app(
         [
             *(operations.post(path, routes.generate) for path in _GENERATION),
+            *(operations.post(path, routes.pool) for path in POOLING),
             operations.post("/tokenize", routes.tokenize),
             operations.post("/detokenize", routes.detokenize),
             operations.get("/v1/models", routes.models),

@@ -33,8 +33,9 @@ logger = logging.getLogger(__name__)
 _CACHED_TOKENS = re.compile(rb'"(?:cached_tokens|cache_read_input_tokens)":\s*(\d+)')
 _FAILURES = (aiohttp.ClientError, TimeoutError, OSError)
 ROUTE_HEADER = b"x-octavo-route"
-# Bodies pass as they came, so their encoding must be told; the rest of a replica's headers stays.
-_RELAYED_HEADERS = ("cache-control", "content-encoding", "retry-after")
+# Bodies pass as they came, so their encoding must be told, and what the bytes of vectors mean
+# (`metadata`); the rest of a replica's headers stays.
+_RELAYED_HEADERS = ("cache-control", "content-encoding", "retry-after", "metadata")
 _POLL_S = 0.1
 
 

@@ -19,7 +19,7 @@ from transformers import (
 
 from octavo_runtime.config import EngineConfig
 from octavo_runtime.engine.llm_engine import LLMEngine
-from octavo_runtime.worker.gpu.decode_graphs import DecodeGraphs
+from octavo_runtime.worker.gpu.step_graphs import StepGraphs
 
 TOKENIZER = tiny_tokenizer()
 PROMPT = [(7 * i) % 300 + 5 for i in range(45)]
@@ -88,13 +88,13 @@ class Replays:
 @pytest.fixture
 def replays(monkeypatch: pytest.MonkeyPatch) -> Replays:
     """Counts replays of graphs."""
-    counted, replay = Replays(), DecodeGraphs.replay
+    counted, replay = Replays(), StepGraphs.replay
 
-    def count(graphs: DecodeGraphs, size: int) -> Tensor:
+    def count(graphs: StepGraphs, size: int) -> Tensor:
         counted.count += 1
         return replay(graphs, size)
 
-    monkeypatch.setattr(DecodeGraphs, "replay", count)
+    monkeypatch.setattr(StepGraphs, "replay", count)
     return counted
 
 

@@ -246,7 +246,8 @@ def decode_attention(
     alibi_slopes: Tensor | None,
     config: DecodeConfig | None = None,
 ) -> None:
-    """Fills out [num_decodes, num_heads, head_dim]; a sequence of context_len 0 gets zeros.
+    """Fills out [num_decodes, num_heads, head_dim], as far as metadata.counts says; a sequence of
+    context_len 0 gets zeros.
 
     query: [num_decodes, num_heads, head_dim], the first sequences of `metadata`, at least one
     config: for measuring
@@ -261,7 +262,8 @@ def decode_attention(
     is_schedule_new = schedule is None
     if schedule is None:
         schedule = metadata.shared[key] = decode_schedule(
-            metadata.context_lens[: metadata.num_decodes],
+            metadata.context_lens,
+            metadata.counts[:1],
             num_kv_heads=num_kv_heads,
             num_workers=num_workers,
             block_n=config.block_n,

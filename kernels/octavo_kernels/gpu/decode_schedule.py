@@ -47,11 +47,11 @@ def work_of(schedule_ptr, worker):
     )
 
 
-@triton.jit(do_not_specialize=["num_sequences"])
+@triton.jit
 def _schedule(
     schedule_ptr,
     context_lens_ptr,
-    num_sequences,
+    num_sequences_ptr,
     num_workers,
     min_tiles,
     num_kv_heads,
@@ -60,6 +60,7 @@ def _schedule(
     LANES: tl.constexpr,
 ):
     worker = tl.program_id(0)
+    num_sequences = tl.load(num_sequences_ptr)
     lanes = tl.arange(0, LANES)
     total = 0
     for at in range(0, num_sequences, LANES):
@@ -100,6 +101,7 @@ def _schedule(
 
 def decode_schedule(
     context_lens: Tensor,
+    num_sequences: Tensor,
     *,
     num_kv_heads: int,
     num_workers: int,
@@ -111,15 +113,15 @@ def decode_schedule(
     tiles it has, zero if there are not enough; and the number of parts of the pair it begins in,
     if that began with the worker before it, else zero.
 
-    context_lens: [S] int32, S > 0. block_n: keys of a tile. min_tiles: of a worker that has any but
-    the last of them.
+    context_lens: int32, of at least as many as num_sequences, [1] int32, says. block_n: keys of a
+    tile. min_tiles: of a worker that has any but the last of them.
     """
     shape = (num_workers, _RECORD.value)
     schedule = torch.empty(shape, dtype=torch.int32, device=context_lens.device)
     _schedule[(num_workers,)](
         schedule,
         context_lens,
-        len(context_lens),
+        num_sequences,
         num_workers,
         min_tiles,
         num_kv_heads,

@@ -25,15 +25,15 @@ def paged_attention(
 ) -> Tensor:
     """See `octavo_kernels.paged_attention`.
 
-    A step of decodes reads no host array, so it can be captured in a CUDA graph and replayed with
-    other context_lens and block_tables, if `metadata` has not been used before the capture: the
-    first layer computes what all of them share. Sequences of context_len 0 then read nothing.
+    No host array is read, so it can be captured in a CUDA graph and replayed with other tensors in
+    `metadata`, `counts` among them, if that has not been used before the capture: the first layer
+    computes what all of them share. Sequences of context_len 0 then read nothing.
     """
     if query.stride(2) != 1:
         query = query.contiguous()
     if out is None:
         out = torch.empty(query.shape, dtype=query.dtype, device=query.device)
-    num_decodes, num_sequences = metadata.num_decodes, metadata.num_sequences
+    num_decodes = metadata.num_decodes
     if num_decodes > 0:
         decode_attention(
             query[:num_decodes],
@@ -46,7 +46,7 @@ def paged_attention(
             soft_cap=soft_cap,
             alibi_slopes=alibi_slopes,
         )
-    if num_decodes < num_sequences:
+    if metadata.num_chunks > 0:
         is_plain = sliding_window == 0 and soft_cap == 0 and alibi_slopes is None
         chunks = (
             query,
@@ -55,15 +55,16 @@ def paged_attention(
             metadata.query_start_loc,
             metadata.context_lens,
             metadata.block_tables,
+            metadata.counts,
             out,
         )
-        num_tokens = metadata.num_tokens - num_decodes
+        num_chunks, num_tokens = metadata.num_chunks, metadata.num_chunk_tokens
         if is_plain and fits_hopper(query, key_cache, value_cache):
-            prefill_hopper(*chunks, first_sequence=num_decodes, num_tokens=num_tokens, scale=scale)
+            prefill_hopper(*chunks, num_chunks=num_chunks, num_tokens=num_tokens, scale=scale)
         else:
             prefill_attention(
                 *chunks,
-                first_sequence=num_decodes,
+                num_chunks=num_chunks,
                 num_tokens=num_tokens,
                 scale=scale,
                 sliding_window=sliding_window,

@@ -46,8 +46,8 @@ def _find_sequence(tile, starts_ptr, num_sequences, TOKENS: tl.constexpr):
     return sequence, tile - begin
 
 
-# These change from step to step: one compiled kernel must do for all.
-@triton.jit(do_not_specialize=["first_sequence", "num_sequences", "tables_stride"])
+# It differs from engine to engine: one compiled kernel must do for all.
+@triton.jit(do_not_specialize=["tables_stride"])
 def _prefill(
     out_ptr,
     query_ptr,
@@ -57,8 +57,7 @@ def _prefill(
     starts_ptr,
     context_lens_ptr,
     slopes_ptr,
-    first_sequence,
-    num_sequences,
+    counts_ptr,
     num_kv_heads,
     scale,
     soft_cap,
@@ -88,6 +87,10 @@ def _prefill(
     TOKENS: tl.constexpr = BLOCK_M // GROUP
     program = tl.num_programs(0) - 1 - tl.program_id(0)
     kv_head = program % num_kv_heads
+    first_sequence = tl.load(counts_ptr)
+    num_sequences = tl.load(counts_ptr + 1) - first_sequence
+    if num_sequences == 0:  # a graph that was captured for more
+        return
     starts_ptr += first_sequence
     sequence, tile = _find_sequence(program // num_kv_heads, starts_ptr, num_sequences, TOKENS)
     start = tl.load(starts_ptr + sequence)
@@ -163,9 +166,10 @@ def prefill_attention(
     query_start_loc: Tensor,
     context_lens: Tensor,
     block_tables: Tensor,
+    counts: Tensor,
     out: Tensor,
     *,
-    first_sequence: int,
+    num_chunks: int,
     num_tokens: int,
     scale: float,
     sliding_window: int,
@@ -173,19 +177,19 @@ def prefill_attention(
     alibi_slopes: Tensor | None,
     config: TileConfig | None = None,
 ) -> None:
-    """Fills the rows of `out` [T, num_heads, head_dim] from first_sequence on: num_tokens of them.
+    """Fills the rows of `out` [T, num_heads, head_dim] that belong to prefill chunks.
 
-    `config` is for measuring.
+    counts: [2] int32, the first sequence that is one and the number of sequences. num_chunks,
+    num_tokens: at least as many as there are. `config` is for measuring.
     """
     num_heads, head_dim = query.shape[1:]
     num_kv_heads, block_size = value_cache.shape[1:3]
-    num_sequences = context_lens.shape[0] - first_sequence
     group = num_heads // num_kv_heads
     block_d = padded_dim(head_dim)
     num_bytes = 4 if query.element_size() == 4 else key_cache.element_size()
     config = config or _CONFIGS[max(block_d, 64), num_bytes]
     block_m = max(config.block_m, triton.next_power_of_2(group))
-    num_tiles = num_tokens // (block_m // group) + num_sequences
+    num_tiles = num_tokens // (block_m // group) + num_chunks
     _prefill[(num_tiles * num_kv_heads,)](
         out,
         query,
@@ -195,8 +199,7 @@ def prefill_attention(
         query_start_loc,
         context_lens,
         alibi_slopes,
-        first_sequence,
-        num_sequences,
+        counts,
         num_kv_heads,
         scale * LOG2_E.value,
         soft_cap * LOG2_E.value,

@@ -179,8 +179,8 @@ def _consume(
     )
 
 
-# These change from step to step: one compiled kernel must do for all.
-@gluon.jit(do_not_specialize=["first_sequence", "num_sequences", "num_rows", "tables_stride"])
+# These differ from engine to engine: one compiled kernel must do for all.
+@gluon.jit(do_not_specialize=["num_rows", "tables_stride"])
 def _prefill(
     key_desc,
     value_desc,
@@ -190,8 +190,7 @@ def _prefill(
     tables_ptr,
     starts_ptr,
     context_lens_ptr,
-    first_sequence,
-    num_sequences,
+    counts_ptr,
     num_rows,
     num_kv_heads,
     scale,
@@ -211,6 +210,8 @@ def _prefill(
     DTYPE: gl.constexpr = key_desc.dtype
     program = gl.num_programs(0) - 1 - gl.program_id(0)
     kv_head = program % num_kv_heads
+    first_sequence = gl.load(counts_ptr)
+    num_sequences = gl.load(counts_ptr + 1) - first_sequence
     sequence, start, query_len, context, tile = find_sequence(
         program // num_kv_heads,
         starts_ptr + first_sequence,
@@ -290,9 +291,10 @@ def prefill_hopper(
     query_start_loc: Tensor,
     context_lens: Tensor,
     block_tables: Tensor,
+    counts: Tensor,
     out: Tensor,
     *,
-    first_sequence: int,
+    num_chunks: int,
     num_tokens: int,
     scale: float,
     block_n: int = 128,
@@ -300,7 +302,6 @@ def prefill_hopper(
     """As `prefill_attention`, for what `fits_hopper`."""
     num_heads, head_dim = query.shape[1:]
     num_kv_heads, block_size = value_cache.shape[1:3]
-    num_sequences = context_lens.shape[0] - first_sequence
     group = num_heads // num_kv_heads
     dtype = {torch.bfloat16: gl.bfloat16, torch.float16: gl.float16}[query.dtype]
     layout = gl.NVMMASharedLayout.get_default_for([block_size, _COLUMNS], dtype)
@@ -310,7 +311,7 @@ def prefill_hopper(
             cache.view(-1, head_dim), [block_size, _COLUMNS], layout
         )
 
-    num_tiles = num_tokens // (_BLOCK_M // group) + num_sequences
+    num_tiles = num_tokens // (_BLOCK_M // group) + num_chunks
     tile_bytes = block_n * head_dim * query.element_size()
     _prefill[(num_tiles * num_kv_heads,)](
         described(key_cache.transpose(2, 3)),
@@ -321,8 +322,7 @@ def prefill_hopper(
         block_tables,
         query_start_loc,
         context_lens,
-        first_sequence,
-        num_sequences,
+        counts,
         value_cache.numel() // head_dim,
         num_kv_heads,
         scale * LOG2_E.value,

@@ -42,6 +42,12 @@ class EngineCoreBase(ABC, Generic[Request]):
     def has_work(self) -> bool:
         """A step would do something now."""
 
+    def spare_s(self) -> float:
+        """Seconds for which the next step can wait: the device is busy, and a request that arrives
+        until then is in it. Ask again after half a millisecond or so: steps can be shorter.
+        """
+        return 0.0
+
     @abstractmethod
     def step(self) -> StepOutputs:
         """One step; what is new. Without work: only the state."""

@@ -119,7 +119,7 @@ class EngineCore(EngineCoreBase[EngineRequest]):
             max_logprobs=config.max_logprobs,
             enable_prefix_caching=config.enable_prefix_caching,
             stages=stages,
-            num_graphs=len(resolved.cuda_graph_sizes),
+            num_graphs=self._runner.num_graphs,
         )
         self._launched: deque[_Launched] = deque()
         self._rates = StepRates()
@@ -180,9 +180,6 @@ class EngineCore(EngineCoreBase[EngineRequest]):
         return bool(self._notices) or (can_run and not self._sleep.is_asleep)
 
     def spare_s(self) -> float:
-        """Seconds for which the next step can wait: the device is busy, and a request that arrives
-        until then is in it. Ask again after half a millisecond or so: steps can be shorter.
-        """
         if self._notices or not self._takes_more or not self._launched:
             return 0.0
         if self._launched[0].step.is_done():

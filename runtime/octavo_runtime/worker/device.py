@@ -9,7 +9,7 @@ from octavo_protocol.errors import ConfigError
 from octavo_runtime.config import EngineConfig, ResolvedConfig
 from octavo_runtime.model_config import ModelConfig
 from octavo_runtime.worker.cpu_runner import CpuModelRunner
-from octavo_runtime.worker.gpu.decode_graphs import graph_sizes
+from octavo_runtime.worker.gpu.step_graphs import graph_sizes
 from octavo_runtime.worker.model_runner import ModelRunner
 
 Device = Literal["cpu", "cuda"]

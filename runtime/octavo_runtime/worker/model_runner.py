@@ -63,10 +63,11 @@ class ModelRunner(LoadedModel):
     """Launches the steps of a model that generates.
 
     overlaps: a step may be launched while the one before it still runs, with its sampled tokens
-    pending.
+    pending. num_graphs: CUDA graphs of its warm-up.
     """
 
     overlaps: bool
+    num_graphs = 0
 
     def __init__(
         self, config: ResolvedConfig, model_config: ModelConfig, max_model_len: int, device: str

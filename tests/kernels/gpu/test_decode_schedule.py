@@ -41,7 +41,8 @@ def check(
     from octavo_kernels.gpu.decode_schedule import decode_schedule
 
     schedule = decode_schedule(
-        torch.tensor(contexts, dtype=torch.int32, device=device),
+        torch.tensor([*contexts, 70, 900], dtype=torch.int32, device=device),
+        torch.tensor([len(contexts)], dtype=torch.int32, device=device),
         num_kv_heads=num_kv_heads,
         num_workers=num_workers,
         block_n=BLOCK_N,

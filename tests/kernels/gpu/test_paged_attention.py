@@ -172,6 +172,38 @@ def test_more_sequences_than_are_searched_at_once(make_batch: MakeBatch, device:
     check(batch, device)
 
 
+@pytest.mark.parametrize("name", ["prefill", "chunk_after_a_prefix", "mixed", "longer_than_a_part"])
+@pytest.mark.parametrize("features", [{}, {"sliding_window": 40}], ids=["plain", "window"])
+def test_a_launch_for_more_than_there_is_computes_what_there_is(
+    make_batch: MakeBatch, device: str, name: str, features: dict[str, Any]
+) -> None:
+    """As a graph of a mixed step launches: what there is, the device says."""
+    from octavo_kernels.gpu.paged_attention import paged_attention
+
+    batch = make_batch(*BATCHES[name], dtype=torch.bfloat16, head_dim=128)
+    query, key_cache, value_cache, metadata = on_device(batch, device)
+    padded = torch.cat([query, query.new_full((40, *query.shape[1:]), 3.0)])
+    table = metadata.block_tables
+    metadata = dataclasses.replace(
+        metadata,
+        query_start_loc=torch.cat([metadata.query_start_loc, torch.full_like(table[0, :1], 9999)]),
+        context_lens=torch.cat([metadata.context_lens, torch.full_like(table[0, :2], 9999)]),
+        block_tables=torch.cat([table, torch.full_like(table[:1], 2**30)]),
+        num_decodes=min(len(padded), 16),
+        num_chunks=4,
+        num_chunk_tokens=len(padded),
+    )
+
+    out = paged_attention(padded, key_cache, value_cache, metadata, scale=0.1, **features)
+
+    expected = reference(
+        batch.query.float(), batch.key_cache.float(), batch.value_cache.float(), batch.metadata,
+        scale=0.1, **features,
+    )  # fmt: skip
+    actual = out[: len(query)].float().cpu()
+    torch.testing.assert_close(actual, expected, atol=1.6e-2, rtol=1.6e-2)
+
+
 @settings(
     max_examples=4, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )

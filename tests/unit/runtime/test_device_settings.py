@@ -11,7 +11,7 @@ from octavo_runtime.config import EngineConfig, ResolvedConfig
 from octavo_runtime.engine.messages import EngineInfo
 from octavo_runtime.engine.start_up import start_up_line, timed
 from octavo_runtime.worker.device import resolve_config
-from octavo_runtime.worker.gpu.decode_graphs import graph_sizes
+from octavo_runtime.worker.gpu.step_graphs import graph_sizes
 
 
 @pytest.fixture(params=[False, True], ids=["cpu-only", "with-gpu"])

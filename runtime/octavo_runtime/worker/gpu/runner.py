@@ -1,7 +1,7 @@
 """Steps on one NVIDIA GPU. The host prepares and launches; it waits for tokens alone.
 
 A step is: one copy of what is new, one launch that makes its inputs, the forward pass (a replayed
-graph where every sequence has one token), logits, sampling, one copy of the tokens back.
+graph where there is one of its size), logits, sampling, one copy of the tokens back.
 """
 
 import time
@@ -24,11 +24,11 @@ from octavo_runtime.layers.sampling.logprobs import TokenScores
 from octavo_runtime.layers.sampling.rows import SamplingRow
 from octavo_runtime.layers.token_mask import apply_token_masks
 from octavo_runtime.model_config import ModelConfig
-from octavo_runtime.worker.gpu.decode_graphs import DecodeGraphs
 from octavo_runtime.worker.gpu.device_sampler import DeviceSampler, DeviceSamples, new_event
 from octavo_runtime.worker.gpu.host_weights import HostWeights
 from octavo_runtime.worker.gpu.row_table import RowTable
 from octavo_runtime.worker.gpu.staging import StepStaging
+from octavo_runtime.worker.gpu.step_graphs import MAX_CHUNKS, StepGraphs, mixed_graph_sizes
 from octavo_runtime.worker.model_runner import ModelRunner, SampleWork, StepResult
 from octavo_runtime.worker.step_input import StepSequence
 
@@ -88,16 +88,20 @@ class GpuModelRunner(ModelRunner):
             token_ids=self._new(max_tokens, dtype=torch.int64),
             positions=self._new(max_tokens, dtype=torch.int64),
             slot_mapping=self._new(max_tokens, dtype=torch.int64),
-            context_lens=self._new(num_rows, dtype=torch.int32),
+            context_lens=self._new(num_rows + 1, dtype=torch.int32),  # padding may be one more
             block_tables=self._new(num_rows, width, dtype=torch.int32),
         )
         self._staging = StepStaging(
             self.device,
-            max_sequences=num_rows,
+            max_sequences=num_rows + 1,
             max_tokens=max_tokens,
             max_blocks=min(num_rows * width, _MAX_NEW_BLOCKS),
         )
-        self._graphs = DecodeGraphs(config.cuda_graph_sizes)
+        self._decode_graphs = StepGraphs(config.cuda_graph_sizes)
+        self._mixed_graphs = StepGraphs(
+            mixed_graph_sizes(max_tokens) if config.cuda_graph_sizes else ()
+        )
+        self.num_graphs = len(self._decode_graphs.sizes) + len(self._mixed_graphs.sizes)
         if self.device.type == "cuda":
             started = time.perf_counter()
             self._compile_kernels()
@@ -116,13 +120,9 @@ class GpuModelRunner(ModelRunner):
         self._table.release(released)
         query_lens = np.array([each.num_new_tokens for each in sequences], dtype=np.int32)
         is_decode = int(query_lens[-1]) == 1  # those with one token come first
-        size = self._graphs.size_for(len(sequences)) if is_decode else None
-        self._send(sequences, query_lens, work.rows, size or len(sequences))
-        if size is not None:
-            hidden = self._graphs.replay(size)
-        else:
-            contexts = query_lens + np.array([each.start for each in sequences], dtype=np.int32)
-            hidden = self._forward(query_lens, contexts)
+        hidden = (self._run_decodes if is_decode else self._run_mixed)(
+            sequences, query_lens, work.rows
+        )
         starts = np.concatenate([[0], np.cumsum(query_lens)])
         prompts = {
             index: self._score(hidden[starts[index] : starts[index + 1]], part)
@@ -132,15 +132,47 @@ class GpuModelRunner(ModelRunner):
         samples = self._sample(hidden, work, is_decode) if indices else None
         return RunningGpuStep(indices, samples, prompts, begin, new_event(self.device))
 
-    def _send(
+    def _run_decodes(
         self,
         sequences: Sequence[StepSequence],
         query_lens: _IntArray,
         samples: Mapping[int, SamplingRow],
-        num_padded: int,
+    ) -> Tensor:
+        count = len(sequences)
+        size = self._decode_graphs.size_for(count)
+        padding = np.ones((size or count) - count, dtype=np.int32)
+        self._send(sequences, query_lens, padding, samples, [count + len(padding)] * 2)
+        if size is not None:
+            return self._decode_graphs.replay(size)
+        return self._forward(query_lens, _contexts(sequences, query_lens))
+
+    def _run_mixed(
+        self,
+        sequences: Sequence[StepSequence],
+        query_lens: _IntArray,
+        samples: Mapping[int, SamplingRow],
+    ) -> Tensor:
+        num_tokens, num_decodes = int(query_lens.sum()), int((query_lens == 1).sum())
+        fits = len(sequences) - num_decodes <= MAX_CHUNKS
+        size = self._mixed_graphs.size_for(num_tokens) if fits else None
+        padding = np.array([(size or num_tokens) - num_tokens], dtype=np.int32)
+        self._send(sequences, query_lens, padding, samples, [num_decodes, len(sequences)])
+        if size is None:
+            return self._forward(query_lens, _contexts(sequences, query_lens))
+        self._make_inputs(len(sequences) + 1)
+        return self._mixed_graphs.replay(size)
+
+    def _send(
+        self,
+        sequences: Sequence[StepSequence],
+        query_lens: _IntArray,
+        padding: _IntArray,
+        samples: Mapping[int, SamplingRow],
+        counts: Sequence[int],
     ) -> None:
-        """Copies what the device does not know; the step is padded to `num_padded` sequences."""
-        padding = num_padded - len(sequences)
+        """Copies what the device does not know. padding: tokens of sequences that are none, after
+        the others. counts: see `AttentionMetadata`.
+        """
         rows = [self._table.row(each.key) for each in sequences]
         columns: list[int] = []
         blocks: list[int] = []
@@ -157,7 +189,7 @@ class GpuModelRunner(ModelRunner):
         tokens: list[int] = []
         for each in sequences:
             tokens += each.token_ids
-        lens = np.concatenate([query_lens, np.ones(padding, dtype=np.int32)])
+        lens = np.concatenate([query_lens, padding])
         known = [len(each.token_ids) for each in sequences]
         ends = np.cumsum(query_lens) - 1
         params = [row.params for row in samples.values()]
@@ -168,7 +200,7 @@ class GpuModelRunner(ModelRunner):
         seeds = np.array([row.seed & _MASK64 for row in samples.values()], dtype=np.uint64)
         self._staging.write(
             {
-                "rows": rows + [-1] * padding,
+                "rows": rows + [-1] * len(padding),
                 "starts": [each.start for each in sequences],
                 "query_start_loc": _starts(lens),
                 "num_shared": [each.num_shared_tokens for each in sequences],
@@ -176,6 +208,7 @@ class GpuModelRunner(ModelRunner):
                 "tokens": tokens,
                 "block_starts": _starts(block_counts),
                 "first_columns": columns,
+                "counts": counts,
                 "blocks": blocks,
                 "index": ends[np.array(list(samples), dtype=np.int64)],
                 "row": [rows[i] for i in samples],
@@ -190,20 +223,38 @@ class GpuModelRunner(ModelRunner):
 
     def _forward(self, query_lens: _IntArray, context_lens: _IntArray) -> Tensor:
         """Hidden states [num_tokens, hidden_size] of what was sent."""
-        count, num_tokens = len(query_lens), int(query_lens.sum())
-        changes, buffers = self._staging.changes, self._buffers
-        prepare_step_inputs(
-            changes, self._rows, buffers, num_sequences=count, block_size=self.block_size
+        count, num_decodes = len(query_lens), int((query_lens == 1).sum())
+        self._make_inputs(count)
+        return self._compute(
+            query_lens,
+            context_lens,
+            num_decodes=num_decodes,
+            num_chunks=count - num_decodes,
+            num_chunk_tokens=int(query_lens.sum()) - num_decodes,
         )
+
+    def _make_inputs(self, num_sequences: int) -> None:
+        prepare_step_inputs(
+            self._staging.changes,
+            self._rows,
+            self._buffers,
+            num_sequences=num_sequences,
+            block_size=self.block_size,
+        )
+
+    def _compute(self, query_lens: _IntArray, context_lens: _IntArray, **sizes: int) -> Tensor:
+        """Hidden states, from inputs that were made. sizes: see `AttentionMetadata.on_gpu`."""
+        buffers, num_tokens = self._buffers, int(query_lens.sum())
         attention = AttentionMetadata.on_gpu(
-            changes.query_start_loc[: count + 1],
-            buffers.context_lens[:count],
-            buffers.block_tables[:count],
+            self._staging.changes.query_start_loc,
+            buffers.context_lens,
+            buffers.block_tables,
             buffers.slot_mapping[:num_tokens],
             buffers.positions[:num_tokens],
+            counts=self._staging.counts,
             query_lens_host=query_lens,
             context_lens_host=context_lens,
-            num_decodes=int((query_lens == 1).sum()),
+            **sizes,
         )
         hidden: Tensor = self.model(
             ForwardBatch(
@@ -267,7 +318,8 @@ class GpuModelRunner(ModelRunner):
         with torch.inference_mode():
             with self.model.only_first_layer():
                 self._run_each_kind(max_model_len)
-            self._graphs.capture(self._run_no_sequences)
+            pool = self._mixed_graphs.capture(self._compute_mixed_padding)
+            self._decode_graphs.capture(self._run_padding, pool)
 
     @torch.inference_mode()
     def _compile_kernels(self) -> None:
@@ -288,13 +340,16 @@ class GpuModelRunner(ModelRunner):
         self._free_unused()
 
     def _run_each_kind(self, max_model_len: int) -> None:
-        """A decode step of each size of a graph, logits of each, and a step of each kind, sampled
-        with filters and without.
+        """A step of each size of a graph, logits of each of decodes, and a step of each kind,
+        sampled with filters and without.
         """
-        sizes = self._graphs.sizes
-        self._send_no_sequences()
+        self._make_mixed_padding()
+        for size in self._mixed_graphs.sizes:
+            self._compute_mixed_padding(size)
+        sizes = self._decode_graphs.sizes
+        self._send_padding([1] * self._config.max_num_seqs)
         for size in sizes:
-            self._run_no_sequences(size)
+            self._run_padding(size)
         for size in sizes or [self._config.max_num_seqs]:
             self.model.compute_logits(
                 self._new(size, self.model_config.hidden_size, dtype=self.dtype)
@@ -322,14 +377,14 @@ class GpuModelRunner(ModelRunner):
             raise _no_room_for_weights(error) from error
 
     def drop_model(self) -> None:
-        self._graphs.drop()
+        self._drop_graphs()
         self._host_weights = None
         super().drop_model()
         self._free_unused()
 
     def offload_model(self) -> None:
         if self._host_weights is None:
-            self._graphs.drop()
+            self._drop_graphs()
             self._host_weights = HostWeights(self.model)
             self._free_unused()
 
@@ -342,34 +397,55 @@ class GpuModelRunner(ModelRunner):
             self._host_weights = None
 
     def drop_kv_cache(self) -> None:
-        self._graphs.drop()
+        self._drop_graphs()
         self._table = RowTable(self._config.max_num_seqs)  # block tables of nothing
         super().drop_kv_cache()
         self._free_unused()
+
+    def _drop_graphs(self) -> None:
+        self._decode_graphs.drop()
+        self._mixed_graphs.drop()
 
     def _free_unused(self) -> None:
         """Gives what torch keeps for later back to the GPU."""
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
 
-    def _send_no_sequences(self) -> None:
-        size = self._config.max_num_seqs
-        self._staging.write({"rows": [-1] * size, "query_start_loc": range(size + 1)})
+    def _send_padding(self, lens: Sequence[int]) -> None:
+        """No sequence, but padding of so many tokens."""
+        self._staging.write(
+            {"rows": [-1] * len(lens), "query_start_loc": _starts(lens), "counts": [0, 0]}
+        )
 
-    def _run_no_sequences(self, size: int) -> Tensor:
+    def _run_padding(self, size: int) -> Tensor:
         """A decode step in which no sequence is there: what a graph captures."""
         ones = np.ones(size, dtype=np.int32)
         return self._forward(ones, ones)
 
+    def _make_mixed_padding(self) -> None:
+        self._send_padding(self._mixed_graphs.sizes[-1:])
+        self._make_inputs(len(self._mixed_graphs.sizes[-1:]))
+
+    def _compute_mixed_padding(self, size: int) -> Tensor:
+        """A mixed step in which no sequence is there, and as many may be as fit: its graph."""
+        tokens = np.array([size], dtype=np.int32)
+        return self._compute(
+            tokens,
+            tokens,
+            num_decodes=min(size, self._config.max_num_seqs),
+            num_chunks=MAX_CHUNKS,
+            num_chunk_tokens=size,
+        )
+
     def _largest_graph_bytes(self) -> int:
         """Of the graph whose memory the others share; beside it they take little."""
-        largest = DecodeGraphs(self._graphs.sizes[-1:])
+        largest = StepGraphs(self._mixed_graphs.sizes[-1:])
         self.allocate_kv_cache(1)
-        self._send_no_sequences()
+        self._make_mixed_padding()
         for size in largest.sizes:
-            self._run_no_sequences(size)
+            self._compute_mixed_padding(size)
         free, _ = torch.cuda.mem_get_info()
-        largest.capture(self._run_no_sequences)
+        largest.capture(self._compute_mixed_padding)
         still_free, _ = torch.cuda.mem_get_info()
         largest.drop()
         super().drop_kv_cache()
@@ -391,6 +467,7 @@ class GpuModelRunner(ModelRunner):
                 "token_starts": [0, *zeros],  # nothing is sent: every token is number 0,
                 "block_starts": [0, *zeros],  # and so is every block
                 "first_columns": zeros,
+                "counts": [0, count],
             }
         )
         self.allocate_kv_cache(1)
@@ -402,6 +479,10 @@ class GpuModelRunner(ModelRunner):
 
     def _new(self, *shape: int, dtype: torch.dtype) -> Tensor:
         return torch.zeros(shape, dtype=dtype, device=self.device)
+
+
+def _contexts(sequences: Sequence[StepSequence], query_lens: _IntArray) -> _IntArray:
+    return query_lens + np.array([each.start for each in sequences], dtype=np.int32)
 
 
 def _starts(lens: Sequence[int] | _IntArray) -> NDArray[np.int64]:

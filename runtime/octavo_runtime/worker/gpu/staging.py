@@ -47,7 +47,10 @@ class SampleInputs:
 
 
 class StepStaging:
-    """The device's arrays `changes` and `samples`, and pinned copies of them to write to."""
+    """The device's arrays `changes` and `samples`, and pinned copies of them to write to.
+
+    counts: [2] int32, see `AttentionMetadata`.
+    """
 
     def __init__(
         self, device: torch.device, *, max_sequences: int, max_tokens: int, max_blocks: int
@@ -62,6 +65,7 @@ class StepStaging:
             "token_starts": (np.int32, of_each + 1),
             "block_starts": (np.int32, of_each + 1),
             "first_columns": (np.int32, of_each),
+            "counts": (np.int32, 2),
             "index": (np.int64, of_each),
             "row": (np.int64, of_each),
             "temperature": (np.float32, of_each),
@@ -89,6 +93,7 @@ class StepStaging:
         self.changes = StepChanges(
             **{field.name: self._on_device(field.name) for field in fields(StepChanges)}
         )
+        self.counts = self._on_device("counts")
         self.samples = SampleInputs(
             **{field.name: self._on_device(field.name) for field in fields(SampleInputs)}
         )

@@ -1,10 +1,18 @@
-"""CUDA graphs of decode steps, one for each size of a ladder of batch sizes."""
+"""CUDA graphs of steps, one for each size of a ladder: sequences of decodes, or tokens of mixed
+steps.
+"""
 
 import bisect
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
+
+# Larger steps compute for longer than their launches take, one by one.
+_LARGEST_MIXED = 2048
+# Launches of a graph leave room for so many; steps with more prompts go one by one.
+MAX_CHUNKS = 8
 
 
 def graph_sizes(max_num_seqs: int) -> list[int]:
@@ -16,7 +24,16 @@ def graph_sizes(max_num_seqs: int) -> list[int]:
     return sorted({size for size in ladder if size < max_num_seqs} | {max_num_seqs})
 
 
-class DecodeGraphs:
+def mixed_graph_sizes(max_num_tokens: int) -> list[int]:
+    """32 and 64 tokens, then every 128, the rows of a tile of large products, every 256 beyond
+    1,024; the last is `max_num_tokens` or 2,048.
+    """
+    ladder = [32, 64, *range(128, 1025, 128), *range(1280, _LARGEST_MIXED, 256)]
+    largest = min(max_num_tokens, _LARGEST_MIXED)
+    return sorted({size for size in ladder if size < largest} | {largest})
+
+
+class StepGraphs:
     """The same launches as a graph: one call to the driver instead of hundreds.
 
     All graphs share one pool of memory: only one of them runs at a time, and what it returns is
@@ -27,24 +44,26 @@ class DecodeGraphs:
         self.sizes = sorted(sizes)
         self._graphs: dict[int, tuple[torch.cuda.CUDAGraph, Tensor]] = {}
 
-    def capture(self, run: Callable[[int], Tensor]) -> None:
-        """run: computes a step of so many sequences from and to memory that stays where it is, and
-        copies nothing from the host: a replay would copy it again. Its kernels have run before,
-        so that none is compiled or loaded in a capture.
+    def capture(self, run: Callable[[int], Tensor], pool: Any = None) -> Any:
+        """The pool of memory, which graphs that never run beside these may be given.
+
+        run: computes a step of that size from and to memory that stays where it is, and copies
+        nothing from the host: a replay would copy it again. Its kernels have run before, so that
+        none is compiled or loaded in a capture.
 
         Largest first, so that the smaller ones fit into its memory.
         """
-        pool = None
         for size in reversed(self.sizes):
             graph = torch.cuda.CUDAGraph()
             with torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"):
                 output = run(size)
             pool = graph.pool()
             self._graphs[size] = graph, output
+        return pool
 
-    def size_for(self, num_sequences: int) -> int | None:
-        """The graph that holds a batch; None where none is large enough or none was captured."""
-        place = bisect.bisect_left(self.sizes, num_sequences)
+    def size_for(self, extent: int) -> int | None:
+        """The graph that holds a step; None where none is large enough or none was captured."""
+        place = bisect.bisect_left(self.sizes, extent)
         if not self._graphs or place == len(self.sizes):
             return None
         return self.sizes[place]
