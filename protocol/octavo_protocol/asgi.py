@@ -136,17 +136,27 @@ async def run_unless_gone(receive: Receive, work: Coroutine[Any, Any, _T]) -> _T
 
     The body must have been read: the next message can only be the disconnect.
     """
-    task = asyncio.ensure_future(work)
+    task = asyncio.current_task()
+    assert task is not None
+    is_gone = is_over = False
+
+    def leave(_: object) -> None:
+        nonlocal is_gone
+        if not is_over:
+            is_gone = True
+            task.cancel()
+
     watcher = asyncio.ensure_future(_disconnected(receive))
+    watcher.add_done_callback(leave)
     try:
-        await asyncio.wait({task, watcher}, return_when=asyncio.FIRST_COMPLETED)
-        if not task.done():
-            raise ClientGoneError
-        return task.result()
+        return await work
+    except asyncio.CancelledError:
+        if is_gone and not task.uncancel():
+            raise ClientGoneError from None
+        raise
     finally:
-        for each in (task, watcher):
-            each.cancel()
-        await asyncio.gather(task, watcher, return_exceptions=True)
+        is_over = True
+        watcher.cancel()
 
 
 def error_answer(error: Exception) -> tuple[int, dict[str, Any], dict[str, str]]:

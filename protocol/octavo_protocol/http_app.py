@@ -18,9 +18,11 @@ from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.middleware.base import BaseHTTPMiddleware
 from starlette.middleware.cors import CORSMiddleware
+from starlette.middleware.exceptions import ExceptionMiddleware
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Route
+from starlette.routing import BaseRoute, Route
+from starlette.types import ASGIApp
 
 from octavo_protocol import openapi
 from octavo_protocol.asgi import (
@@ -64,9 +66,23 @@ class Application(FastAPI):
     prefix = ""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        scope["app"] = self
         if self.prefix:
             scope["root_path"] = self.prefix
-        await super().__call__(scope, receive, send)
+        if self.middleware_stack is None:
+            self.middleware_stack = self.build_middleware_stack()
+        await self.middleware_stack(scope, receive, send)
+
+    def build_middleware_stack(self) -> ASGIApp:
+        """Only what this application needs: FastAPI's own layers, for features that plain routes do
+        not use, and matching by pattern would be a seventh of the router's time for a request.
+        """
+        handlers = cast(Any, self.exception_handlers)
+        stack: ASGIApp = ExceptionMiddleware(self.router, handlers=handlers)
+        stack = _ByPath(self.routes, stack)
+        for layer in reversed(self.user_middleware):
+            stack = layer.cls(stack, *layer.args, **layer.kwargs)
+        return stack
 
     def openapi(self) -> dict[str, Any]:
         if self.openapi_schema is None:
@@ -153,6 +169,30 @@ def _imported(path: str) -> Middleware:
     if inspect.iscoroutinefunction(found):
         return Middleware(BaseHTTPMiddleware, dispatch=found)
     raise ConfigError(f"middleware {path!r} must be a class or an async function")
+
+
+class _ByPath:
+    """Calls the endpoint of a path without parameters at once; leaves the others to `rest`."""
+
+    def __init__(self, routes: Sequence[BaseRoute], rest: ASGIApp) -> None:
+        self._rest = rest
+        self._endpoints = {
+            (method, route.path): route.endpoint
+            for route in routes
+            if isinstance(route, Route) and not route.param_convertors
+            if inspect.iscoroutinefunction(route.endpoint)
+            for method in route.methods or ()
+        }
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        endpoint = None
+        if scope["type"] == "http" and not scope.get("root_path"):
+            endpoint = self._endpoints.get((scope["method"], scope["path"]))
+        if endpoint is None:
+            await self._rest(scope, receive, send)
+            return
+        answer = await endpoint(Request(scope, receive, send))
+        await answer(scope, receive, send)
 
 
 class _Accounting:

@@ -7,6 +7,7 @@ import ssl
 import stat
 from pathlib import Path
 from types import FrameType
+from typing import Any, cast
 
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
@@ -18,6 +19,34 @@ from octavo_protocol.http_options import HttpOptions
 _MAX_HEADER_BYTES = 256 * 1024
 
 
+class _JoinedWrites:
+    """A transport that writes once per turn of the event loop what was written to it in pieces: an
+    answer's head and its body are one call of the system, not two.
+    """
+
+    def __init__(self, transport: asyncio.Transport) -> None:
+        self._transport = transport
+        self._pieces: list[bytes] = []
+        self._loop = asyncio.get_running_loop()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
+
+    def write(self, data: bytes) -> None:
+        if not self._pieces:
+            self._loop.call_soon(self._flush)
+        self._pieces.append(data)
+
+    def close(self) -> None:
+        self._flush()
+        self._transport.close()
+
+    def _flush(self) -> None:
+        if self._pieces:
+            data, self._pieces = b"".join(self._pieces), []
+            self._transport.write(data)
+
+
 class _BoundedHeaders(HttpToolsProtocol):
     """HTTP/1.1 that ends a connection whose request line and headers go on and on: nobody has been
     asked for a key yet, and all of it would be kept.
@@ -25,6 +54,9 @@ class _BoundedHeaders(HttpToolsProtocol):
 
     _is_in_headers = True
     _num_header_bytes = 0
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(cast(asyncio.Transport, _JoinedWrites(transport)))
 
     def on_message_begin(self) -> None:
         self._is_in_headers = True

@@ -87,7 +87,7 @@ class Routes:
     async def generate(self, request: Request) -> Any:
         """Every route whose prompt decides where it goes."""
         raw = await self._body(request)
-        parsed = parse_body(raw, _GENERATION[request.url.path])
+        parsed = parse_body(raw, _GENERATION[request.scope["path"]])
         has_earlier = isinstance(parsed, ResponsesRequest) and parsed.previous_response_id
         body = _generation(parsed)
         deployment = self._deployment(body.model)
@@ -167,7 +167,7 @@ class Routes:
         """Whether the client wants to come back to the answer. Raises `ValidationError`."""
         given = request.headers.get("authorization") or request.headers.get("x-api-key") or ""
         return asked(
-            request.headers, request.url.path, raw, tenant=given, is_stream=bool(body.stream)
+            request.headers, request.scope["path"], raw, tenant=given, is_stream=bool(body.stream)
         )
 
     async def _plain(
@@ -209,7 +209,7 @@ class Routes:
         return ProxyRequest(
             deployment=deployment,
             request_id=request.state.request_id,
-            path=request.url.path,
+            path=request.scope["path"],
             body=raw,
             model=model or None,
             key=key,

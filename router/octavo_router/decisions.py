@@ -68,7 +68,8 @@ class Decision:
     replica: ReplicaRecord
     num_prompt_tokens: int
     num_cached_tokens: int
-    candidates: list[dict[str, Any]]
+    views: tuple[ReplicaView, ...]
+    costs: tuple[float, ...]
     attempt: int
     seconds: float
     tried: list[str] = field(default_factory=list)
@@ -93,7 +94,7 @@ class Decision:
             "attempts": self.attempt,
             "tried_before": self.tried,
             "decision_seconds": self.seconds,
-            "candidates": self.candidates,
+            "candidates": _explain(self.views, self.costs),
         }
 
 
@@ -241,7 +242,8 @@ class Decider:
             replica=pick.record,
             num_prompt_tokens=key.num_tokens + key.num_other_tokens,
             num_cached_tokens=pick.view.num_cached_tokens,
-            candidates=_explain(pick.views, pick.costs),
+            views=pick.views,
+            costs=pick.costs,
             attempt=len(tried) + 1,
             seconds=seconds,
             tried=tried,
