@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+from octavo.bench.backends import BackendName
 from octavo.cli.options import JSON_METAVAR, parse_table
 
 SAMPLING = {
@@ -38,7 +39,7 @@ def _output(*names: str, help: str, **settings: Any) -> Any:
 # name -> (type, default, option)
 _FLAGS: dict[str, tuple[Any, Any, Any]] = {
     "backend": (
-        Literal["openai", "vllm", "openai-chat", "openai-responses"],
+        BackendName,
         "openai",
         _server("--backend", "--endpoint-type", help="Which API is asked."),
     ),
