@@ -38,6 +38,7 @@ def test_a_launch_makes_what_the_reference_makes(
     device: str, step: tuple[list[int], list[int], list[int], list[bool], int]
 ) -> None:
     rows, starts, lengths, pending, padding = step
+    padded = [1, 300, 0][:padding]
     generator = torch.Generator().manual_seed(0)
 
     def randoms(*shape: int) -> torch.Tensor:
@@ -51,7 +52,7 @@ def test_a_launch_makes_what_the_reference_makes(
     lists = {
         "rows": rows + [-1] * padding,
         "starts": starts,
-        "query_start_loc": _cumulated(lengths + [1] * padding),
+        "query_start_loc": _cumulated(lengths + padded),
         "num_shared": [start + 1 if i % 2 else 0 for i, start in enumerate(starts)],
         "token_starts": _cumulated(known),
         "tokens": randoms(sum(known)).tolist(),
@@ -65,7 +66,7 @@ def test_a_launch_makes_what_the_reference_makes(
         changes = StepChanges(
             **{k: torch.tensor(v, dtype=torch.int32, device=where) for k, v in lists.items()}
         )
-        total, count = sum(lengths) + padding, len(rows) + padding
+        total, count = sum(lengths) + sum(padded), len(rows) + padding
         token_ids, positions, slots = torch.full((3, total), -7, dtype=torch.int64, device=where)
         out = StepBuffers(
             token_ids,
