@@ -15,22 +15,22 @@ TOKEN_TASKS = ("token_embed", "token_classify")
 @dataclass(frozen=True, slots=True)
 class DenseHead:
     """A linear layer after pooling. folder: holds its model.safetensors. activation: torch's name
-    ("Tanh"); None: none.
+    ("Tanh").
     """
 
     folder: Path
     in_features: int
     out_features: int
     has_bias: bool
-    activation: str | None = None
+    activation: str = "Identity"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PoolingConfig:
     """How a model pools: its own files, under the user's `PoolerConfig`. Nothing is left open.
 
-    tasks: what requests may ask for, the default first. normalize: embeddings have length 1 unless
-    a request says otherwise. activation: of logits, where use_activation. dense: heads of
+    tasks: what requests may ask for, the default first. use_activation: unless a request says
+    otherwise, vectors have length 1 and logits go through `activation`. dense: heads of
     embeddings, in order. embedding_size: of vectors, after them. matryoshka: whether requests may
     ask for fewer dimensions; matryoshka_dimensions: for which, () = any. dimensions: the default;
     None = all. labels: names of the classes, in order; () where the model gives vectors.
@@ -42,7 +42,6 @@ class PoolingConfig:
     seq_pooling_type: SequencePooling
     tok_pooling_type: TokenPooling = "ALL"
     use_activation: bool = True
-    normalize: bool = True
     activation: Literal["softmax", "sigmoid", "identity"] = "identity"
     dense: tuple[DenseHead, ...] = ()
     embedding_size: int = 0

@@ -301,7 +301,7 @@ def _pooling_info(
     return PoolingInfo(
         tasks=list(pooling.tasks),
         is_encoder=choice.is_encoder,
-        num_token_types=getattr(model_config, "type_vocab_size", 1),
+        num_token_types=model_config.encoder.type_vocab_size if model_config.encoder else 1,
         embedding_size=pooling.embedding_size,
         dimensions=pooling.dimensions,
         matryoshka=pooling.matryoshka,

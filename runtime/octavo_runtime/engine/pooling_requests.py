@@ -121,12 +121,24 @@ def _completed(pooling: PoolingInfo, params: PoolingParams) -> PoolingParams:
             raise ValidationError(
                 f"{name} is for {' and '.join(tasks)}, not for {task}", parameter=name
             )
+    _check_columns(pooling, params.returned_token_ids or [])
     dimensions = params.dimensions
     if dimensions is not None:
         _check_dimensions(pooling, dimensions)
     elif task in _FOR_TASKS["dimensions"]:
         dimensions = pooling.dimensions
     return msgspec.structs.replace(params, task=task, dimensions=dimensions)
+
+
+def _check_columns(pooling: PoolingInfo, columns: Sequence[int]) -> None:
+    _check_integers("returned_token_ids", columns)
+    num_columns = len(pooling.labels)
+    if any(not 0 <= column < num_columns for column in columns):
+        raise ValidationError(
+            f"returned_token_ids must be from 0 to {num_columns - 1}, the columns of this model's "
+            f"logits; got {list(columns)}",
+            parameter="returned_token_ids",
+        )
 
 
 def _check_dimensions(pooling: PoolingInfo, dimensions: int) -> None:

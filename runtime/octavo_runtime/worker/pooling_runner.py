@@ -119,7 +119,8 @@ class PoolingRunner(LoadedModel):
 
     def load_model(self) -> None:
         super().load_model()
-        self.pooler = Pooler(self._pooling, self.model.head if self._pooling.labels else None)
+        head = self.model.head if self._pooling.labels else None
+        self.pooler = Pooler(self._pooling, head, self.device)
 
     def drop_model(self) -> None:
         self.__dict__.pop("pooler", None)
