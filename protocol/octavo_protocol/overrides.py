@@ -7,6 +7,7 @@ and the prompts' token ids after the body:
     x-octavo-set-model: name            percent-encoded, as is the salt
     x-octavo-set-cache-salt: …
     x-octavo-set-priority: -3
+    x-octavo-set-max-tokens: 500
     x-octavo-prompt-tokens: 0123456789abcdef/120,7        tokenizer's id / ids of each prompt
 
     {"model": …}<ids of all prompts, little-endian uint32>
@@ -31,12 +32,15 @@ MEDIA_TYPE = "application/x-octavo-request"
 MODEL_HEADER = "x-octavo-set-model"
 SALT_HEADER = "x-octavo-set-cache-salt"
 PRIORITY_HEADER = "x-octavo-set-priority"
+MAX_TOKENS_HEADER = "x-octavo-set-max-tokens"
 TOKENS_HEADER = "x-octavo-prompt-tokens"
 # The ids of a request take at most this many times the bytes of its body: see `PromptTokens.fits`.
 MAX_TOKEN_BYTES_RATIO = 4
 
 _TOKENS = re.compile(r"([0-9a-f]{1,64})/(\d{1,10}(?:,\d{1,10})*)")
-_PRIORITY = re.compile(r"-?\d{1,19}")
+_INTEGER = re.compile(r"-?\d{1,19}")
+# Names of one thing: how many tokens an answer may have, by API.
+_MAX_TOKENS_FIELDS = ("max_tokens", "max_output_tokens")
 
 
 class _Named(Protocol):
@@ -78,11 +82,15 @@ class PromptTokens:
 
 @dataclass(frozen=True, slots=True)
 class RequestOverrides:
-    """None: as the client's body says. Values replace those of the body."""
+    """None: as the client's body says. Values replace those of the body.
+
+    max_tokens: for bodies that name no such limit.
+    """
 
     model: str | None = None
     cache_salt: str | None = None
     priority: int | None = None
+    max_tokens: int | None = None
     prompt_tokens: PromptTokens | None = None
 
     @property
@@ -95,6 +103,8 @@ class RequestOverrides:
             headers[SALT_HEADER] = quote(self.cache_salt)
         if self.priority is not None:
             headers[PRIORITY_HEADER] = str(self.priority)
+        if self.max_tokens is not None:
+            headers[MAX_TOKENS_HEADER] = str(self.max_tokens)
         if (tokens := self.prompt_tokens) is not None:
             headers["content-type"] = MEDIA_TYPE
             counts = ",".join(str(len(each) // ID_BYTES) for each in tokens.packed)
@@ -113,6 +123,9 @@ class RequestOverrides:
             value = getattr(self, name)
             if value is not None and hasattr(request, name):
                 setattr(request, name, value)
+        for name in _MAX_TOKENS_FIELDS:
+            if self.max_tokens is not None and hasattr(request, name):
+                setattr(request, name, self.max_tokens)
         return request
 
 
@@ -126,7 +139,8 @@ def split_overrides(headers: Mapping[str, str], raw: bytes) -> tuple[bytes, Requ
     overrides = RequestOverrides(
         model=_text(headers.get(MODEL_HEADER)),
         cache_salt=_text(headers.get(SALT_HEADER)),
-        priority=_priority(headers.get(PRIORITY_HEADER)),
+        priority=_integer(PRIORITY_HEADER, headers),
+        max_tokens=_integer(MAX_TOKENS_HEADER, headers),
     )
     told = headers.get(TOKENS_HEADER)
     if told is None:
@@ -147,9 +161,10 @@ def _text(value: str | None) -> str | None:
     return None if value is None else unquote(value)
 
 
-def _priority(value: str | None) -> int | None:
+def _integer(name: str, headers: Mapping[str, str]) -> int | None:
+    value = headers.get(name)
     if value is None:
         return None
-    if _PRIORITY.fullmatch(value) is None:
-        raise ValidationError(f"{PRIORITY_HEADER} must be an integer, got {value[:80]!r}")
+    if _INTEGER.fullmatch(value) is None:
+        raise ValidationError(f"{name} must be an integer, got {value[:80]!r}")
     return int(value)

@@ -1,10 +1,11 @@
 """The HTTP face of the router."""
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from importlib import metadata
 from typing import Any
 
 from starlette.applications import Starlette
+from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -29,6 +30,7 @@ from octavo_protocol.openai import (
 from octavo_protocol.openai.answers import Model, ModelList
 from octavo_protocol.openai.responses import ResponsesRequest
 from octavo_protocol.openapi import ApiRoute, Content, Operation
+from octavo_protocol.overrides import RequestOverrides
 from octavo_router.decisions import GenerationRequest, PromptKey
 from octavo_router.deployment import Deployment
 from octavo_router.pooling import POOLING, pooling_key
@@ -36,6 +38,16 @@ from octavo_router.proxy import ProxyRequest
 from octavo_router.resumption import Asked, asked
 from octavo_router.sessions import session_of
 from octavo_router.state import RouterState
+from octavo_router.tenancy.directory import Directory
+from octavo_router.tenancy.middleware import TenantMiddleware, caller_of
+from octavo_router.tenancy.tenant import Caller, Tenant
+from octavo_router.tenancy.terms import (
+    Terms,
+    check_may,
+    check_model,
+    generation_terms,
+    header_terms,
+)
 
 _Body = (
     ChatCompletionRequest
@@ -52,6 +64,15 @@ _GENERATION: dict[str, type[_Body]] = {
     "/v1/messages/count_tokens": CountTokensRequest,
 }
 _FORWARDED = ("x-vllm-priority",)  # beside the key and the request's id
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """model: the served name; None: the only one."""
+
+    deployment: Deployment
+    model: str | None
+    terms: Terms
 
 
 class _Relayed:
@@ -90,12 +111,12 @@ class Routes:
         parsed = parse_body(raw, _GENERATION[request.scope["path"]])
         has_earlier = isinstance(parsed, ResponsesRequest) and parsed.previous_response_id
         body = _generation(parsed)
-        deployment = self._deployment(body.model)
         body.sampling_params(self.state.defaults, max_tokens=None)  # the replica's checks, early
-        key = await self._key(request, deployment, body, raw)
+        call = self._call(request, raw, body.model, body)
+        key = await self._key(request, call, body, raw)
         if has_earlier:  # a replica has what was said before; the tokens are only of the rest
             key = replace(key, tokens=None)
-        proxied = self._proxied(request, deployment, raw, body.model, key)
+        proxied = self._proxied(request, call, raw, key)
         if (resumable := self._asked(request, raw, body)) is not None:
             return _Resumable(self.state, proxied, resumable)
         return _Relayed(self.state, proxied)
@@ -115,10 +136,20 @@ class Routes:
         return await self._plain(request, DetokenizeRequest)
 
     async def models(self, request: Request) -> Response:
-        names = self.state.deployments.names()
-        return json_response(
-            ModelList([self._model(name, deployment) for name, deployment in sorted(names.items())])
-        )
+        names = self._names(caller_of(request).tenant)
+        return json_response(ModelList([self._model(*each) for each in sorted(names.items())]))
+
+    def _names(self, tenant: Tenant) -> dict[str, Deployment]:
+        """Models and aliases that the tenant may ask for; an alias with its first target that is
+        known.
+        """
+        names = dict(self.state.deployments.names())
+        directory = self._directory
+        for alias in directory.aliases.values() if directory is not None else ():
+            known = [names[each.model] for each in alias.targets if each.model in names]
+            if known:
+                names[alias.name] = known[0]
+        return {name: each for name, each in names.items() if tenant.may_use(name)}
 
     async def health(self, request: Request) -> Response:
         return Response(status_code=200 if self.state.is_healthy else 503)
@@ -138,6 +169,7 @@ class Routes:
 
     async def recall(self, request: Request) -> Response:
         """Why a recent request went where it went."""
+        self._check_may_look(request)
         decision = self.state.decider.recall(request.path_params["request_id"])
         if decision is None:
             raise NotFoundError("no recent request has this id; it is the x-request-id header")
@@ -149,36 +181,89 @@ class Routes:
         # Told apart before parsing: each kind has its own complaints about a wrong field.
         path = "/v1/chat/completions" if b'"messages"' in raw else "/v1/completions"
         body = _generation(parse_body(raw, _GENERATION[path]))
-        deployment = self._deployment(body.model)
-        key = await self._key(request, deployment, body, raw)
+        self._check_may_look(request)
+        call = self._call(request, raw, body.model, body)
+        key = await self._key(request, call, body, raw)
         decision = self.state.decider.choose(
-            deployment, request.state.request_id, body.model or None, key, is_dry_run=True
+            call.deployment, request.state.request_id, call.model, key, is_dry_run=True
         )
         return json_response(decision.as_json())
 
     async def _key(
-        self, request: Request, deployment: Deployment, body: GenerationRequest, raw: bytes
+        self, request: Request, call: Call, body: GenerationRequest, raw: bytes
     ) -> PromptKey:
-        reads_session = deployment.policy.reads_session or self.state.capture is not None
+        terms, deployment = call.terms, call.deployment
+        policy = deployment.policy_for(terms.policy)
+        reads_session = policy.reads_session or self.state.capture is not None
         session = session_of(request.headers, raw) if reads_session else None
-        return await self.state.decider.prompt_key(deployment, body, session=session)
+        key = await self.state.decider.prompt_key(
+            deployment, body, session=session, overrides=terms.overrides
+        )
+        if terms.policy is None and terms.replica is None:
+            return key
+        return replace(key, policy=terms.policy, replica=terms.replica)
 
     def _asked(self, request: Request, raw: bytes, body: GenerationRequest) -> Asked | None:
         """Whether the client wants to come back to the answer. Raises `ValidationError`."""
-        given = request.headers.get("authorization") or request.headers.get("x-api-key") or ""
+        tenant = caller_of(request).tenant.name
+        if self.state.tenants is None:
+            tenant = request.headers.get("authorization") or request.headers.get("x-api-key") or ""
         return asked(
-            request.headers, request.scope["path"], raw, tenant=given, is_stream=bool(body.stream)
+            request.headers, request.scope["path"], raw, tenant=tenant, is_stream=bool(body.stream)
         )
 
     async def _plain(
         self, request: Request, kind: type[TokenizeRequest] | type[DetokenizeRequest]
     ) -> Any:
         raw = await self._body(request)
-        body = parse_body(raw, kind)
-        deployment = self._deployment(body.model)
-        return _Relayed(
-            self.state, self._proxied(request, deployment, raw, body.model, PromptKey())
-        )
+        call = self._call(request, raw, parse_body(raw, kind).model)
+        return _Relayed(self.state, self._proxied(request, call, raw, PromptKey()))
+
+    def _call(
+        self,
+        request: Request,
+        raw: bytes,
+        model: str | None,
+        body: GenerationRequest | None = None,
+    ) -> Call:
+        """What a request for `model` comes to: whose it is, what it may do, who may answer it.
+
+        body: of a request that generates. Raises what forbids it, or why there is nobody.
+        """
+        caller = caller_of(request)
+        check_model(caller, model)
+        real = self._real_model(request, raw, model, caller) or None
+        deployment = self._deployment(real)
+        terms = header_terms(request.headers, caller)
+        directory = self._directory
+        if body is not None:
+            terms = generation_terms(terms, request.headers, body, model=real, directory=directory)
+        elif real != (model or None):
+            terms = replace(terms, overrides=RequestOverrides(model=real))
+        return Call(deployment, real, terms)
+
+    @property
+    def _directory(self) -> Directory | None:
+        return None if self.state.tenants is None else self.state.tenants.directory
+
+    def _real_model(
+        self, request: Request, raw: bytes, model: str | None, caller: Caller
+    ) -> str | None:
+        """What the name `model` stands for."""
+        directory = self._directory
+        alias = directory.aliases.get(model or "") if directory is not None else None
+        if alias is None:
+            return model
+        key = None
+        if alias.sticky is not None:
+            key = caller.tenant.name
+            if alias.sticky == "session":
+                key = session_of(request.headers, raw) or key
+        return alias.pick(key, is_ready=self.state.deployments.is_ready)
+
+    def _check_may_look(self, request: Request) -> None:
+        """Who may pick replicas may see how they are picked."""
+        check_may(caller_of(request), "replica", "or see where requests go")
 
     def _deployment(self, model: str | None) -> Deployment:
         """Whose replicas may answer. Raises what says why there are none."""
@@ -198,22 +283,16 @@ class Routes:
                 return Model(name, created, record.max_model_len, record.model)
         return Model(name, created, None)
 
-    def _proxied(
-        self,
-        request: Request,
-        deployment: Deployment,
-        raw: bytes,
-        model: str | None,
-        key: PromptKey,
-    ) -> ProxyRequest:
+    def _proxied(self, request: Request, call: Call, raw: bytes, key: PromptKey) -> ProxyRequest:
         return ProxyRequest(
-            deployment=deployment,
+            deployment=call.deployment,
             request_id=request.state.request_id,
             path=request.scope["path"],
             body=raw,
-            model=model or None,
+            model=call.model,
             key=key,
             headers=self._headers(request),
+            terms=call.terms,
         )
 
     def _headers(self, request: Request) -> dict[str, str]:
@@ -223,8 +302,10 @@ class Routes:
         return headers
 
     def _authorization(self, request: Request) -> str | None:
-        """What the replica is to see: None where the router has a key of its own for replicas."""
-        if self.state.options.replica_api_key is not None:
+        """What the replica is to see: None where the router has a key of its own for replicas, or
+        keys are those of tenants.
+        """
+        if self.state.options.replica_api_key is not None or self.state.tenants is not None:
             return None
         given = request.headers.get("authorization")
         if given is None and (key := request.headers.get("x-api-key")) is not None:
@@ -283,4 +364,5 @@ def create_app(state: RouterState) -> Starlette:
         state,
         state.options,
         title="Octavo router",
+        guard=Middleware(TenantMiddleware, source=state.tenants) if state.tenants else None,
     )

@@ -14,6 +14,7 @@ from octavo_protocol.openai import ChatCompletionRequest, CompletionRequest
 from octavo_protocol.overrides import NO_OVERRIDES, PromptTokens, RequestOverrides
 from octavo_protocol.packed_ids import ID_BYTES, pack
 from octavo_protocol.records import ReplicaRecord
+from octavo_protocol.resources.model_deployment import RoutingPolicyName
 from octavo_protocol.tokenization import Tokenization
 from octavo_protocol.tokenizer import MEMO_BYTES, RENDERING_SPEED, Tokenizer
 from octavo_router.deployment import Deployment
@@ -38,6 +39,7 @@ class PromptKey:
     num_tokens: of that prompt; num_other_tokens: of further prompts, never predicted as cached.
     Empty where the prompt could not be tokenized. session: which the request belongs to. tokens:
     what replicas need not tokenize again; None where the prompts came as token ids.
+    policy, replica: what the client asks for in place of the deployment's choice.
     """
 
     hashes: tuple[bytes, ...] = ()
@@ -46,11 +48,18 @@ class PromptKey:
     block_size: int = 0
     session: str | None = None
     tokens: PromptTokens | None = None
+    policy: RoutingPolicyName | None = None
+    replica: str | None = None
+
+    @property
+    def num_all_tokens(self) -> int:
+        """Of all prompts; 0: not known."""
+        return self.num_tokens + self.num_other_tokens
 
     def request(self, index: MemoryPrefixIndex) -> RouteRequest:
         """As the policy sees it."""
         return RouteRequest(
-            num_prompt_tokens=self.num_tokens + self.num_other_tokens,
+            num_prompt_tokens=self.num_all_tokens,
             session=self.session,
             hashes=self.hashes,
             block_size=self.block_size,
@@ -116,6 +125,10 @@ def choose(
     Raises `UnavailableError` without one.
     """
     records = deployment.replicas.usable(model, without=tried)
+    if key.replica is not None:
+        records = [record for record in records if record.replica_id == key.replica]
+        if not records:
+            raise UnavailableError(f"the replica {key.replica!r} that was asked for is not ready")
     if not records:
         raise UnavailableError(
             f"no replica could serve the request; {len(tried)} were tried"
@@ -129,7 +142,7 @@ def choose(
     views = tuple(
         ReplicaView(
             replica_id=record.replica_id,
-            num_cached_tokens=_num_cached(record, key, depths),
+            num_cached_tokens=num_cached(record, key, depths),
             num_queued_tokens=loads.num_queued_tokens(record.incarnation),
             num_recent_tokens=loads.num_recent_tokens(record.incarnation),
             num_running=loads.num_running(record.incarnation),
@@ -138,7 +151,8 @@ def choose(
         )
         for record in records
     )
-    choice = deployment.policy.choose(key.request(deployment.index), views)
+    policy = deployment.policy_for(key.policy)
+    choice = policy.choose(key.request(deployment.index), views)
     record = next(
         record for record, view in zip(records, views, strict=True) if view is choice.replica
     )
@@ -238,9 +252,9 @@ class Decider:
         decision = Decision(
             request_id=request_id,
             deployment=deployment.name,
-            policy=deployment.policy.name,
+            policy=deployment.policy_for(key.policy).name,
             replica=pick.record,
-            num_prompt_tokens=key.num_tokens + key.num_other_tokens,
+            num_prompt_tokens=key.num_all_tokens,
             num_cached_tokens=pick.view.num_cached_tokens,
             views=pick.views,
             costs=pick.costs,
@@ -265,7 +279,8 @@ class Decider:
             self._remembered.popitem(last=False)
 
 
-def _num_cached(record: ReplicaRecord, key: PromptKey, depths: dict[str, int]) -> int:
+def num_cached(record: ReplicaRecord, key: PromptKey, depths: dict[str, int]) -> int:
+    """Prompt tokens that a replica has. depths: blocks of `key` that each incarnation has."""
     depth = depths.get(record.incarnation, 0)
     if not depth or record.block_size != key.block_size:
         return 0

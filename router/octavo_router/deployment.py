@@ -13,7 +13,7 @@ from octavo_protocol.records import decode_record
 from octavo_protocol.resources.model_deployment import RoutingPolicyName
 from octavo_router.cached_blocks import CachedBlocks
 from octavo_router.load_tracker import LoadTracker
-from octavo_router.policies import make_policy
+from octavo_router.policies import RoutingPolicy, make_policy
 from octavo_router.policies.weights import DEFAULT_WEIGHTS, PolicyWeights
 from octavo_router.prefix_index import IndexBudget, MemoryPrefixIndex
 from octavo_router.replicas import ReplicaSet
@@ -56,6 +56,7 @@ class Deployment:
         self._clock = clock
         self._empty_since: float | None = None
         self._seen: dict[str, bytes] = {}
+        self._asked_policies: dict[str, RoutingPolicy] = {}
 
     def set_policy(self, name: str) -> None:
         """The policy of that name, from now on. One that this release does not know is passed over
@@ -68,6 +69,14 @@ class Deployment:
                 self.policy = make_policy(known, weights=self._weights)
                 return
         logger.warning("deployment %s asks for the unknown policy %r", self.name, name)
+
+    def policy_for(self, name: RoutingPolicyName | None) -> RoutingPolicy:
+        """The policy that a request asks for by name; None: the deployment's."""
+        if name is None or name == self.policy.name:
+            return self.policy
+        if name not in self._asked_policies:
+            self._asked_policies[name] = make_policy(name, weights=self._weights)
+        return self._asked_policies[name]
 
     def check(self, model: str | None) -> None:
         """Notes that a request came. Raises `UnavailableError` without a replica that is ready."""

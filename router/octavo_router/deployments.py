@@ -104,6 +104,11 @@ class Deployments:
         """
         return self._find(model) if model else self._only()
 
+    def is_ready(self, model: str) -> bool:
+        """Whether a replica could answer for `model` now."""
+        deployment = self.names().get(model)
+        return deployment is not None and bool(deployment.replicas.usable(model))
+
     def names(self) -> dict[str, Deployment]:
         """Whom each name of a model means."""
         if self._names is None:

@@ -8,6 +8,8 @@ from collections.abc import Mapping
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
+from octavo_router.admission.metrics import AdmissionMetrics
+
 _TTFT_BUCKETS = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30, 60)
 _DECISION_BUCKETS = (0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.05)
 _PREFIX = "octavo_router_"
@@ -19,6 +21,7 @@ class RouterMetrics:
     def __init__(self) -> None:
         self._registry = CollectorRegistry()
         registry = self._registry
+        self.admission = AdmissionMetrics(registry)
         self.requests = Counter(
             _PREFIX + "requests", "Answers to clients, by status.", ["code"], registry=registry
         )

@@ -6,8 +6,12 @@ from pathlib import Path
 from octavo_protocol.errors import ConfigError
 from octavo_protocol.http_options import HttpOptions
 from octavo_protocol.resources.model_deployment import RoutingPolicyName
+from octavo_router.admission.queue_options import QueueOptions
+from octavo_router.admission.room import DEFAULT_BACKLOG_S
 from octavo_router.capture import DEFAULT_BLOCK_SIZE, DEFAULT_MAX_BYTES
 from octavo_router.policies.weights import DEFAULT_WEIGHTS, PolicyWeights
+
+_QUEUE_REQUESTS = 1024
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,6 +35,11 @@ class RouterOptions(HttpOptions):
 
     capture: file for a trace of the traffic, of at most capture_bytes with the one before it; its
     blocks have capture_block_size tokens.
+
+    tenants: file or folder that says who may use the router, in place of api_key. usage_records:
+    finished requests of tenants that Redis remembers one by one. queue_requests, queue_tokens: what
+    may wait in the router for each deployment; None: 1024 requests with tenants, else 0, which
+    sends all on at once. replica_backlog_s: seconds of work that replicas get in advance of that.
     """
 
     redis_url: str | None = None
@@ -50,6 +59,11 @@ class RouterOptions(HttpOptions):
     resume_ttl_s: float = 300.0
     resume_stream_bytes: int = 4 * 2**20
     resume_total_bytes: int = 64 * 2**20
+    tenants: Path | None = None
+    usage_records: int = 100_000
+    queue_requests: int | None = None
+    queue_tokens: int = 4_000_000
+    replica_backlog_s: float = DEFAULT_BACKLOG_S
     max_body_bytes: int = 16 * 2**20
     drain_delay_s: float = 0.0
     drain_timeout_s: float = 30.0
@@ -71,3 +85,15 @@ class RouterOptions(HttpOptions):
             raise ConfigError("--all-deployments needs --redis-url: the registry is in Redis")
         if self.namespaces and not self.all_deployments:
             raise ConfigError("--namespaces filters --all-deployments; give that too")
+        if self.tenants is not None and self.api_key:
+            raise ConfigError(
+                "--tenants says which keys are good: leave --api-key out, and give tenants its keys"
+            )
+
+    @property
+    def queues(self) -> QueueOptions:
+        """Bounds of what may wait in the router."""
+        num_requests = self.queue_requests
+        if num_requests is None:
+            num_requests = 0 if self.tenants is None else _QUEUE_REQUESTS
+        return QueueOptions(num_requests, self.queue_tokens, self.replica_backlog_s)

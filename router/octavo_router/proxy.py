@@ -17,15 +17,23 @@ import aiohttp
 
 from octavo_protocol.asgi import Message, Send
 from octavo_protocol.continuation import CONTINUABLE, TRACE_HEADER
-from octavo_protocol.errors import OctavoError, UnavailableError, error_body
-from octavo_protocol.overrides import NO_OVERRIDES, RequestOverrides
+from octavo_protocol.errors import (
+    DeadlineError,
+    OctavoError,
+    UnavailableError,
+    envelope,
+    error_body,
+)
+from octavo_protocol.overrides import RequestOverrides
 from octavo_protocol.records import ReplicaRecord
 from octavo_protocol.wire_formats import wire_format
+from octavo_router.admission.admission import Admission
 from octavo_router.capture import TrafficCapture
 from octavo_router.decisions import Decider, Decision, PromptKey
 from octavo_router.deployment import Deployment
 from octavo_router.metrics import RouterMetrics
 from octavo_router.stream_trace import StreamTrace
+from octavo_router.tenancy.terms import Terms
 
 logger = logging.getLogger(__name__)
 
@@ -44,7 +52,8 @@ class ProxyRequest:
     """A client's request as it goes to a replica: the bytes that came.
 
     deployment: whose replicas may answer. key: what the choice among them goes by. headers: the
-    client's that replicas read. overrides: what replicas are to take in place of the body's.
+    client's that replicas read. terms: what its tenant and its headers add, with what replicas are
+    to take in place of the body's.
     """
 
     deployment: Deployment
@@ -54,7 +63,7 @@ class ProxyRequest:
     model: str | None
     key: PromptKey
     headers: Mapping[str, str] = field(default_factory=dict)
-    overrides: RequestOverrides = NO_OVERRIDES
+    terms: Terms = field(default_factory=Terms)
     arrived: float = field(default_factory=time.perf_counter)
 
     def overrides_for(self, record: ReplicaRecord) -> RequestOverrides:
@@ -66,8 +75,8 @@ class ProxyRequest:
             or tokens.tokenizer_id != record.tokenizer_id
             or not tokens.fits(self.body)
         ):
-            return self.overrides
-        return replace(self.overrides, prompt_tokens=tokens)
+            return self.terms.overrides
+        return replace(self.terms.overrides, prompt_tokens=tokens)
 
     def sent_headers(self, overrides: RequestOverrides) -> dict[str, str]:
         headers = {
@@ -99,6 +108,7 @@ class Proxy:
         *,
         session: aiohttp.ClientSession,
         decider: Decider,
+        admission: Admission,
         metrics: RouterMetrics,
         max_attempts: int,
         patience_s: float,
@@ -106,6 +116,7 @@ class Proxy:
     ) -> None:
         self._session = session
         self._decider = decider
+        self._admission = admission
         self._metrics = metrics
         self._max_attempts = max_attempts
         self._patience_s = patience_s
@@ -116,17 +127,23 @@ class Proxy:
         stream = StreamTrace(wire_format(request.path))
         try:
             await self.generate(request, stream, send)
-        except UnavailableError as error:
+        except (UnavailableError, DeadlineError) as error:
             if not stream.has_begun:
                 self._metrics.answered(request.deployment.name, error.status_code)
                 raise
-            await send(_body(broken_event(request.path), is_last=True))
+            await send(_body(broken_event(request.path, error), is_last=True))
 
     async def generate(self, request: ProxyRequest, stream: StreamTrace, send: Send) -> None:
-        """Sends the answer from where `stream` is; what `send` raises ends it.
+        """Sends the answer from where `stream` is, once the request is admitted; what `send` raises
+        ends it.
 
-        Raises `UnavailableError` when no replica could give it or go on with it.
+        Raises `UnavailableError` when no replica could give it or go on with it, and what
+        `Admission.admitted` raises.
         """
+        async with self._admission.admitted(request, stream, send) as watched:
+            await self._generate(request, stream, watched)
+
+    async def _generate(self, request: ProxyRequest, stream: StreamTrace, send: Send) -> None:
         tried: list[str] = []
         names: list[str] = []
         deployment = request.deployment
@@ -303,8 +320,11 @@ class Proxy:
             deployment.blocks.distrust(record.incarnation)
 
 
-def broken_event(path: str) -> bytes:
-    """Tells the client of a stream that its rest will not come."""
+def broken_event(path: str, error: OctavoError) -> bytes:
+    """Tells the client of a stream that its rest will not come, and why."""
+    if isinstance(error, DeadlineError):
+        status, body = envelope(error)
+        return wire_format(path).event(status, body)
     broken = error_body(
         "the replica that generated this answer failed",
         error_type=OctavoError.error_type,

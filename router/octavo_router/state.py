@@ -15,6 +15,7 @@ from octavo_protocol.bounded_memo import BoundedMemo
 from octavo_protocol.keys import Keys
 from octavo_protocol.sampling_params import SamplingParams
 from octavo_protocol.tasks import stop_tasks
+from octavo_router.admission.admission import Admission
 from octavo_router.capture import TrafficCapture
 from octavo_router.decisions import Decider
 from octavo_router.deployments import Deployments
@@ -28,6 +29,11 @@ from octavo_router.resumption import Resumption
 from octavo_router.resumption.journal import Journal, JournalLimits
 from octavo_router.resumption.memory_journal import MemoryJournal
 from octavo_router.resumption.redis_journal import RedisJournal
+from octavo_router.tenancy.ledger import Ledger
+from octavo_router.tenancy.limiter import Limiter
+from octavo_router.tenancy.limits import MemoryLimits
+from octavo_router.tenancy.redis_limits import RedisLimits, limits_client
+from octavo_router.tenancy.source import TenantSource
 from octavo_router.tokenizers import TokenizerCache
 
 logger = logging.getLogger(__name__)
@@ -59,6 +65,9 @@ class RouterState:
         self.num_open = 0
         self.is_leaving = False
         self.is_draining = False
+        self.tenants = TenantSource(options.tenants) if options.tenants is not None else None
+        self._ledger: Ledger | None = None
+        self._limits: redis.asyncio.Redis | None = None
         self._tasks: list[asyncio.Task[None]] = []
         self._redis: redis.asyncio.Redis | None = None
         self._journals = AsyncExitStack()
@@ -95,6 +104,9 @@ class RouterState:
         self.metrics.index_entries.set(self.index_budget.num_entries)
         self.metrics.index_bytes.set(self.index_budget.num_bytes)
         self.metrics.index_refused.set(self.index_budget.num_refused)
+        self.admission.measure()
+        if self.tenants is not None:
+            self.metrics.admission.stale.set(self.tenants.is_stale)
 
     async def __aenter__(self) -> "RouterState":
         options = self.options
@@ -111,12 +123,14 @@ class RouterState:
             api_key=options.replica_api_key,
         )
         self._follow()
+        self.admission = self._make_admission()
         memo: BoundedMemo[bytes] = BoundedMemo(options.token_memo_bytes)
         self._tokenizers = TokenizerCache(self._session, memo)
         self.decider = Decider(self._tokenizers, self.metrics, memo)
         self.proxy = Proxy(
             session=self._session,
             decider=self.decider,
+            admission=self.admission,
             metrics=self.metrics,
             max_attempts=options.max_attempts,
             patience_s=options.continue_patience_s,
@@ -134,12 +148,30 @@ class RouterState:
         await self.resumption.close()
         await self._journals.aclose()
         await stop_tasks(self._tasks)
+        self.admission.close()
+        if self._ledger is not None:
+            await self._ledger.flush()
         await self._tokenizers.close()
         await self._session.close()
         if self.capture is not None:
             self.capture.close()
-        if self._redis is not None:
-            await self._redis.aclose()
+        for client in filter(None, (self._redis, self._limits)):
+            await client.aclose()
+
+    def _make_admission(self) -> Admission:
+        """Starts what keeps tenants and their limits true."""
+        metrics, queues = self.metrics.admission, self.options.queues
+        if self.tenants is None:
+            return Admission(metrics, queues)
+        if (url := self.options.redis_url) is not None:
+            self._limits = limits_client(url)
+        shared = RedisLimits(self._limits) if self._limits is not None else None
+        limiter = Limiter(shared, MemoryLimits())
+        self._ledger = Ledger(self._limits, max_records=self.options.usage_records)
+        self._start(self.tenants.follow())
+        self._start(limiter.renew())
+        self._start(self._ledger.follow())
+        return Admission(metrics, queues, limiter, self._ledger)
 
     async def _make_resumption(self) -> Resumption:
         options = self.options

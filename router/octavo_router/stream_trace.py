@@ -9,7 +9,7 @@ import re
 
 import msgspec
 
-from octavo_protocol.continuation import CONTINUE, MARK, continuation_body
+from octavo_protocol.continuation import CONTINUE, MARK, TraceEntry, continuation_body
 from octavo_protocol.wire_formats import WireFormat
 
 _MARK_LINE = re.compile(rb"^%s([^\n]*)\n" % MARK, re.MULTILINE)
@@ -44,8 +44,7 @@ class StreamTrace:
     @property
     def num_tokens(self) -> int:
         """Generated so far, by all choices together."""
-        entries = msgspec.json.decode(b"[%s]" % self._entries[:-1])
-        return sum(len(token_ids) for _, token_ids, *_ in entries)
+        return self.token_counts()[1]
 
     def begin(self, head: str | None) -> None:
         """A replica's answer begins. head: its trace header."""
@@ -83,6 +82,12 @@ class StreamTrace:
         """What is left to pass on of a whole stream."""
         held, self._held = self._held, b""
         return held
+
+    def token_counts(self) -> tuple[int, int]:
+        """Tokens of the prompt that the cache supplied, and of all outputs so far."""
+        entries = msgspec.json.decode(b"[%s]" % self._entries[:-1], type=list[TraceEntry])
+        cached = [each.num_cached_tokens or 0 for each in entries]
+        return max(cached, default=0), sum(len(each.token_ids) for each in entries)
 
     def continuation(self, path: str, body: bytes) -> tuple[str, bytes]:
         """Path and body that ask a replica to go on with the answer to the request `body`."""

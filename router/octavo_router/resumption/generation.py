@@ -12,7 +12,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from octavo_protocol.asgi import Message
-from octavo_protocol.errors import GoneError, UnavailableError
+from octavo_protocol.errors import GoneError, OctavoError
 from octavo_protocol.tasks import stop_tasks
 from octavo_router.proxy import Proxy, ProxyRequest
 from octavo_router.resumption.answer import Answer
@@ -137,7 +137,7 @@ class Generation:
         except _StoppedError:
             pass
         except Exception as error:
-            if not isinstance(error, UnavailableError):
+            if not isinstance(error, OctavoError):
                 logger.exception("a stream failed", extra={"request_id": self._request.request_id})
             self._tail.fail(error)
 

@@ -13,7 +13,12 @@ import time
 from collections.abc import Callable
 
 from octavo_protocol.asgi import Message, Send
-from octavo_protocol.errors import GoneError, OtherRequestError, UnavailableError
+from octavo_protocol.errors import (
+    DeadlineError,
+    GoneError,
+    OtherRequestError,
+    UnavailableError,
+)
 from octavo_protocol.tasks import stop_tasks
 from octavo_protocol.wire_formats import wire_format
 from octavo_router.metrics import RouterMetrics
@@ -89,11 +94,11 @@ class Resumption:
         except _NotKeptError:
             self._metrics.resumable_answers.labels("not_kept").inc()
             await self._proxy.relay(request, _told(send))
-        except (GoneError, UnavailableError) as error:
+        except (DeadlineError, GoneError, UnavailableError) as error:
             if not answer.has_begun:
                 raise
             logger.warning("a stream ends: %s", error, extra={"request_id": request.request_id})
-            await answer.finish(broken_event(request.path))
+            await answer.finish(broken_event(request.path, error))
 
     async def _source(
         self, name: StreamName, request: ProxyRequest, asked: Asked, answer: Answer

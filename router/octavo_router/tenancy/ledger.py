@@ -62,6 +62,7 @@ class Ledger:
         self._entries: deque[Entry] = deque()
         self._has_entries = asyncio.Event()
         self._swept = ""
+        self._is_waiting = False
         self.num_lost = 0
 
     def add(self, entry: Entry) -> None:
@@ -84,10 +85,15 @@ class Ledger:
             batch = [self._entries.popleft() for _ in range(min(_BATCH, len(self._entries)))]
             try:
                 await self._write(batch)
-            except REDIS_FAILURES as error:
-                logger.warning("usage is kept until Redis is back: %s", error)
+            except BaseException as error:
                 self._entries.extendleft(reversed(batch))
+                if not isinstance(error, REDIS_FAILURES):
+                    raise
+                if not self._is_waiting:
+                    logger.warning("usage is kept until Redis is back: %s", error)
+                self._is_waiting = True
                 return False
+        self._is_waiting = False
         self._has_entries.clear()
         return True
 

@@ -17,7 +17,6 @@ from octavo_router.tenancy.tenant import Limits, Tenant
 logger = logging.getLogger(__name__)
 
 REDIS_FAILURES = (redis.exceptions.RedisError, OSError, TimeoutError)
-_TIMEOUT_S = 0.25
 _AWAY_S = 1.0
 _BUDGETS = ("tokens_per_day", "tokens_per_month")
 
@@ -72,6 +71,11 @@ class Limiter:
         self._open[permit_id] = permit
         return permit
 
+    def resumed(self, tenant: Tenant) -> Permit:
+        """For a request that was admitted by a router that is gone: it is counted, not limited."""
+        store = self._shared if tenant.limits.is_counted else None
+        return Permit(secrets.token_hex(8), tenant, 0, store, Verdict())
+
     def ended(self, permit: Permit) -> None:
         """Its lease need not be renewed any more; what it used is still to be settled."""
         self._open.pop(permit.id, None)
@@ -91,8 +95,7 @@ class Limiter:
     ) -> tuple[LimitStore, Verdict]:
         if self._shared is not None and not self.is_degraded:
             try:
-                async with asyncio.timeout(_TIMEOUT_S):
-                    return self._shared, await self._shared.admit(tenant, permit_id, num_tokens)
+                return self._shared, await self._shared.admit(tenant, permit_id, num_tokens)
             except REDIS_FAILURES as error:
                 self._note(error)
         return self._local, await self._local.admit(tenant, permit_id, num_tokens)
@@ -130,11 +133,14 @@ def rate_limit_headers(limits: Limits, verdict: Verdict) -> dict[str, str]:
 
 
 def duration(seconds: float) -> str:
-    """As OpenAI's headers write it: `1m2s`, `5s`, `120ms`."""
+    """As OpenAI's headers write it: `1h0m2s`, `1m2s`, `5s`, `120ms`."""
     if seconds < 1:
         return f"{math.ceil(seconds * 1000)}ms"
     minutes, rest = divmod(math.ceil(seconds), 60)
-    return f"{minutes}m{rest}s" if minutes else f"{rest}s"
+    if not minutes:
+        return f"{rest}s"
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}h{minutes}m{rest}s" if hours else f"{minutes}m{rest}s"
 
 
 def _refused(tenant: Tenant, verdict: Verdict, num_tokens: int) -> RateLimitError:

@@ -9,13 +9,19 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+import redis.asyncio
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+
 from octavo_protocol.keys import tenant_keys
 from octavo_router.tenancy.limits import LEASE_S, MINUTE_US, Verdict, num_left, period
 from octavo_router.tenancy.tenant import Tenant
 
 if TYPE_CHECKING:
-    import redis.asyncio
     from redis.asyncio.client import Pipeline
+
+_TIMEOUT_S = 0.25
+_MAX_CONNECTIONS = 32
 
 _NOW = """
 local function now_us(given)
@@ -124,11 +130,24 @@ for i = 3, #ARGV do redis.call('ZADD', KEYS[1], 'XX', till, ARGV[i]) end
 )
 
 
+def limits_client(url: str) -> redis.asyncio.Redis:
+    """For calls that requests wait for: few connections, and little patience."""
+    pool = redis.asyncio.BlockingConnectionPool.from_url(
+        url,
+        max_connections=_MAX_CONNECTIONS,
+        timeout=_TIMEOUT_S,
+        socket_timeout=_TIMEOUT_S,
+        socket_connect_timeout=_TIMEOUT_S,
+        retry=Retry(NoBackoff(), 1),  # a connection that the server closed meanwhile
+    )
+    return redis.asyncio.Redis.from_pool(pool)
+
+
 class RedisLimits:
     """A `LimitStore`. clock: Unix time in seconds in place of the server's, for tests."""
 
     def __init__(
-        self, client: "redis.asyncio.Redis", clock: Callable[[], float] | None = None
+        self, client: redis.asyncio.Redis, clock: Callable[[], float] | None = None
     ) -> None:
         self._clock = clock
         self._admit = client.register_script(_ADMIT)
