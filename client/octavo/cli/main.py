@@ -24,7 +24,9 @@ from octavo.cli import (
     run_batch,
     serve,
     sim,
+    tenants,
     up,
+    usage,
     version,
 )
 from octavo.cli.command import FlexibleCommand, ServeCommand
@@ -82,6 +84,8 @@ app.command("run-batch", cls=ServeCommand)(run_batch.run_batch)
 app.command("chat", cls=FlexibleCommand)(chat.chat)
 app.command("complete", cls=FlexibleCommand)(complete.complete)
 app.add_typer(models.app, name="models")
+app.add_typer(tenants.app, name="tenants")
+app.command("usage", cls=FlexibleCommand)(usage.usage)
 app.command("sim", cls=FlexibleCommand)(sim.sim)
 app.command("replay", cls=FlexibleCommand)(replay.replay)
 app.command("doctor")(doctor.doctor)

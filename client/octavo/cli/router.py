@@ -149,6 +149,44 @@ def router(
         int,
         option("--capture-block-size", help="Tokens of a block in that file.", min=1),
     ] = _ROUTER["capture_block_size"],
+    tenants: Annotated[
+        Path | None,
+        option(
+            "--tenants",
+            help="YAML file, or folder of such files, that says who may use the router, with which "
+            "keys, models and limits. In place of --api-key.",
+            show_default=False,
+        ),
+    ] = None,
+    usage_records: Annotated[
+        int,
+        option(
+            "--usage-records",
+            help="Finished requests of tenants that Redis remembers one by one.",
+            min=1,
+        ),
+    ] = _ROUTER["usage_records"],
+    queue_requests: Annotated[
+        int | None,
+        option(
+            "--queue-requests",
+            help="Requests that may wait in the router for each deployment while its replicas have "
+            "no room; 0 sends all on at once. Default: 1024 with --tenants, else 0.",
+            min=0,
+            show_default=False,
+        ),
+    ] = None,
+    queue_tokens: Annotated[
+        Any, size_option("--queue-tokens", help="Likewise, tokens of prompts and outputs.")
+    ] = _ROUTER["queue_tokens"],
+    replica_backlog: Annotated[
+        float,
+        option(
+            "--replica-backlog",
+            help="Seconds of prompts that replicas get in advance of that.",
+            min=0.1,
+        ),
+    ] = _ROUTER["replica_backlog_s"],
     log_level: Annotated[
         Literal["debug", "info", "warning", "error"],
         option("--log-level", help="How much to log."),
@@ -186,6 +224,11 @@ def router(
         capture=capture,
         capture_bytes=capture_bytes,
         capture_block_size=capture_block_size,
+        tenants=tenants,
+        usage_records=usage_records,
+        queue_requests=queue_requests,
+        queue_tokens=queue_tokens,
+        replica_backlog_s=replica_backlog,
         log_level=log_level,
         **serve_flags.given(http),
     )

@@ -35,6 +35,10 @@ class Directory:
                 caller = Caller(tenant, key.id or key_id(key.hash))
                 self._callers.setdefault(key_id(key.hash), []).append((key.hash, caller))
 
+    def num_keys(self, tenant: Tenant) -> int:
+        known = (caller for each in self._callers.values() for _, caller in each)
+        return sum(caller.tenant == tenant for caller in known)
+
     def authenticate(self, key: bytes) -> Caller | None:
         """Whose key this is; None: nobody's. Hashes are compared in constant time."""
         digest = key_hash(key)

@@ -1,6 +1,6 @@
 """A tenant as the request path sees it: plain, checked values."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from fnmatch import fnmatchcase
 from typing import Literal
 
@@ -37,6 +37,11 @@ class Limits:
                 self.tokens_per_month,
             )
         )
+
+    def described(self) -> list[str]:
+        """Each limit that there is, as `name=number`."""
+        named = ((each.name, getattr(self, each.name)) for each in fields(self))
+        return [f"{name}={number}" for name, number in named if number is not None]
 
 
 @dataclass(frozen=True, slots=True)

@@ -136,6 +136,16 @@ def test_the_router_is_set_as_the_values_say(monkeypatch: pytest.MonkeyPatch) ->
     )
 
 
+def test_tenants_are_read_from_their_secret(monkeypatch: pytest.MonkeyPatch) -> None:
+    manifests = render({"router": {"tenants": {"secretName": "tenants"}}})
+    container = manifests.container("router")
+    options = start(container, monkeypatch, "octavo_router.server.run_router")
+    [mount] = [each for each in container["volumeMounts"] if each["name"] == "tenants"]
+    [volume] = [each for each in manifests.pod("router")["spec"]["volumes"] if "secret" in each]
+    assert options.tenants == Path(mount["mountPath"])
+    assert volume == {"name": "tenants", "secret": {"secretName": "tenants"}}
+
+
 def test_the_ports_are_those_on_which_the_containers_listen() -> None:
     manifests = render()
     for component, flag in (("operator", "--health-port"), ("router", "--port")):

@@ -122,6 +122,7 @@ def test_flags_that_are_named_are_known() -> None:
         "benchmarks",
         "getting-started",
         "pooling",
+        "tenancy",
     ):
         text = (REPOSITORY / "docs" / f"{name}.md").read_text(encoding="utf-8")
         unknown = {flag.replace("_", "-") for flag in _FLAG.findall(text)} - known
