@@ -90,8 +90,8 @@ class RequestOverrides:
     model: str | None = None
     cache_salt: str | None = None
     priority: int | None = None
-    max_tokens: int | None = None
     prompt_tokens: PromptTokens | None = None
+    max_tokens: int | None = None
 
     @property
     def headers(self) -> dict[str, str]:

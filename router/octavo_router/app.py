@@ -42,7 +42,9 @@ from octavo_router.tenancy.directory import Directory
 from octavo_router.tenancy.middleware import TenantMiddleware, caller_of
 from octavo_router.tenancy.tenant import Caller, Tenant
 from octavo_router.tenancy.terms import (
+    Body,
     Terms,
+    body_terms,
     check_may,
     check_model,
     generation_terms,
@@ -113,6 +115,9 @@ class Routes:
         body = _generation(parsed)
         body.sampling_params(self.state.defaults, max_tokens=None)  # the replica's checks, early
         call = self._call(request, raw, body.model, body)
+        if isinstance(parsed, CountTokensRequest):
+            uncounted = replace(call.terms, counts_tokens=False, num_output_tokens=0)
+            call = replace(call, terms=uncounted)
         key = await self._key(request, call, body, raw)
         if has_earlier:  # a replica has what was said before; the tokens are only of the rest
             key = replace(key, tokens=None)
@@ -125,9 +130,9 @@ class Routes:
         """Every route of pooling models."""
         raw = await self._body(request)
         body = parse_body(raw, POOLING[request.url.path])
-        deployment = self._deployment(body.model)
-        key = pooling_key(body)
-        return _Relayed(self.state, self._proxied(request, deployment, raw, body.model, key))
+        call = self._call(request, raw, body.model, body)
+        key = _pinned(pooling_key(body), call.terms)
+        return _Relayed(self.state, self._proxied(request, call, raw, key))
 
     async def tokenize(self, request: Request) -> Any:
         return await self._plain(request, TokenizeRequest)
@@ -199,9 +204,7 @@ class Routes:
         key = await self.state.decider.prompt_key(
             deployment, body, session=session, overrides=terms.overrides
         )
-        if terms.policy is None and terms.replica is None:
-            return key
-        return replace(key, policy=terms.policy, replica=terms.replica)
+        return _pinned(key, terms)
 
     def _asked(self, request: Request, raw: bytes, body: GenerationRequest) -> Asked | None:
         """Whether the client wants to come back to the answer. Raises `ValidationError`."""
@@ -224,11 +227,11 @@ class Routes:
         request: Request,
         raw: bytes,
         model: str | None,
-        body: GenerationRequest | None = None,
+        body: Body | None = None,
     ) -> Call:
         """What a request for `model` comes to: whose it is, what it may do, who may answer it.
 
-        body: of a request that generates. Raises what forbids it, or why there is nobody.
+        body: of a request with a prompt. Raises what forbids it, or why there is nobody.
         """
         caller = caller_of(request)
         check_model(caller, model)
@@ -237,8 +240,10 @@ class Routes:
         terms = header_terms(request.headers, caller)
         directory = self._directory
         if body is not None:
-            terms = generation_terms(terms, request.headers, body, model=real, directory=directory)
-        elif real != (model or None):
+            terms = body_terms(terms, request.headers, body, model=real, directory=directory)
+        if isinstance(body, ChatCompletionRequest | CompletionRequest):
+            terms = generation_terms(terms, body)
+        if body is None and real != (model or None):
             terms = replace(terms, overrides=RequestOverrides(model=real))
         return Call(deployment, real, terms)
 
@@ -316,6 +321,13 @@ class Routes:
         if self.state.is_draining:
             raise UnavailableError("the router is stopping; try another one")
         return await read_body(request.scope, request.receive, self.state.max_body_bytes)
+
+
+def _pinned(key: PromptKey, terms: Terms) -> PromptKey:
+    """With the policy or replica that the request asks for."""
+    if terms.policy is None and terms.replica is None:
+        return key
+    return replace(key, policy=terms.policy, replica=terms.replica)
 
 
 def _generation(body: _Body) -> GenerationRequest:

@@ -9,7 +9,7 @@ x-octavo-timeout-ms: 30000  end it after that long
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import get_args
+from typing import Protocol, get_args
 
 from octavo_protocol.errors import ForbiddenError, ValidationError, refusal_headers
 from octavo_protocol.openai import ChatCompletionRequest, CompletionRequest
@@ -27,6 +27,14 @@ TIMEOUT_HEADER = "x-octavo-timeout-ms"
 # An answer whose length nobody has bounded is expected to be this long.
 EXPECTED_OUTPUT_TOKENS = 256
 _MAX_MS = 7 * 24 * 3600 * 1000
+
+
+class Body(Protocol):
+    """What the body of every request with a prompt has."""
+
+    model: str | None
+    priority: int
+    cache_salt: str | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,53 +99,50 @@ def header_terms(headers: Mapping[str, str], caller: Caller) -> Terms:
     )
 
 
-def generation_terms(
+def body_terms(
     terms: Terms,
     headers: Mapping[str, str],
-    body: ChatCompletionRequest | CompletionRequest,
+    body: Body,
     *,
     model: str | None,
     directory: Directory | None,
 ) -> Terms:
-    """`terms` for a request that generates. model: that its name stands for. directory: of the
+    """`terms` for a request with a prompt. model: that its name stands for. directory: of the
     tenants; None: there are none, and the body's priority and salt count as they are.
 
     Raises `ValidationError` and `ForbiddenError`.
     """
     priority = _asked_priority(headers, body)
-    max_tokens = body.requested_max_tokens()
     overrides = RequestOverrides(model=model if model != body.model else None)
-    if directory is None:
-        overrides = replace(overrides, priority=priority if _asks_us(headers) else None)
-    else:
+    if directory is not None:
         tenant = terms.caller.tenant
         priority = _allowed_priority(terms.caller, priority)
-        overrides = replace(
-            overrides,
-            cache_salt=directory.cache_salt(tenant, body.cache_salt),
-            priority=priority,
+        salt = directory.cache_salt(tenant, body.cache_salt)
+        overrides = replace(overrides, cache_salt=salt, priority=priority)
+    elif PRIORITY_HEADERS[0] in headers:  # where replicas do not look
+        overrides = replace(overrides, priority=priority)
+    return replace(terms, overrides=overrides, priority=priority or 0, counts_tokens=True)
+
+
+def generation_terms(terms: Terms, body: ChatCompletionRequest | CompletionRequest) -> Terms:
+    """`terms` for a request whose answer has tokens too. Raises `ValidationError` for more of them
+    than the tenant may ask for.
+    """
+    asked, cap = body.requested_max_tokens(), terms.caller.tenant.limits.max_output_tokens
+    if cap is not None and asked is not None and asked > cap:
+        raise ValidationError(
+            f"max_tokens must be at most {cap} with this API key, got {asked}",
+            parameter="max_tokens",
+            code="max_output_tokens",
         )
-        if (cap := tenant.limits.max_output_tokens) is not None:
-            _check_max_tokens(max_tokens, cap)
-            overrides = replace(overrides, max_tokens=cap if max_tokens is None else None)
-            max_tokens = max_tokens or cap
-    return replace(
-        terms,
-        overrides=overrides,
-        priority=priority or 0,
-        counts_tokens=True,
-        num_output_tokens=(max_tokens or EXPECTED_OUTPUT_TOKENS) * (body.n or 1),
-    )
+    overrides = terms.overrides
+    if cap is not None and asked is None:
+        overrides = replace(overrides, max_tokens=cap)
+    num_tokens = asked or cap or EXPECTED_OUTPUT_TOKENS
+    return replace(terms, overrides=overrides, num_output_tokens=num_tokens * (body.n or 1))
 
 
-def _asks_us(headers: Mapping[str, str]) -> bool:
-    """Whether a priority is given where replicas do not look."""
-    return PRIORITY_HEADERS[0] in headers
-
-
-def _asked_priority(
-    headers: Mapping[str, str], body: ChatCompletionRequest | CompletionRequest
-) -> int | None:
+def _asked_priority(headers: Mapping[str, str], body: Body) -> int | None:
     """None: the request says none."""
     for name in PRIORITY_HEADERS:
         if (text := headers.get(name)) is not None:
@@ -170,15 +175,6 @@ def check_may(caller: Caller, right: Override, what: str) -> None:
             f"tenant {caller.tenant.name} may not set {what}; leave it out, or have {right!r} added"
             " to its may_override",
             headers=refusal_headers("override"),
-        )
-
-
-def _check_max_tokens(asked: int | None, cap: int) -> None:
-    if asked is not None and asked > cap:
-        raise ValidationError(
-            f"max_tokens must be at most {cap} with this API key, got {asked}",
-            parameter="max_tokens",
-            code="max_output_tokens",
         )
 
 
