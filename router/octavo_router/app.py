@@ -129,7 +129,7 @@ class Routes:
     async def pool(self, request: Request) -> Any:
         """Every route of pooling models."""
         raw = await self._body(request)
-        body = parse_body(raw, POOLING[request.url.path])
+        body = parse_body(raw, POOLING[request.scope["path"]])
         call = self._call(request, raw, body.model, body)
         key = _pinned(pooling_key(body), call.terms)
         return _Relayed(self.state, self._proxied(request, call, raw, key))
