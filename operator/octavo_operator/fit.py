@@ -21,6 +21,7 @@ _DEFAULT_SEQUENCES = 256
 _DTYPE_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
 # Where a checkpoint does not say its bits; others count as the smallest, to refuse nothing wrongly.
 _QUANTIZED_BYTES = {"fp8": 1.0, "fbgemm_fp8": 1.0}
+_ENCODERS = frozenset({"bert", "camembert", "roberta", "xlm-roberta"})
 _GIB = 2**30
 
 
@@ -47,6 +48,8 @@ def check_fit(
     sequence = int(_kv_bytes(deployment, facts) * length)
     offered = f"{spec.num_gpus} x {_gib(gpu_memory_mib * 2**20)} x {percent}% = {_gib(available)}"
     parts = f"weights {_gib(weights)}" + (f" + adapters {_gib(adapters)}" if adapters else "")
+    if facts.is_encoder:
+        return _fit_without_cache(parts, available - weights - adapters, offered)
     one = f"one sequence of {length} tokens {_gib(sequence)}"
     room = _room(deployment, available - weights - adapters)
     if sequence > room:
@@ -58,6 +61,17 @@ def check_fit(
         f"{parts}, {_gib(room)} for the KV cache of {offered}: {count} of {most} sequences of "
         f"{length} tokens at once",
     )
+
+
+def _fit_without_cache(parts: str, left: int, offered: str) -> Fit:
+    """An encoder has weights only."""
+    if left < 0:
+        return Fit(
+            False,
+            f"{parts} do not fit into {offered}: {_gib(-left)} short; take larger GPUs, or "
+            "float16 or bfloat16 as engine.dtype",
+        )
+    return Fit(True, f"{parts}, no KV cache, in {offered}")
 
 
 def _room(deployment: ModelDeployment, left: int) -> int:
@@ -108,8 +122,8 @@ def facts_from_config(
     """What a config.json, and the index of its weight files, say of memory.
 
     For decoders that name their shapes as Llama does (Mistral, Qwen, Gemma, Phi, DeepSeek, mixtures
-    of experts). None where a shape is missing: nothing is guessed. Layers with a sliding window
-    keep little; they count as keeping nothing.
+    of experts) and encoders that name them as BERT does. None where a shape is missing: nothing is
+    guessed. Layers with a sliding window keep little; they count as keeping nothing.
     """
     text = config.get("text_config")
     config = {**config, **text} if isinstance(text, Mapping) else dict(config)
@@ -124,13 +138,14 @@ def facts_from_config(
             kv_bytes_per_token=int(shapes.kv_elements_per_token() * max(2.0, stored)),
             lora_bytes_per_rank=shapes.lora_elements_per_rank() * 2,
             max_model_len=shapes.size("max_position_embeddings"),
+            is_encoder=shapes.is_encoder,
         )
     except KeyError:
         return None
 
 
 class _Shapes:
-    """Sizes of a decoder. Every method raises `KeyError` where the config lacks one."""
+    """Sizes of a model. Every method raises `KeyError` where the config lacks one."""
 
     def __init__(self, config: Mapping[str, Any]) -> None:
         self._config = config
@@ -148,6 +163,10 @@ class _Shapes:
             return default
 
     @property
+    def is_encoder(self) -> bool:
+        return self._config.get("model_type") in _ENCODERS
+
+    @property
     def _heads(self) -> tuple[int, int, int]:
         """Query heads, key-value heads, their width."""
         heads, hidden = self.size("num_attention_heads"), self.size("hidden_size")
@@ -161,7 +180,8 @@ class _Shapes:
         hidden = self.size("hidden_size")
         inner = self.optional(0, "moe_intermediate_size") or self.size("intermediate_size")
         attention = [(hidden, heads * width), (heads * width, hidden)]
-        return [*attention, *[(hidden, kv_heads * width)] * 2, *[(hidden, inner)] * 3]
+        num_inner = 2 if self.is_encoder else 3  # without a gate
+        return [*attention, *[(hidden, kv_heads * width)] * 2, *[(hidden, inner)] * num_inner]
 
     def num_parameters(self) -> int:
         experts = self.optional(1, "num_experts", "num_local_experts", "n_routed_experts")
@@ -169,11 +189,13 @@ class _Shapes:
         attention = sum(a * b for a, b in widths[:4])
         mlp = sum(a * b for a, b in widths[4:])
         embeddings = self.size("vocab_size") * self.size("hidden_size")
-        tied = self._config.get("tie_word_embeddings") is True
+        tied = self.is_encoder or self._config.get("tie_word_embeddings") is True
         layers = self.size("num_hidden_layers")
         return layers * (attention + experts * mlp) + embeddings * (1 if tied else 2)
 
     def kv_elements_per_token(self) -> int:
+        if self.is_encoder:
+            return 0
         latent = self.optional(0, "kv_lora_rank")
         _, kv_heads, width = self._heads
         one = latent + self.optional(0, "qk_rope_head_dim") if latent else 2 * kv_heads * width

@@ -20,7 +20,8 @@ class ModelFacts:
     num_parameters: from the checkpoint's index where there is one, else estimated from the shapes.
     bytes_per_parameter: as stored. kv_bytes_per_token: keys and values of all layers, in the
     weights' dtype; 0 where no layer keeps all of them. lora_bytes_per_rank: of one adapter on all
-    linear layers, 16-bit. max_model_len: tokens that the model was made for.
+    linear layers, 16-bit. max_model_len: tokens that the model was made for. is_encoder: it keeps
+    no keys and values at all.
     """
 
     num_parameters: int
@@ -28,6 +29,7 @@ class ModelFacts:
     kv_bytes_per_token: int
     lora_bytes_per_rank: int
     max_model_len: int
+    is_encoder: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,6 +18,7 @@ _PLATFORM_FLAG = (
 DType = Literal["auto", "bfloat16", "float16", "float32"]
 KVCacheDType = Literal["auto", "fp8", "fp8_e4m3"]
 SchedulingPolicy = Literal["fcfs", "priority"]
+Runner = Literal["auto", "generate", "pooling"]
 
 
 class SpeculativeSpec(ResourceModel):
@@ -48,6 +49,13 @@ class SpeculativeSpec(ResourceModel):
 
 
 class EngineSpec(ResourceModel):
+    runner: Annotated[
+        Runner,
+        Field(
+            description="Whether replicas generate text or pool: embed, classify, score. Default "
+            "auto: what the model is for."
+        ),
+    ] = "auto"
     dtype: Annotated[
         DType,
         Field(description="Weights and activations. Default auto: what the checkpoint says."),
@@ -187,6 +195,7 @@ def serve_flags(engine: EngineSpec) -> list[str]:
         "--scheduling-policy": engine.scheduling_policy,
     }
     optional = {
+        "--runner": _unless("auto", engine.runner),
         "--max-num-seqs": engine.max_num_seqs,
         "--max-num-batched-tokens": engine.max_num_batched_tokens,
         "--max-model-len": engine.max_model_len,

@@ -38,6 +38,16 @@ QWEN3_30B_A3B: dict[str, Any] = {
     "use_sliding_window": False,
     "sliding_window": 4096,
 }
+XLM_ROBERTA_LARGE: dict[str, Any] = {
+    "model_type": "xlm-roberta",
+    "hidden_size": 1024,
+    "intermediate_size": 4096,
+    "num_hidden_layers": 24,
+    "num_attention_heads": 16,
+    "vocab_size": 250002,
+    "max_position_embeddings": 8194,
+    "torch_dtype": "float32",
+}
 LLAMA = ModelFacts(8_030_000_000, 2.0, 128 * 1024, 5_000_000, 8192)
 MIB_80G = 81559
 
@@ -56,7 +66,11 @@ def fit(gpu_memory_mib: int = MIB_80G, facts: ModelFacts = LLAMA, **spec: Any) -
 
 @pytest.mark.parametrize(
     ("config", "parameters", "kv_bytes"),
-    [(LLAMA_3_8B, 8.03e9, 2 * 8 * 128 * 2 * 32), (QWEN3_30B_A3B, 30.5e9, 2 * 4 * 128 * 2 * 48)],
+    [
+        (LLAMA_3_8B, 8.03e9, 2 * 8 * 128 * 2 * 32),
+        (QWEN3_30B_A3B, 30.5e9, 2 * 4 * 128 * 2 * 48),
+        (XLM_ROBERTA_LARGE, 0.56e9, 0),
+    ],
 )
 def test_shapes_give_the_known_size(
     config: dict[str, Any], parameters: float, kv_bytes: int
@@ -67,6 +81,19 @@ def test_shapes_give_the_known_size(
     assert facts.num_parameters == pytest.approx(parameters, rel=0.01)
     assert facts.kv_bytes_per_token == kv_bytes
     assert facts.max_model_len == config["max_position_embeddings"]
+
+
+def test_an_encoder_needs_room_for_its_weights_alone() -> None:
+    facts = facts_from_config(XLM_ROBERTA_LARGE)
+    assert facts is not None
+
+    good = fit(8192, facts)
+    bad = fit(1024, facts)
+
+    assert good == Fit(True, "weights 2.1 GiB, no KV cache, in 1 x 8.0 GiB x 92% = 7.4 GiB")
+    assert not bad.fits
+    assert bad.message.startswith("weights 2.1 GiB do not fit into 1 x 1.0 GiB x 92% = 0.9 GiB: ")
+    assert "1.2 GiB short; take larger GPUs" in bad.message
 
 
 def test_the_index_knows_the_weights_better_than_the_shapes() -> None:
