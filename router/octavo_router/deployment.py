@@ -9,7 +9,7 @@ import msgspec
 
 from octavo_protocol.errors import UnavailableError
 from octavo_protocol.keys import RECORD_TTL_S, Keys, deployment_field
-from octavo_protocol.records import decode_record
+from octavo_protocol.records import ReplicaRecord, decode_record
 from octavo_protocol.resources.model_deployment import RoutingPolicyName
 from octavo_router.cached_blocks import CachedBlocks
 from octavo_router.load_tracker import LoadTracker
@@ -117,6 +117,18 @@ class Deployment:
         for incarnation in self.replicas.replace(records):
             self.loads.drop(incarnation)
             self.trust.drop(incarnation)
+
+    def compare_prediction(self, record: ReplicaRecord, predicted: int, actual: int) -> bool:
+        """A replica told how many tokens it had cached. True when it fell short so often that its
+        entries were forgotten.
+        """
+        incarnation = record.incarnation
+        if incarnation not in self.replicas:  # it left while it answered
+            return False
+        if not self.trust.report(incarnation, predicted, actual, record.block_size):
+            return False
+        self.blocks.distrust(incarnation)
+        return True
 
     def follow_caches(self) -> None:
         """The index is of the replicas known now."""

@@ -313,11 +313,9 @@ class Proxy:
         self._metrics.predicted_tokens.inc(predicted)
         self._metrics.actual_tokens.inc(actual)
         self._metrics.prediction_error.inc(abs(predicted - actual))
-        record = decision.replica
-        if deployment.trust.report(record.incarnation, predicted, actual, record.block_size):
-            logger.warning("the cache entries of %s are wrong", record.replica_id)
+        if deployment.compare_prediction(decision.replica, predicted, actual):
+            logger.warning("the cache entries of %s are wrong", decision.replica.replica_id)
             self._metrics.distrusted.inc()
-            deployment.blocks.distrust(record.incarnation)
 
 
 def broken_event(path: str, error: OctavoError) -> bytes:

@@ -33,6 +33,9 @@ class ReplicaSet:
             self._ejections.pop(incarnation, None)
         return gone
 
+    def __contains__(self, incarnation: str) -> bool:
+        return incarnation in self._records
+
     def __len__(self) -> int:
         return len(self._records)
 
@@ -68,6 +71,8 @@ class ReplicaSet:
 
     def failed(self, incarnation: str) -> None:
         """It refused or broke a connection: not used for a while, longer each time."""
+        if incarnation not in self._records:  # it left while it answered
+            return
         old = self._ejections.get(incarnation)
         seconds = min(old.seconds * 2, _MAX_EJECTION_S) if old else _FIRST_EJECTION_S
         self._ejections[incarnation] = _Ejection(self._clock() + seconds, seconds)
