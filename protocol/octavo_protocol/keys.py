@@ -8,6 +8,13 @@ octavo:tenant:{name}:…       limits of a tenant (the router's `redis_limits.py
 octavo:usage                 stream of finished requests, bounded in length
 octavo:usage:{day}           hash of a day's sums: JSON [tenant, model, what] -> number; kept for
                              `USAGE_DAYS`
+octavo:file:{id}             msgpack record of one stored file (`octavo_router/files/file_store.py`)
+octavo:files:{owner}         sorted set: file id -> Unix time of its creation
+octavo:files_expiring        sorted set: id of a file with an end -> Unix time of that end
+octavo:batch:{id}            hash of one batch; beside it `:chunks` (stream), `:results:{n}` and
+                             `:done` (hashes) while it runs (`octavo_router/batches/store.py`)
+octavo:batches:{owner}       sorted set: batch id -> Unix time of its creation
+octavo:batches_open          sorted set: id of a batch that has not ended -> Unix time of its end
 
 and under `octavo:{namespace}:{deployment}:`
 
@@ -36,6 +43,8 @@ EVENT_FIELD = b"batch"
 DEPLOYMENTS = "octavo:deployments"
 USAGE = "octavo:usage"
 USAGE_DAYS = 400
+FILES_EXPIRING = "octavo:files_expiring"
+BATCHES_OPEN = "octavo:batches_open"
 
 
 def deployment_field(namespace: str, deployment: str) -> str:
@@ -52,6 +61,23 @@ def tenant_keys(name: str) -> tuple[str, str, str]:
 def usage_day(day: str) -> str:
     """day: as 2026-01-31, in UTC."""
     return f"{USAGE}:{day}"
+
+
+def file_key(file_id: str) -> str:
+    return f"octavo:file:{file_id}"
+
+
+def file_index_key(owner: str) -> str:
+    return f"octavo:files:{owner}"
+
+
+def batch_key(batch_id: str, part: str = "") -> str:
+    """part: "chunks", "done", "results:{n}" …; "" is the batch itself."""
+    return f"octavo:batch:{batch_id}:{part}" if part else f"octavo:batch:{batch_id}"
+
+
+def batch_index_key(owner: str) -> str:
+    return f"octavo:batches:{owner}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,6 +17,12 @@ from pydantic.json_schema import models_json_schema
 from starlette.routing import BaseRoute, Route
 
 JSON, TEXT, EVENTS = "application/json", "text/plain", "text/event-stream"
+FORM = "multipart/form-data"
+_FORM_SCHEMA: dict[str, Any] = {
+    "type": "object",
+    "required": ["file", "purpose"],
+    "properties": {"file": {"type": "string", "format": "binary"}, "purpose": {"type": "string"}},
+}
 # Of one event, as OpenAPI 3.2 says it; what `data` holds is JSON, or [DONE] at the end.
 _EVENT_SCHEMA: dict[str, Any] = {
     "type": "object",
@@ -69,6 +75,7 @@ class Operation:
 
     body: types of which the JSON body is one. answers: bodies by status; none: an empty body.
     errors: statuses that come with the error envelope. query: schema of each query parameter.
+    form: the body is a multipart form with a file, in place of JSON.
     """
 
     summary: str
@@ -76,6 +83,7 @@ class Operation:
     answers: Mapping[int, tuple[Content, ...]] | None = None
     errors: tuple[int, ...] = ()
     query: Mapping[str, dict[str, Any]] | None = None
+    form: bool = False
 
 
 class ApiRoute(Route):
@@ -175,7 +183,8 @@ def _operation(operation: Operation, schemas: _Schemas, path_names: list[str]) -
         )
         for status, contents in answers.items()
     }
-    failures = {*operation.errors, 401, 500, 503} | ({400, 413} if operation.body else set())
+    has_body = bool(operation.body) or operation.form
+    failures = {*operation.errors, 401, 500, 503} | ({400, 413} if has_body else set())
     for status in sorted(failures):
         error = {JSON: {"$ref": _REFERENCE + _ERROR}}
         responses.setdefault(str(status), _response(status, error))
@@ -187,6 +196,8 @@ def _operation(operation: Operation, schemas: _Schemas, path_names: list[str]) -
             "required": True,
             "content": {JSON: {"schema": schemas.request(operation.body)}},
         }
+    if operation.form:
+        described["requestBody"] = {"required": True, "content": {FORM: {"schema": _FORM_SCHEMA}}}
     return described
 
 
