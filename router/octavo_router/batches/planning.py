@@ -47,7 +47,7 @@ class BatchPlan:
             self._take(line, len(line) + 1)
         self._rest = lines[-1]
         if len(self._rest) > self._max_line_bytes:
-            raise self._too_long()
+            raise self._too_long(self._line_number + 1)
 
     def finish(self) -> None:
         if self._rest:
@@ -63,7 +63,7 @@ class BatchPlan:
         if not line.strip():
             return
         if len(line) > self._max_line_bytes:
-            raise self._too_long()
+            raise self._too_long(self._line_number)
         if self._num_lines == self._max_lines:
             raise ValidationError(
                 f"the input file has more than {self._max_lines} lines; split it into several "
@@ -110,9 +110,9 @@ class BatchPlan:
         )
         self._open, self._refusals = [], []
 
-    def _too_long(self) -> ValidationError:
+    def _too_long(self, number: int) -> ValidationError:
         return ValidationError(
-            f"line {self._line_number + 1} is longer than {self._max_line_bytes} bytes",
+            f"line {number} is longer than {self._max_line_bytes} bytes",
             code="line_too_long",
         )
 

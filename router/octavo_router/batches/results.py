@@ -8,6 +8,10 @@ from octavo_router.batches.store import BatchStore
 from octavo_router.files.file_store import FileStore
 
 
+class LockLostError(Exception):
+    """Another worker finalizes the batch now."""
+
+
 class ResultFiles:
     """Writes to the storage. All of it may be done again: names and contents stay the same."""
 
@@ -31,27 +35,28 @@ class ResultFiles:
         sizes = Sizes(len(output), len(errors))
         await self._store.finish(batch_id, number, sizes, entry=entry)
 
-    async def publish(self, batch: BatchRecord) -> bool:
+    async def publish(self, batch: BatchRecord) -> None:
         """Joins the chunks, all finished, in their order, to the batch's files and ends the batch.
 
-        False, and nothing is published, where the lock is lost meanwhile.
+        Raises `LockLostError`; nothing is published then.
         """
         finished = await self._store.finished(batch.id)
         fields: dict[str, str] = {}
         for kind, name in (("output", "output_file_id"), ("errors", "error_file_id")):
             numbers = [n for n in sorted(finished) if getattr(finished[n], kind)]
             if numbers:
-                file_id = await self._join(batch, kind, numbers)
-                if file_id is None:
-                    return False
-                fields[name] = file_id
+                fields[name] = await self._join(batch, kind, numbers)
         await self._store.move(
             batch.id,
             _END[batch.unfinished_code],
             {BatchStatus.FINALIZING, BatchStatus.CANCELLING},
             **fields,
         )
-        return True
+
+    async def keep_lock(self, batch: BatchRecord) -> None:
+        """Renews the right to finalize. Raises `LockLostError`."""
+        if not await self._store.hold(batch.id):
+            raise LockLostError
 
     async def clean(self, batch: BatchRecord) -> None:
         """Deletes what an ended batch no longer needs."""
@@ -60,12 +65,11 @@ class ResultFiles:
         await self._files.storage.delete(*parts)
         await self._store.close(batch)
 
-    async def _join(self, batch: BatchRecord, kind: str, numbers: list[int]) -> str | None:
+    async def _join(self, batch: BatchRecord, kind: str, numbers: list[int]) -> str:
         file_id = f"file-{batch.id.removeprefix('batch_')}-{kind}"
         async with self._files.storage.writer(file_id) as writer:
             for number in numbers:
-                if not await self._store.hold(batch.id):
-                    return None
+                await self.keep_lock(batch)
                 await writer.write(await self._files.storage.read(_part(batch.id, number, kind)))
         await self._files.add(
             batch.owner,

@@ -35,10 +35,18 @@ redis.call('XCLAIM', KEYS[1], ARGV[1], ARGV[3], 0, ARGV[2], 'JUSTID')
 return 1
 """
 
+# Whether results still count: after the end nobody would clean up behind them.
+_IS_OPEN = """
+local function is_open(batch)
+  local status = redis.call('HGET', batch, 'status')
+  return status == 'in_progress' or status == 'finalizing' or status == 'cancelling'
+end
+"""
+
 # The result of a line, if it has none yet, and what it adds to the batch's counts.
 # KEYS: batch, done, results. ARGV: chunk, line, result, field, increment, ...
-COMMIT = """
-if redis.call('EXISTS', KEYS[1]) == 0 then return 0 end
+COMMIT = _IS_OPEN + """
+if not is_open(KEYS[1]) then return 0 end
 if redis.call('HEXISTS', KEYS[2], ARGV[1]) == 1 then return 0 end
 if redis.call('HSETNX', KEYS[3], ARGV[2], ARGV[3]) == 0 then return 0 end
 for i = 4, #ARGV, 2 do redis.call('HINCRBY', KEYS[1], ARGV[i], ARGV[i + 1]) end
@@ -47,8 +55,8 @@ return 1
 
 # A chunk whose results are in the storage. KEYS: batch, done, results, chunks.
 # ARGV: chunk, sizes, group, entry ("" where nobody holds a lease)
-FINISH = """
-if redis.call('EXISTS', KEYS[1]) == 0 then return 0 end
+FINISH = _IS_OPEN + """
+if not is_open(KEYS[1]) then return 0 end
 local is_new = redis.call('HSETNX', KEYS[2], ARGV[1], ARGV[2])
 redis.call('DEL', KEYS[3])
 if ARGV[4] ~= '' then

@@ -2,7 +2,7 @@
 
     batch       hash: what it is, its status and counts
     :chunks     stream with one consumer group; an entry that is pending is leased to a worker, and
-                may be claimed by another once it was idle for `LEASE_S`
+                may be claimed by another after `lease_s` without a renewal
     :results:n  hash: line of chunk n -> its result, until the chunk is finished
     :done       hash: finished chunk -> sizes of its files in the storage
     :lock       who plans or finalizes it
@@ -37,6 +37,7 @@ from octavo_router.files.paging import Page, page_of
 
 LEASE_S = 15.0
 _GROUP = "workers"
+_MAX_OPEN = 100
 _KEPT_S = 30 * 86400  # how long an ended batch is remembered
 _chunk_decoder = msgspec.msgpack.Decoder(Chunk)
 _result_decoder = msgspec.msgpack.Decoder(Result)
@@ -54,17 +55,22 @@ class Lease:
 
 
 class BatchStore:
-    """consumer: this process' name, unlike any other's."""
+    """consumer: this process' name, unlike any other's. lease_s: after which silence another worker
+    takes over what it had.
+    """
 
     def __init__(
         self,
         client: redis.asyncio.Redis,
         *,
         consumer: str | None = None,
+        lease_s: float = LEASE_S,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._redis = client
         self._clock = clock
+        self.lease_s = lease_s
+        self._lease_ms = int(lease_s * 1000)
         self.consumer = consumer or secrets.token_hex(8)
         self._transition = client.register_script(scripts.TRANSITION)
         self._start = client.register_script(scripts.START)
@@ -121,9 +127,13 @@ class BatchStore:
         return found[: page.limit], len(found) > page.limit
 
     async def open_ids(self) -> Sequence[str]:
-        """Batches that need work or cleaning, the most urgent first."""
-        members = await self._redis.zrange(BATCHES_OPEN, 0, -1)
+        """Batches that need work or cleaning, the most urgent first; not all of very many."""
+        members = await self._redis.zrange(BATCHES_OPEN, 0, _MAX_OPEN - 1)
         return [member.decode() for member in cast(list[bytes], members)]
+
+    async def forget(self, batch_id: str) -> None:
+        """There is no work for it any more."""
+        await self._redis.zrem(BATCHES_OPEN, batch_id)
 
     async def cancel(self, owner: str, batch_id: str) -> BatchRecord:
         """Raises `NotFoundError`, and `ValidationError` for a batch that has ended."""
@@ -191,7 +201,7 @@ class BatchStore:
         """A chunk that nobody works on, or whose worker is silent; None without one."""
         key = batch_key(batch_id, "chunks")
         claimed = await self._redis.xautoclaim(
-            key, _GROUP, self.consumer, int(LEASE_S * 1000), "0", count=1
+            key, _GROUP, self.consumer, self._lease_ms, "0", count=1
         )
         entries: list[Any] = claimed[1]
         if not entries:
@@ -236,6 +246,14 @@ class BatchStore:
         keys = [batch_key(batch_id, part) for part in parts]
         await self._finish(keys, [number, _encode(sizes), _GROUP, entry])
 
+    async def unfinished(self, batch_id: str) -> Sequence[Lease]:
+        """The chunks that are not finished, whoever works on them."""
+        entries = await self._redis.xrange(batch_key(batch_id, "chunks"))
+        return [
+            Lease(batch_id, entry.decode(), _chunk_decoder.decode(fields[b"chunk"]))
+            for entry, fields in cast(list[tuple[bytes, dict[bytes, bytes]]], entries)
+        ]
+
     async def finished(self, batch_id: str) -> dict[int, Sizes]:
         """The finished chunks."""
         raw = cast(dict[bytes, bytes], await self._redis.hgetall(batch_key(batch_id, "done")))
@@ -247,9 +265,9 @@ class BatchStore:
     # -- the lock ---------------------------------------------------------------------------------
 
     async def hold(self, batch_id: str) -> bool:
-        """Takes or renews the right to plan or finalize, for `LEASE_S`. False: another has it."""
+        """Takes or renews the right to plan or finalize, for `lease_s`. False: another has it."""
         keys = [batch_key(batch_id, "lock")]
-        return bool(await self._hold(keys, [self.consumer, int(LEASE_S * 1000)]))
+        return bool(await self._hold(keys, [self.consumer, self._lease_ms]))
 
     async def let_go(self, batch_id: str) -> None:
         await self._hold([batch_key(batch_id, "lock")], [self.consumer, 0])

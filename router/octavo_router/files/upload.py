@@ -11,6 +11,7 @@ from octavo_protocol.errors import RequestTooLargeError, ValidationError
 from octavo_router.files.storage import FileWriter
 
 _MAX_FIELDS, _MAX_FIELD_BYTES, _MAX_NAME_CHARS = 16, 4096, 256
+_MAX_DISCARDED_BYTES = 64 * 2**20
 _FILE = "file"
 
 
@@ -29,18 +30,26 @@ async def receive_upload(request: Request, writer: FileWriter, *, max_bytes: int
     than `max_bytes`, `ClientGoneError`, and what the writer raises.
     """
     form = _Form(_boundary(request))
+    num_discarded = 0
     try:
         async for chunk in request.stream():
+            if num_discarded:
+                num_discarded += len(chunk)
+                if num_discarded > _MAX_DISCARDED_BYTES:
+                    break
+                continue
             form.feed(chunk)
             data = form.take_file_bytes()
             if writer.num_bytes + len(data) > max_bytes:
-                raise RequestTooLargeError(
-                    f"the file is larger than {max_bytes} bytes; split it into several"
-                )
-            if data:
+                num_discarded = len(data)  # read on: a client that still sends sees no answer
+            elif data:
                 await writer.write(data)
     except ClientDisconnect as error:
         raise ClientGoneError from error
+    if num_discarded:
+        raise RequestTooLargeError(
+            f"the file is larger than {max_bytes} bytes; split it into several"
+        )
     return form.finish()
 
 
