@@ -15,9 +15,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import hypothesis.strategies as st
+import pytest
 from hypothesis import settings
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
+from octavo_protocol.priorities import BACKGROUND_PRIORITY
 from octavo_protocol.sampling_params import SamplingParams
 from octavo_runtime.engine.block_pool import BlockPool
 from octavo_runtime.engine.messages import EngineRequest, TokenLogprobs
@@ -234,7 +236,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         prompt=st.lists(st.integers(0, 1), min_size=1, max_size=20),
         max_tokens=st.integers(1, 12),
         salt=st.sampled_from(["", "tenant"]),
-        priority=st.integers(-1, 1),
+        priority=st.sampled_from([-1, 0, 1, BACKGROUND_PRIORITY, BACKGROUND_PRIORITY + 1]),
         ignore_eos=st.booleans(),
         prompt_logprobs=st.sampled_from([None, None, 1]),
     )
@@ -408,6 +410,58 @@ def test_priority_policy_admits_urgent_requests_first() -> None:
     engine.add("soon", [3, 4], max_tokens=2, priority=-1, ignore_eos=True)
     engine.run()
     assert list(engine.finished) == ["soon", "late"]
+
+
+@pytest.mark.parametrize("policy", ["fcfs", "priority"])
+def test_background_requests_give_their_places_to_others_within_one_step(policy: str) -> None:
+    engine = SimulatedEngine(policy=policy, max_num_seqs=2, budget=32)
+    for name in ("b0", "b1"):
+        engine.add(name, [1, 2], max_tokens=9, priority=BACKGROUND_PRIORITY, ignore_eos=True)
+    engine.step()
+    for name in ("f0", "f1"):
+        engine.add(name, [3, 4], max_tokens=3, ignore_eos=True)
+    plan = engine.step()
+    assert [item.sequence.request_id for item in plan.scheduled] == ["f0", "f1"]
+    assert plan.num_preempted == 2
+    engine.run()
+    assert list(engine.finished) == ["f0", "f1", "b0", "b1"]
+    alone = SimulatedEngine()
+    alone.add("b0", [1, 2], max_tokens=9, ignore_eos=True)
+    alone.run()
+    assert engine.finished["b0"] == alone.finished["b0"]
+
+
+def test_background_requests_give_their_blocks_to_others_within_one_step() -> None:
+    engine = SimulatedEngine(num_blocks=10, budget=64, caching=False)
+    engine.add("b", [1] * 30, max_tokens=9, priority=BACKGROUND_PRIORITY, ignore_eos=True)
+    engine.step()
+    engine.add("f", [2] * 30, max_tokens=2, ignore_eos=True)
+    plan = engine.step()
+    assert [item.sequence.request_id for item in plan.scheduled] == ["f"]
+    engine.run()
+    assert list(engine.finished) == ["f", "b"]
+
+
+def test_background_prompts_get_what_others_leave_of_the_budget() -> None:
+    engine = SimulatedEngine(num_blocks=30, budget=8)
+    engine.add("b", [1] * 30, max_tokens=1, priority=BACKGROUND_PRIORITY)
+    engine.step()
+    engine.add("f", [2] * 6, max_tokens=2, ignore_eos=True)
+    steps = [engine.step(), engine.step()]
+    assert [
+        {i.sequence.request_id: i.num_new_tokens for i in plan.scheduled} for plan in steps
+    ] == [
+        {"f": 6, "b": 2},
+        {"f": 1, "b": 7},
+    ]
+
+
+def test_background_requests_wait_behind_all_others() -> None:
+    engine = SimulatedEngine(max_num_seqs=1)
+    engine.add("b", [1], max_tokens=1, priority=BACKGROUND_PRIORITY)
+    engine.add("f", [2], max_tokens=1, priority=5)
+    engine.run()
+    assert list(engine.finished) == ["f", "b"]
 
 
 def test_decodes_come_before_prefill_chunks_in_the_budget() -> None:

@@ -5,6 +5,9 @@ running ones in the middle of their prompt (prefill chunks), then newly admitted
 run out, the running sequence that is last in queue order loses all of its blocks and waits again;
 the prefix cache still holds what it computed until someone needs the room.
 
+Background requests (`octavo_protocol/priorities.py`) are planned after all others, from what these
+leave of the budget. Places and blocks that another request waits for are taken from them at once.
+
 Blocks are registered in the prefix cache when they are scheduled, not after the step: every layer
 writes a step's keys and values before any sequence attends to them, so a sequence admitted in the
 same step may already share them (this is how `n > 1` shares its prompt).
@@ -144,14 +147,13 @@ class Scheduler:
         Empty where all that run wait for their last token. now: the time, for
         `Sequence.scheduled_ts`.
         """
-        budget = self.config.max_num_batched_tokens
-        planned, num_preempted = self._schedule_running(budget)
-        for sequence, count in planned.items():
-            sequence.num_computed_tokens += count
-            self._register_full_blocks(sequence)
-        budget -= sum(planned.values())
-        if num_preempted == 0:
-            self._admit(budget, planned, now)
+        planned: dict[Sequence, int] = {}
+        num_preemptions = self.num_preemptions
+        has_background = any(sequence.is_background for sequence in self.running)
+        if self._schedule_running(self._running(background=False), planned):
+            self._admit(planned, now, with_background=not has_background)
+        if has_background and self._schedule_running(self._running(background=True), planned):
+            self._admit(planned, now, with_background=True)
         items = [
             ScheduledSequence(
                 sequence,
@@ -164,7 +166,7 @@ class Scheduler:
         for item in items:
             item.sequence.num_pending_tokens += item.samples
         items.sort(key=lambda item: item.num_new_tokens > 1)
-        return StepPlan(tuple(items), num_preempted)
+        return StepPlan(tuple(items), self.num_preemptions - num_preemptions)
 
     def update(
         self,
@@ -232,12 +234,23 @@ class Scheduler:
 
     # -- internals ----------------------------------------------------------------------------
 
-    def _schedule_running(self, budget: int) -> tuple[dict[Sequence, int], int]:
-        """Tokens for each running sequence, blocks allocated, preempting where there are none."""
-        planned: dict[Sequence, int] = {}
-        num_preempted = 0
-        decodes_first = sorted(self.running, key=lambda s: s.num_tokens - s.num_computed_tokens > 1)
-        for sequence in decodes_first:
+    def _running(self, *, background: bool) -> list[Sequence]:
+        return [each for each in self.running if each.is_background is background]
+
+    def _budget(self, planned: Mapping[Sequence, int]) -> int:
+        """Tokens that the step has left."""
+        return self.config.max_num_batched_tokens - sum(planned.values())
+
+    def _schedule_running(self, members: list[Sequence], planned: dict[Sequence, int]) -> bool:
+        """Plans tokens for running sequences, blocks allocated, preempting where there are none.
+
+        False: one of `members` lost its blocks, so that nothing of their kind is to be admitted.
+        """
+        budget = self._budget(planned)
+        new: dict[Sequence, int] = {}
+        has_lost = False
+        members.sort(key=lambda s: s.num_tokens - s.num_computed_tokens > 1)
+        for sequence in members:
             if budget == 0:
                 break
             if sequence.status is not SequenceStatus.RUNNING:
@@ -247,22 +260,27 @@ class Scheduler:
             count = self._chunk(sequence, budget)
             while not self._grow(sequence, sequence.num_computed_tokens + count):
                 victim = max(self.running, key=self.waiting.key)
-                budget += planned.pop(victim, 0)
+                budget += new.pop(victim, 0)
                 self._preempt(victim)
-                num_preempted += 1
+                has_lost |= victim.is_background == sequence.is_background
                 if victim is sequence:
                     break
             else:
-                planned[sequence] = count
+                new[sequence] = count
                 budget -= count
-        return planned, num_preempted
+        for sequence, count in new.items():
+            sequence.num_computed_tokens += count
+            self._register_full_blocks(sequence)
+        planned.update(new)
+        return not has_lost
 
-    def _admit(self, budget: int, planned: dict[Sequence, int], now: float) -> None:
+    def _admit(self, planned: dict[Sequence, int], now: float, *, with_background: bool) -> None:
         """Moves sequences from the queue to `planned` while budget, places and blocks last."""
+        budget = self._budget(planned)
         while budget > 0 and len(self.waiting) > 0:
-            if len(self.running) >= self.config.max_num_seqs:
-                return
             sequence = self.waiting.peek()
+            if sequence.is_background and not with_background:
+                return
             if sequence.num_pending_tokens > 0:
                 return  # preempted in the middle of a step that has yet to tell its token
             hit_blocks: list[int] = []
@@ -272,7 +290,13 @@ class Scheduler:
             count = self._chunk(sequence, budget, num_hit)
             num_blocks = -(-(num_hit + count) // self.config.block_size)
             num_new_blocks = max(0, num_blocks - len(hit_blocks))
-            if num_new_blocks > self.pool.num_free_after_acquire(hit_blocks):
+            if len(
+                self.running
+            ) >= self.config.max_num_seqs or num_new_blocks > self.pool.num_free_after_acquire(
+                hit_blocks
+            ):
+                if self._make_way(sequence, planned):
+                    continue
                 return
             self.waiting.pop()
             self.pool.acquire(hit_blocks)
@@ -291,6 +315,16 @@ class Scheduler:
             self._register_full_blocks(sequence)
             planned[sequence] = count
             budget -= count
+
+    def _make_way(self, sequence: Sequence, planned: Mapping[Sequence, int]) -> bool:
+        """Preempts a background sequence for one that is not. False without one."""
+        if sequence.is_background:
+            return False
+        victims = [each for each in self.running if each.is_background and each not in planned]
+        if not victims:
+            return False
+        self._preempt(max(victims, key=self.waiting.key))
+        return True
 
     def _chunk(self, sequence: Sequence, budget: int, num_computed: int | None = None) -> int:
         """Tokens of `sequence` that the step computes: all that are left, within the limits."""

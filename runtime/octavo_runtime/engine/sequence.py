@@ -12,6 +12,7 @@ and so is going on with what another replica began.
 from enum import StrEnum
 
 from octavo_protocol.hashing import block_hashes
+from octavo_protocol.priorities import is_background
 from octavo_runtime.engine.messages import EngineRequest
 from octavo_runtime.engine.repetition import ends_in_repetition
 from octavo_runtime.layers.sampling.rows import SamplingRow, is_plain
@@ -35,6 +36,7 @@ class Sequence:
     for; the first has none.
     needs_known_tokens: it can be sampled only where all of its tokens are known.
     scheduled_ts: when it was first admitted, by the caller's clock.
+    is_background: it runs on what other requests leave, and makes room for them.
     sampling_row: what the sampler keeps of this sequence; made when it is first sampled.
     """
 
@@ -42,6 +44,7 @@ class Sequence:
         "block_hashes",
         "block_table",
         "extra",
+        "is_background",
         "needs_known_tokens",
         "num_cached_tokens",
         "num_computed_tokens",
@@ -61,6 +64,7 @@ class Sequence:
 
     def __init__(self, request: EngineRequest, order: int, extra: bytes) -> None:
         self.request = request
+        self.is_background = is_background(request.priority)
         self.order = order
         self.extra = extra
         self.status = SequenceStatus.WAITING

@@ -3,6 +3,8 @@
 import heapq
 from typing import Generic, Literal, Protocol, TypeVar
 
+from octavo_protocol.priorities import is_background
+
 
 class _Request(Protocol):
     @property
@@ -26,7 +28,8 @@ Item = TypeVar("Item", bound=Queued)
 
 
 class WaitingQueue(Generic[Item]):
-    """A heap by (priority, arrival order); with fcfs every priority counts as equal.
+    """A heap by (priority, arrival order); with fcfs every priority counts as equal, but background
+    requests come after all others.
 
     A preempted sequence keeps its arrival order, so it comes back before younger ones. Lower
     priority values go first. `num_tokens` is the number of tokens still to be computed.
@@ -43,7 +46,8 @@ class WaitingQueue(Generic[Item]):
 
     def key(self, sequence: Item) -> tuple[int, int]:
         """Rank in the queue; the running sequence with the greatest key is preempted first."""
-        return (sequence.request.priority if self._by_priority else 0, sequence.order)
+        priority = sequence.request.priority
+        return (priority if self._by_priority else is_background(priority), sequence.order)
 
     def push(self, sequence: Item) -> None:
         self._live[sequence.request_id] = sequence
