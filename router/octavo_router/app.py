@@ -122,6 +122,7 @@ class Routes:
         if has_earlier:  # a replica has what was said before; the tokens are only of the rest
             key = replace(key, tokens=None)
         proxied = self._proxied(request, call, raw, key)
+        proxied = replace(proxied, is_stream=body.stream)
         if (resumable := self._asked(request, raw, body)) is not None:
             return _Resumable(self.state, proxied, resumable)
         return _Relayed(self.state, proxied)

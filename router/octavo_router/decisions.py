@@ -25,7 +25,7 @@ from octavo_router.tokenizers import TokenizerCache
 
 # More new text is tokenized in a thread: on the event loop it would delay other streams.
 _INLINE_CHARS = 20_000
-_DEFAULT_TOKENS_PER_S = 1000.0
+DEFAULT_TOKENS_PER_S = 1000.0
 _MAX_REMEMBERED = 1000
 _T = TypeVar("_T")
 
@@ -69,7 +69,10 @@ class PromptKey:
 
 @dataclass(slots=True)
 class Decision:
-    """One routing decision, as `GET /debug/route/{request_id}` shows it."""
+    """One routing decision, as `GET /debug/route/{request_id}` shows it.
+
+    expected_s: until the first token. left_out: why other replicas were no candidates, by id.
+    """
 
     request_id: str
     deployment: str
@@ -81,6 +84,8 @@ class Decision:
     costs: tuple[float, ...]
     attempt: int
     seconds: float
+    expected_s: float
+    left_out: dict[str, str]
     tried: list[str] = field(default_factory=list)
 
     @property
@@ -103,7 +108,9 @@ class Decision:
             "attempts": self.attempt,
             "tried_before": self.tried,
             "decision_seconds": self.seconds,
+            "expected_ttft_seconds": self.expected_s,
             "candidates": _explain(self.views, self.costs),
+            "left_out": self.left_out,
         }
 
 
@@ -260,6 +267,8 @@ class Decider:
             costs=pick.costs,
             attempt=len(tried) + 1,
             seconds=seconds,
+            expected_s=pick.view.expected_s(key.num_tokens + key.num_other_tokens),
+            left_out=deployment.replicas.left_out(model, len(pick.views), without=tried),
             tried=tried,
         )
         if not is_dry_run:
@@ -290,7 +299,7 @@ def num_cached(record: ReplicaRecord, key: PromptKey, depths: dict[str, int]) ->
 def _mean_known(rates: list[float]) -> float:
     """For replicas that have measured nothing yet: as good as the others are on average."""
     known = [rate for rate in rates if rate > 0]
-    return sum(known) / len(known) if known else _DEFAULT_TOKENS_PER_S
+    return sum(known) / len(known) if known else DEFAULT_TOKENS_PER_S
 
 
 async def _maybe_in_thread(num_chars: int, work: Callable[[], _T]) -> _T:

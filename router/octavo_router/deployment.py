@@ -12,12 +12,14 @@ from octavo_protocol.keys import RECORD_TTL_S, Keys, deployment_field
 from octavo_protocol.records import ReplicaRecord, decode_record
 from octavo_protocol.resources.model_deployment import RoutingPolicyName
 from octavo_router.cached_blocks import CachedBlocks
+from octavo_router.health import MAX_EJECTED_SHARE
 from octavo_router.load_tracker import LoadTracker
 from octavo_router.policies import RoutingPolicy, make_policy
 from octavo_router.policies.weights import DEFAULT_WEIGHTS, PolicyWeights
 from octavo_router.prefix_index import IndexBudget, MemoryPrefixIndex
 from octavo_router.replicas import ReplicaSet
 from octavo_router.retry_budget import RetryBudget
+from octavo_router.stalls import StallWatch
 from octavo_router.trust import PredictionTrust
 
 logger = logging.getLogger(__name__)
@@ -38,13 +40,15 @@ class Deployment:
         *,
         budget: IndexBudget,
         weights: PolicyWeights = DEFAULT_WEIGHTS,
+        max_ejected_share: float = MAX_EJECTED_SHARE,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.keys = keys
         self.name = deployment_field(keys.namespace, keys.deployment)
         self.served_names: tuple[str, ...] = ()
         self.created_at = 0.0
-        self.replicas = ReplicaSet(clock)
+        self.replicas = ReplicaSet(clock, max_ejected_share=max_ejected_share)
+        self.stalls = StallWatch(clock)
         self.loads = LoadTracker(clock)
         self.index = MemoryPrefixIndex(budget=budget, clock=clock)
         self.blocks = CachedBlocks(self.index)
@@ -117,6 +121,16 @@ class Deployment:
         for incarnation in self.replicas.replace(records):
             self.loads.drop(incarnation)
             self.trust.drop(incarnation)
+        self.stalls.keep({record.incarnation for record in self.replicas.records})
+
+    def move_stalled(self) -> None:
+        """Requests that wait for a silent replica go elsewhere, within the retry budget."""
+        if not self.stalls.num_waiting:
+            return
+        usable = {record.incarnation for record in self.replicas.usable(None)}
+        for attempt in self.stalls.stalled(usable):
+            if self.retries.retry():
+                self.stalls.give_up(attempt)
 
     def compare_prediction(self, record: ReplicaRecord, predicted: int, actual: int) -> bool:
         """A replica told how many tokens it had cached. True when it fell short so often that its

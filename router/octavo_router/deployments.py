@@ -8,6 +8,7 @@ from octavo_protocol.errors import NotFoundError, UnavailableError, ValidationEr
 from octavo_protocol.keys import RECORD_TTL_S, Keys, deployment_field
 from octavo_protocol.records import DeploymentRecord
 from octavo_router.deployment import Deployment
+from octavo_router.health import MAX_EJECTED_SHARE
 from octavo_router.policies.weights import DEFAULT_WEIGHTS, PolicyWeights
 from octavo_router.prefix_index import IndexBudget
 
@@ -32,11 +33,13 @@ class Deployments:
         budget: IndexBudget,
         namespaces: Collection[str] = (),
         weights: PolicyWeights = DEFAULT_WEIGHTS,
+        max_ejected_share: float = MAX_EJECTED_SHARE,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._budget = budget
         self._namespaces = frozenset(namespaces)
         self._weights = weights
+        self._max_ejected_share = max_ejected_share
         self._clock = clock
         self._deployments: dict[str, Deployment] = {}
         self._registry: dict[str, DeploymentRecord] = {}
@@ -56,7 +59,13 @@ class Deployments:
 
     def add(self, keys: Keys) -> Deployment:
         """A deployment that is there without a registry."""
-        deployment = Deployment(keys, budget=self._budget, weights=self._weights, clock=self._clock)
+        deployment = Deployment(
+            keys,
+            budget=self._budget,
+            weights=self._weights,
+            max_ejected_share=self._max_ejected_share,
+            clock=self._clock,
+        )
         self._deployments[deployment.name] = deployment
         self._names = None
         return deployment

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 from octavo_router.admission.metrics import AdmissionMetrics
+from octavo_router.health import Cause
 
 _TTFT_BUCKETS = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30, 60)
 _DECISION_BUCKETS = (0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.05)
@@ -28,6 +29,14 @@ class RouterMetrics:
         self.retries = Counter(
             _PREFIX + "retries", "Attempts on another replica.", registry=registry
         )
+        self.ejections = Counter(
+            _PREFIX + "ejections",
+            "Times that a replica was left alone for a while, by cause.",
+            ["cause"],
+            registry=registry,
+        )
+        for cause in Cause:
+            self.ejections.labels(cause)
         self.broken_streams = Counter(
             _PREFIX + "broken_streams",
             "Times that a replica broke a stream after its first byte.",

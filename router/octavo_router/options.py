@@ -9,6 +9,7 @@ from octavo_protocol.resources.model_deployment import RoutingPolicyName
 from octavo_router.admission.queue_options import QueueOptions
 from octavo_router.admission.room import DEFAULT_BACKLOG_S
 from octavo_router.capture import DEFAULT_BLOCK_SIZE, DEFAULT_MAX_BYTES
+from octavo_router.health import MAX_EJECTED_SHARE
 from octavo_router.policies.weights import DEFAULT_WEIGHTS, PolicyWeights
 
 _QUEUE_REQUESTS = 1024
@@ -22,6 +23,7 @@ class RouterOptions(HttpOptions):
     given), each by its own policy, in place of the one that `namespace` and `deployment` name.
     drain_delay_s: how long a router that is to stop still takes requests while it says that it is
     not ready. index_budget_bytes: for the prefix indexes of all deployments.
+    max_ejected_share: of a deployment's replicas, at once, for slowness and errors.
     token_memo_bytes: for token ids and block hashes of prompts, of all deployments.
 
     max_attempts: replicas that one request may be sent to. Timeouts in seconds; read_timeout_s is
@@ -68,6 +70,7 @@ class RouterOptions(HttpOptions):
     drain_delay_s: float = 0.0
     drain_timeout_s: float = 30.0
     index_budget_bytes: int = 512 * 2**20
+    max_ejected_share: float = MAX_EJECTED_SHARE
     token_memo_bytes: int = 128 * 2**20
     capture: Path | None = None
     capture_bytes: int = DEFAULT_MAX_BYTES

@@ -29,8 +29,9 @@ from octavo_protocol.records import ReplicaRecord
 from octavo_protocol.wire_formats import wire_format
 from octavo_router.admission.admission import Admission
 from octavo_router.capture import TrafficCapture
-from octavo_router.decisions import Decider, Decision, PromptKey
+from octavo_router.decisions import DEFAULT_TOKENS_PER_S, Decider, Decision, PromptKey
 from octavo_router.deployment import Deployment
+from octavo_router.health import Attempt, Cause
 from octavo_router.metrics import RouterMetrics
 from octavo_router.stream_trace import StreamTrace
 from octavo_router.tenancy.terms import Terms
@@ -45,6 +46,7 @@ ROUTE_HEADER = b"x-octavo-route"
 # (`metadata`); the rest of a replica's headers stays.
 _RELAYED_HEADERS = ("cache-control", "content-encoding", "retry-after", "metadata")
 _POLL_S = 0.1
+_BYTES_PER_TOKEN = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,8 +65,14 @@ class ProxyRequest:
     model: str | None
     key: PromptKey
     headers: Mapping[str, str] = field(default_factory=dict)
+    is_stream: bool = False
     terms: Terms = field(default_factory=Terms)
     arrived: float = field(default_factory=time.perf_counter)
+
+    @property
+    def may_move(self) -> bool:
+        """Whether another replica may be asked while one is silent."""
+        return self.is_stream and self.key.replica is None
 
     def overrides_for(self, record: ReplicaRecord) -> RequestOverrides:
         """With the prompt's token ids where the replica can use them."""
@@ -92,9 +100,9 @@ class ProxyRequest:
 class _ReplicaFailed(Exception):
     """The answer is not complete, and the client does not know; another replica may try."""
 
-    def __init__(self, cause: str, *, is_broken: bool) -> None:
-        super().__init__(cause)
-        self.is_broken = is_broken  # the connection failed; else the replica said no
+    def __init__(self, message: str, cause: Cause | None) -> None:
+        super().__init__(message)
+        self.cause = cause  # None: nothing is wrong with the replica
 
 
 class Proxy:
@@ -164,10 +172,12 @@ class Proxy:
             if stream.num_passed > num_passed:  # a replica that helped does not count
                 tried, names = [], []
             # All that one dead replica had may move at once: that multiplies no load.
-            is_free = failure.is_broken and not tried
+            is_free = failure.cause is Cause.BROKEN and not tried
+            is_paid = failure.cause is Cause.STALLED  # see `Deployment.move_stalled`
             tried = [*tried, incarnation]
             names = [*names, decision.replica.replica_id]
-            if len(tried) >= self._max_attempts or not (is_free or deployment.retries.retry()):
+            may_retry = is_free or is_paid or deployment.retries.retry()
+            if len(tried) >= self._max_attempts or not may_retry:
                 raise UnavailableError(f"{len(tried)} replicas failed to answer; try again")
             self._metrics.retries.inc()
 
@@ -189,6 +199,36 @@ class Proxy:
     async def _attempt(
         self, request: ProxyRequest, decision: Decision, stream: StreamTrace, send: Send
     ) -> None:
+        """One replica's part in the answer, and what it says of that replica's health."""
+        deployment, incarnation = request.deployment, decision.replica.incarnation
+        health = deployment.replicas.health
+        attempt = health.sent(incarnation, _expected_s(request, decision))
+        try:
+            async with asyncio.timeout(None) as patience:
+                # One that was tried elsewhere before stays: there may be no replica left for it.
+                if request.may_move and decision.attempt == 1:
+                    deployment.stalls.wait(attempt, lambda: patience.reschedule(0))
+                await self._ask(request, decision, attempt, stream, send)
+            health.answered(attempt)
+        except TimeoutError as error:
+            self._count_ejection(health.failed(attempt, Cause.STALLED))
+            raise _ReplicaFailed("no byte came for too long", Cause.STALLED) from error
+        except _ReplicaFailed as failure:
+            if failure.cause is not None:
+                self._count_ejection(health.failed(attempt, failure.cause))
+            raise
+        finally:
+            deployment.stalls.done(attempt)
+            health.ended(attempt)
+
+    async def _ask(
+        self,
+        request: ProxyRequest,
+        decision: Decision,
+        attempt: Attempt,
+        stream: StreamTrace,
+        send: Send,
+    ) -> None:
         loads, incarnation = request.deployment.loads, decision.replica.incarnation
         num_uncached = max(0, decision.num_prompt_tokens - decision.num_cached_tokens)
         ticket = loads.sent(incarnation, num_uncached)
@@ -203,16 +243,21 @@ class Proxy:
                 headers=request.sent_headers(overrides),
             ) as response:
                 is_stream = response.content_type == "text/event-stream"
-                if response.status >= 500 or (stream.has_begun and not is_stream):
-                    raise _ReplicaFailed(f"status {response.status}", is_broken=False)
+                if response.status >= 500:
+                    raise _ReplicaFailed(f"status {response.status}", Cause.ERRORS)
+                if stream.has_begun and not is_stream:
+                    raise _ReplicaFailed(f"status {response.status}", None)
                 if not is_stream:
                     await self._relay_whole(request, decision, response, send)
                     return
                 first = await response.content.readany()
+                if not first:
+                    raise _ReplicaFailed("the stream ended before its first byte", Cause.BROKEN)
                 loads.first_token(incarnation, ticket)
+                self._began(request.deployment, attempt)
                 await self._relay_stream(request, decision, response, first, stream, send)
         except _FAILURES as error:
-            raise _ReplicaFailed(f"{type(error).__name__}: {error}", is_broken=True) from error
+            raise _ReplicaFailed(f"{type(error).__name__}: {error}", Cause.BROKEN) from error
         finally:
             loads.ended(incarnation, ticket)
 
@@ -224,7 +269,7 @@ class Proxy:
         send: Send,
     ) -> None:
         body = await response.read()
-        request.deployment.replicas.succeeded(decision.replica.incarnation)
+        request.deployment.stalls.heard(decision.replica.incarnation)
         self._check_prediction(request.deployment, decision, body)
         self._metrics.answered(request.deployment.name, response.status)
         if response.status == 200:
@@ -242,8 +287,6 @@ class Proxy:
         send: Send,
     ) -> None:
         """chunk: the first bytes."""
-        if not chunk:
-            raise _ReplicaFailed("the stream ended before its first byte", is_broken=True)
         is_first = not stream.has_begun
         stream.begin(response.headers.get(TRACE_HEADER))
         if is_first:
@@ -253,16 +296,17 @@ class Proxy:
         else:
             self._metrics.continued_streams.inc()
         told = b""
+        stalls = request.deployment.stalls
         while chunk:
             if passed := stream.feed(chunk):
                 await send(_body(passed))
                 if stream.head is None and _CACHED_TOKENS.search(passed):
                     told = passed
             chunk = await response.content.readany()
+            stalls.heard(decision.replica.incarnation)
         if not stream.is_whole:
-            raise _ReplicaFailed("the stream ended before its last event", is_broken=True)
+            raise _ReplicaFailed("the stream ended before its last event", Cause.BROKEN)
         last = stream.finish()
-        request.deployment.replicas.succeeded(decision.replica.incarnation)
         if is_first:  # of an answer that goes on, the first replica's tokens are told
             self._check_prediction(request.deployment, decision, told + last)
         self._captured(request, told + last, stream)
@@ -282,10 +326,18 @@ class Proxy:
             failure,
             extra={"request_id": request.request_id},
         )
-        if failure.is_broken:
-            request.deployment.replicas.failed(decision.replica.incarnation)
-            if stream.has_begun:
-                self._metrics.broken_streams.inc()
+        if failure.cause is Cause.BROKEN and stream.has_begun:
+            self._metrics.broken_streams.inc()
+
+    def _began(self, deployment: Deployment, attempt: Attempt) -> None:
+        """A stream's first byte came."""
+        deployment.stalls.done(attempt)
+        deployment.stalls.heard(attempt.incarnation)
+        self._count_ejection(deployment.replicas.health.first_byte(attempt))
+
+    def _count_ejection(self, cause: Cause | None) -> None:
+        if cause is not None:
+            self._metrics.ejections.labels(cause).inc()
 
     def _captured(
         self, request: ProxyRequest, answer: bytes, stream: StreamTrace | None = None
@@ -316,6 +368,13 @@ class Proxy:
         if deployment.compare_prediction(decision.replica, predicted, actual):
             logger.warning("the cache entries of %s are wrong", decision.replica.replica_id)
             self._metrics.distrusted.inc()
+
+
+def _expected_s(request: ProxyRequest, decision: Decision) -> float:
+    """Until the first byte; a prompt that was not tokenized is judged by its size."""
+    if decision.num_prompt_tokens:
+        return decision.expected_s
+    return decision.expected_s + len(request.body) / _BYTES_PER_TOKEN / DEFAULT_TOKENS_PER_S
 
 
 def broken_event(path: str, error: OctavoError) -> bytes:

@@ -2,36 +2,29 @@
 
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 
 from octavo_protocol.records import ReplicaRecord
-
-_FIRST_EJECTION_S = 0.5
-_MAX_EJECTION_S = 5.0
-
-
-@dataclass(slots=True)
-class _Ejection:
-    until: float
-    seconds: float
+from octavo_router.health import MAX_EJECTED_SHARE, ReplicaHealth
 
 
 class ReplicaSet:
-    """Records by incarnation. Filled by discovery, read for every request."""
+    """Records by incarnation, and their health. Filled by discovery, read for every request."""
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self._clock = clock
+    def __init__(
+        self,
+        clock: Callable[[], float] = time.monotonic,
+        *,
+        max_ejected_share: float = MAX_EJECTED_SHARE,
+    ) -> None:
+        self.health = ReplicaHealth(clock, max_share=max_ejected_share)
         self._records: dict[str, ReplicaRecord] = {}
-        self._ejections: dict[str, _Ejection] = {}
 
     def replace(self, records: Iterable[ReplicaRecord]) -> set[str]:
         """Takes the newest truth; returns the incarnations that are gone."""
         known = set(self._records)
         self._records = {record.incarnation: record for record in records}
-        gone = known - set(self._records)
-        for incarnation in gone:
-            self._ejections.pop(incarnation, None)
-        return gone
+        self.health.keep(self._records.keys())
+        return known - set(self._records)
 
     def __contains__(self, incarnation: str) -> bool:
         return incarnation in self._records
@@ -52,30 +45,40 @@ class ReplicaSet:
         candidates = [
             record
             for incarnation, record in self._records.items()
-            if record.ready
-            and not record.draining
-            and incarnation not in skipped
-            and (model is None or model in record.served_names)
+            if incarnation not in skipped and _flaw(record, model) is None
         ]
-        now = self._clock()
         healthy = [
-            record
-            for record in candidates
-            if (ejection := self._ejections.get(record.incarnation)) is None
-            or ejection.until <= now
+            record for record in candidates if self.health.ejected(record.incarnation) is None
         ]
         return healthy or candidates
+
+    def left_out(
+        self, model: str | None, num_usable: int, *, without: Iterable[str] = ()
+    ) -> dict[str, str]:
+        """Why replicas are not among the `num_usable` usable ones, by id."""
+        if num_usable == len(self._records):
+            return {}
+        tried = set(without)
+        reasons: dict[str, str] = {}
+        for incarnation, record in self._records.items():
+            reason = "tried before" if incarnation in tried else _flaw(record, model)
+            if reason is None and (cause := self.health.ejected(incarnation)) is not None:
+                left_s = self.health.seconds_left(incarnation)
+                reason = f"ejected: {cause}, " + (f"{left_s:.1f} s left" if left_s else "on trial")
+            if reason is not None:
+                reasons[record.replica_id] = reason
+        return reasons
 
     def served_names(self) -> list[str]:
         return sorted({name for record in self._records.values() for name in record.served_names})
 
-    def failed(self, incarnation: str) -> None:
-        """It refused or broke a connection: not used for a while, longer each time."""
-        if incarnation not in self._records:  # it left while it answered
-            return
-        old = self._ejections.get(incarnation)
-        seconds = min(old.seconds * 2, _MAX_EJECTION_S) if old else _FIRST_EJECTION_S
-        self._ejections[incarnation] = _Ejection(self._clock() + seconds, seconds)
 
-    def succeeded(self, incarnation: str) -> None:
-        self._ejections.pop(incarnation, None)
+def _flaw(record: ReplicaRecord, model: str | None) -> str | None:
+    """Why a replica takes no requests for `model`, by what it says of itself."""
+    if not record.ready:
+        return "not ready"
+    if record.draining:
+        return "draining"
+    if model is not None and model not in record.served_names:
+        return "serves other models"
+    return None

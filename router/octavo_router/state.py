@@ -39,6 +39,7 @@ from octavo_router.tokenizers import TokenizerCache
 logger = logging.getLogger(__name__)
 
 _REDIS_TIMEOUT_S = 2.0
+_STALL_CHECK_S = 0.5
 
 
 class RouterState:
@@ -59,6 +60,7 @@ class RouterState:
             budget=self.index_budget,
             namespaces=options.namespaces,
             weights=options.policy_weights,
+            max_ejected_share=options.max_ejected_share,
             clock=clock,
         )
         self.discovery = Discovery(self.deployments, clock)
@@ -137,6 +139,7 @@ class RouterState:
             capture=self.capture,
         )
         self.resumption = await self._make_resumption()
+        self._start(self._move_stalled())
         return self
 
     async def __aexit__(
@@ -209,6 +212,12 @@ class RouterState:
         )
         self._start(self.discovery.follow_redis(client, with_registry=options.all_deployments))
         self._start(KVFollower(lambda: self.deployments).follow(client))
+
+    async def _move_stalled(self) -> None:
+        while True:
+            await asyncio.sleep(_STALL_CHECK_S)
+            for deployment in self.deployments:
+                deployment.move_stalled()
 
     def _start(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(work)

@@ -64,6 +64,16 @@ def router(
         int,
         option("--max-attempts", help="Replicas that one request may be sent to.", min=1),
     ] = _ROUTER["max_attempts"],
+    max_ejected_share: Annotated[
+        float,
+        option(
+            "--max-ejected-share",
+            help="Share of a deployment's replicas that may be left alone at once for being slow, "
+            "silent or wrong.",
+            min=0,
+            max=1,
+        ),
+    ] = _ROUTER["max_ejected_share"],
     continue_patience: Annotated[
         float,
         option(
@@ -217,6 +227,7 @@ def router(
         connect_timeout_s=connect_timeout,
         read_timeout_s=read_timeout,
         max_attempts=max_attempts,
+        max_ejected_share=max_ejected_share,
         max_body_bytes=max_body_bytes,
         drain_delay_s=drain_delay,
         drain_timeout_s=drain_timeout,

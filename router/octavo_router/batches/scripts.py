@@ -45,17 +45,22 @@ end
 
 # The result of a line, if it has none yet, and what it adds to the batch's counts.
 # KEYS: batch, done, results. ARGV: chunk, line, result, field, increment, ...
-COMMIT = _IS_OPEN + """
+COMMIT = (
+    _IS_OPEN
+    + """
 if not is_open(KEYS[1]) then return 0 end
 if redis.call('HEXISTS', KEYS[2], ARGV[1]) == 1 then return 0 end
 if redis.call('HSETNX', KEYS[3], ARGV[2], ARGV[3]) == 0 then return 0 end
 for i = 4, #ARGV, 2 do redis.call('HINCRBY', KEYS[1], ARGV[i], ARGV[i + 1]) end
 return 1
 """
+)
 
 # A chunk whose results are in the storage. KEYS: batch, done, results, chunks.
 # ARGV: chunk, sizes, group, entry ("" where nobody holds a lease)
-FINISH = _IS_OPEN + """
+FINISH = (
+    _IS_OPEN
+    + """
 if not is_open(KEYS[1]) then return 0 end
 local is_new = redis.call('HSETNX', KEYS[2], ARGV[1], ARGV[2])
 redis.call('DEL', KEYS[3])
@@ -65,6 +70,7 @@ if ARGV[4] ~= '' then
 end
 return is_new
 """
+)
 
 # A lock that only its holder renews or lets go. KEYS: lock. ARGV: holder, milliseconds (0: let go)
 HOLD = """

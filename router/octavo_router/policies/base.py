@@ -38,6 +38,12 @@ class ReplicaView:
     prefill_tokens_per_s: float
     decode_tokens_per_s: float
 
+    def expected_s(self, num_prompt_tokens: int) -> float:
+        """Until the first token of a prompt that is sent there now."""
+        num_uncached = max(0, num_prompt_tokens - self.num_cached_tokens)
+        prefill_s = (self.num_queued_tokens + num_uncached) / self.prefill_tokens_per_s
+        return prefill_s + self.num_running / self.decode_tokens_per_s
+
 
 @dataclass(frozen=True, slots=True)
 class Choice:

@@ -2,6 +2,7 @@
 
 from tests.fakes.fake_presence import new_record
 
+from octavo_router.health import Cause
 from octavo_router.replicas import ReplicaSet
 from octavo_router.retry_budget import RetryBudget
 from octavo_router.trust import MAX_LIES, PredictionTrust
@@ -41,20 +42,19 @@ def test_replace_tells_which_incarnations_are_gone() -> None:
     assert ids(replicas) == ["a"]
 
 
-def test_a_failed_replica_is_left_out_for_longer_each_time_until_it_succeeds() -> None:
+def test_a_failed_replica_is_left_out_until_a_request_tries_it() -> None:
     clock = Clock()
     replicas = ReplicaSet(clock)
     bad, good = new_record("bad"), new_record("good")
     replicas.replace([bad, good])
 
-    replicas.failed(bad.incarnation)
+    replicas.health.failed(replicas.health.sent(bad.incarnation, 1.0), Cause.BROKEN)
     assert ids(replicas) == ["good"]
     clock.now = 0.6
     assert ids(replicas) == ["bad", "good"]
-    replicas.failed(bad.incarnation)
-    clock.now = 1.2
+    trial = replicas.health.sent(bad.incarnation, 1.0)
     assert ids(replicas) == ["good"]
-    replicas.succeeded(bad.incarnation)
+    replicas.health.answered(trial)
     assert ids(replicas) == ["bad", "good"]
 
 
@@ -62,9 +62,41 @@ def test_a_failed_replica_is_better_than_none() -> None:
     replicas = ReplicaSet(Clock())
     only = new_record("only")
     replicas.replace([only])
-    replicas.failed(only.incarnation)
+    replicas.health.failed(replicas.health.sent(only.incarnation, 1.0), Cause.BROKEN)
     assert ids(replicas) == ["only"]
     assert ids(replicas, without=[only.incarnation]) == []
+
+
+def test_every_replica_that_is_left_out_has_its_reason() -> None:
+    clock = Clock()
+    replicas = ReplicaSet(clock)
+    records = [
+        new_record("good"),
+        new_record("bad"),
+        new_record("trying"),
+        new_record("tried"),
+        new_record("other", served_names=["other"]),
+        new_record("loading", ready=False),
+        new_record("leaving", draining=True),
+    ]
+    replicas.replace(records)
+    _, bad, trying, tried, *_ = [record.incarnation for record in records]
+    replicas.health.failed(replicas.health.sent(trying, 1.0), Cause.BROKEN)
+    clock.now = 0.5
+    replicas.health.sent(trying, 1.0)
+    replicas.health.failed(replicas.health.sent(bad, 1.0), Cause.BROKEN)
+    clock.now = 0.6
+    usable = replicas.usable("fake", without=[tried])
+    assert [record.replica_id for record in usable] == ["good"]
+    assert replicas.left_out("fake", len(usable), without=[tried]) == {
+        "bad": "ejected: broken, 0.4 s left",
+        "trying": "ejected: broken, on trial",
+        "tried": "tried before",
+        "other": "serves other models",
+        "loading": "not ready",
+        "leaving": "draining",
+    }
+    assert replicas.left_out("fake", len(records)) == {}
 
 
 def test_the_retry_budget_ends_and_comes_back_with_time_and_requests() -> None:
