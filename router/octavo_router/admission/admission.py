@@ -63,8 +63,8 @@ class Admission:
         tenant = request.terms.caller.tenant.name
         try:
             async with (
-                _ended_in_time(request),
                 self._billed(request, stream, send) as watched,
+                _ended_in_time(request),
                 self._turn(request, stream),
             ):
                 self._metrics.admitted(tenant)
