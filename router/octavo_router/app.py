@@ -44,6 +44,7 @@ from octavo_router.tenancy.tenant import Caller, Tenant
 from octavo_router.tenancy.terms import (
     Body,
     Terms,
+    asked_headers,
     body_terms,
     check_may,
     check_model,
@@ -238,10 +239,11 @@ class Routes:
         check_model(caller, model)
         real = self._real_model(request, raw, model, caller) or None
         deployment = self._deployment(real)
-        terms = header_terms(request.headers, caller)
+        headers = asked_headers(request.scope["headers"])
+        terms = header_terms(headers, caller)
         directory = self._directory
         if body is not None:
-            terms = body_terms(terms, request.headers, body, model=real, directory=directory)
+            terms = body_terms(terms, headers, body, model=real, directory=directory)
         if isinstance(body, ChatCompletionRequest | CompletionRequest):
             terms = generation_terms(terms, body)
         if body is None and real != (model or None):

@@ -25,6 +25,7 @@ from octavo_router.deployment import Deployment
 from octavo_router.stream_trace import StreamTrace
 from octavo_router.tenancy.ledger import Entry, Ledger
 from octavo_router.tenancy.limiter import Limiter, Permit
+from octavo_router.tenancy.terms import Terms
 from octavo_router.tenancy.usage import TokenCounts, UsageRecord
 
 if TYPE_CHECKING:
@@ -60,6 +61,9 @@ class Admission:
         Raises `RateLimitError`; `UnavailableError` where the queue is full or the deadline for the
         first token cannot be met; `DeadlineError` when the whole time is over, inside too.
         """
+        if self._is_open_to(request.terms):
+            yield send
+            return
         tenant = request.terms.caller.tenant.name
         try:
             async with (
@@ -73,6 +77,11 @@ class Admission:
             if (reason := error.headers.get(REASON_HEADER)) is not None:
                 self._metrics.refused(tenant, reason)
             raise
+
+    def _is_open_to(self, terms: Terms) -> bool:
+        """Whether nothing is to be counted, waited for or kept to."""
+        is_plain = self._limiter is None and not self._queues.max_requests
+        return is_plain and terms.ttft_s is None and terms.timeout_s is None
 
     def measure(self) -> None:
         """Brings the gauges up to date."""

@@ -47,6 +47,11 @@ class Gate:
         self._pumping: asyncio.Task[None] | None = None
         self.queue = queue
 
+    @property
+    def num_pending(self) -> int:
+        """Requests that wait, or may go on and have not been sent yet."""
+        return len(self._turns) + len(self._granted)
+
     @asynccontextmanager
     async def turn(self, waiter: Waiter, *, give_up_s: float | None) -> AsyncIterator[None]:
         """Inside it the request may be sent. give_up_s: how long it may wait for that.

@@ -7,7 +7,7 @@ x-octavo-ttft-ms: 800       refuse what cannot have its first token so soon
 x-octavo-timeout-ms: 30000  end it after that long
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Protocol, get_args
 
@@ -21,7 +21,7 @@ from octavo_router.tenancy.tenant import ANYBODY, Caller, Override
 PRIORITY_HEADERS = ("x-octavo-priority", "x-vllm-priority")
 POLICY_HEADER = "x-octavo-policy"
 REPLICA_HEADER = "x-octavo-replica"
-_PREFIX = "x-octavo-"
+_PREFIXES = (b"x-octavo-", b"x-vllm-")
 TTFT_HEADER = "x-octavo-ttft-ms"
 TIMEOUT_HEADER = "x-octavo-timeout-ms"
 # An answer whose length nobody has bounded is expected to be this long.
@@ -55,6 +55,16 @@ class Terms:
 
 
 _PLAIN = Terms()
+_PLAIN_WITH_PROMPT = Terms(counts_tokens=True)
+
+
+def asked_headers(raw: Iterable[tuple[bytes, bytes]]) -> dict[str, str]:
+    """Those of a request's headers that may mean something here; mostly none."""
+    return {
+        name.decode("latin-1"): value.decode("latin-1")
+        for name, value in raw
+        if name.startswith(_PREFIXES)
+    }
 
 
 def check_model(caller: Caller, model: str | None) -> None:
@@ -73,10 +83,11 @@ def check_model(caller: Caller, model: str | None) -> None:
 
 
 def header_terms(headers: Mapping[str, str], caller: Caller) -> Terms:
-    """What the headers ask for. Raises `ValidationError`, and `ForbiddenError` for what the tenant
-    may not say.
+    """What the headers ask for. headers: as `asked_headers` gives them.
+
+    Raises `ValidationError`, and `ForbiddenError` for what the tenant may not say.
     """
-    if caller is ANYBODY and not any(name.startswith(_PREFIX) for name in headers):
+    if caller is ANYBODY and not headers:
         return _PLAIN
     policy = headers.get(POLICY_HEADER)
     if policy is not None and policy not in get_args(RoutingPolicyName):
@@ -112,6 +123,8 @@ def body_terms(
 
     Raises `ValidationError` and `ForbiddenError`.
     """
+    if terms is _PLAIN and model == body.model and not body.priority:
+        return _PLAIN_WITH_PROMPT
     priority = _asked_priority(headers, body)
     overrides = RequestOverrides(model=model if model != body.model else None)
     if directory is not None:

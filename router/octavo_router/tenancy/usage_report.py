@@ -28,11 +28,12 @@ def moment(text: str, now: datetime) -> datetime:
 
     Raises `ConfigError`.
     """
-    if match := _AGE.fullmatch(text):
-        return now - timedelta(**{_UNITS[match[2]]: int(match[1])})
     try:
-        return datetime.fromisoformat(text).replace(tzinfo=UTC)
-    except ValueError:
+        if match := _AGE.fullmatch(text):
+            return now - timedelta(**{_UNITS[match[2]]: int(match[1])})
+        given = datetime.fromisoformat(text)
+        return given.replace(tzinfo=UTC) if given.tzinfo is None else given.astimezone(UTC)
+    except (OverflowError, ValueError):
         raise ConfigError(
             f"{text!r} is no time; write a date as 2026-01-31, a time as 2026-01-31T08:00 (UTC), or"
             " an age as 7d, 24h or 30m"
