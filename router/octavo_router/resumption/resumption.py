@@ -107,11 +107,10 @@ class Resumption:
         if self._is_closing:
             raise UnavailableError("the router is stopping; ask another one for the rest")
         generation = self._generations.get(name)
-        if generation is not None and generation.is_kept:
+        # One that is behind the client may have lost the stream to another router and not know it.
+        if generation is not None and generation.is_kept and answer.last <= generation.last:
             if generation.lease.fingerprint != asked.fingerprint:
                 raise _other_request()
-            if answer.last > generation.last:
-                raise _not_whole()
             self._metrics.resumable_answers.labels("followed").inc()
             return generation
         lease = Lease(name, secrets.token_hex(8), asked.fingerprint)
@@ -155,7 +154,10 @@ class Resumption:
                 "the stream is no longer kept; ask again without Last-Event-ID for a new one"
             )
         if claim.standing is Standing.LOST or answer.last > claim.last:
-            raise _not_whole()
+            raise GoneError(
+                "the stream was not kept whole and cannot be resumed; ask again with another "
+                "Idempotency-Key"
+            )
 
     async def _generate(self, lease: Lease, request: ProxyRequest, claim: Claim) -> Generation:
         """This router is the owner now: it begins, or goes on."""
@@ -211,11 +213,4 @@ def _told(send: Send) -> Send:
 def _other_request() -> OtherRequestError:
     return OtherRequestError(
         "this Idempotency-Key was used with another request; use a new key for a new request"
-    )
-
-
-def _not_whole() -> GoneError:
-    return GoneError(
-        "the stream was not kept whole and cannot be resumed; ask again with another "
-        "Idempotency-Key"
     )
