@@ -15,7 +15,6 @@ from tests.fakes.virtual_time import run_in_virtual_time
 
 from octavo_protocol.asgi import Message, Send
 from octavo_protocol.continuation import ContinuationRequest, TraceEntry
-from octavo_protocol.errors import OctavoError
 from octavo_protocol.keys import Keys
 from octavo_router.metrics import RouterMetrics
 from octavo_router.proxy import Proxy, ProxyRequest
@@ -160,9 +159,8 @@ class Client:
         has_enough = asyncio.Event()
 
         async def send(message: Message) -> None:
-            if message["type"] == "http.response.start":
+            if message["type"] == "http.response.start" or has_enough.is_set():
                 return
-            assert not has_enough.is_set()
             self._take(message["body"], until)
             if not message["more_body"] and self.events[-1:] == [DONE]:
                 self.is_done = True
@@ -177,7 +175,7 @@ class Client:
         for task in both:
             task.cancel()
         results = await asyncio.gather(*both, return_exceptions=True)
-        if isinstance(results[0], OctavoError):
+        if isinstance(results[0], Exception):
             self.errors.append(results[0])
 
     def _take(self, data: bytes, until: int) -> None:

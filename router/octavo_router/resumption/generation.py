@@ -88,10 +88,13 @@ class Generation:
             await self._let_go()
             self._tail.leave()
 
-    @property
-    def last(self) -> int:
-        """The number of the last event."""
-        return self._tail.last
+    def can_serve(self, after: int) -> bool:
+        """Whether a client that has the events up to `after` may join: what it gets is kept, and
+        this router, as far as it knows, is the one that generates it.
+
+        One that is behind the client may have lost the stream to another router and not know it.
+        """
+        return self.is_kept and not self._tail.is_left and after <= self._tail.last
 
     def stop(self) -> None:
         """Another router may go on."""

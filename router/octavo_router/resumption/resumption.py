@@ -107,8 +107,7 @@ class Resumption:
         if self._is_closing:
             raise UnavailableError("the router is stopping; ask another one for the rest")
         generation = self._generations.get(name)
-        # One that is behind the client may have lost the stream to another router and not know it.
-        if generation is not None and generation.is_kept and answer.last <= generation.last:
+        if generation is not None and generation.can_serve(answer.last):
             if generation.lease.fingerprint != asked.fingerprint:
                 raise _other_request()
             self._metrics.resumable_answers.labels("followed").inc()
