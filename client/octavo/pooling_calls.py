@@ -89,8 +89,10 @@ class PoolingCalls(EngineAccess):
         pooling_params: Params = None,
         lora_request: Any = None,
         tokenization_kwargs: Mapping[str, Any] | None = None,
-    ) -> list[EmbeddingRequestOutput] | list[Pooled]:
-        """The vector of every prompt; of a model for token_embed, one vector per token."""
+    ) -> list[Any]:
+        """The vector of every prompt: an `EmbeddingRequestOutput` each. Of a model for token_embed:
+        a `PoolingRequestOutput` each, with one row per token.
+        """
         info = self._pooling_info("embed")
         task = "token_embed" if info.task == "token_embed" else "embed"
         _require(info, task, "embed", "an embedder")

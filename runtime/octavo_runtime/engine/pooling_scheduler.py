@@ -120,10 +120,11 @@ class PoolingScheduler:
 
         reads_prefix_cache: its result does not need the hidden states of cached tokens.
         """
-        identity = HashIdentity(self.config.cache_model, request.adapter, request.cache_salt)
-        prompt = Prompt(
-            request, self._num_added, identity.extra(), reads_prefix_cache=reads_prefix_cache
-        )
+        extra = b""
+        if self.pool is not None:
+            identity = HashIdentity(self.config.cache_model, request.adapter, request.cache_salt)
+            extra = identity.extra()
+        prompt = Prompt(request, self._num_added, extra, reads_prefix_cache=reads_prefix_cache)
         self._num_added += 1
         self.waiting.push(prompt)
 
