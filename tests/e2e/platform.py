@@ -33,15 +33,18 @@ spec:
 
 
 class Platform:
-    """Redis, two fp32 replicas of a model and a router, in child processes. A context manager."""
+    """Redis, two fp32 replicas of a model and a router, in child processes. A context manager.
 
-    def __init__(self, model: Path, folder: Path) -> None:
-        manifest = folder / "manifest.yaml"
-        manifest.write_text(MANIFEST.format(folder=model))
+    manifest: with the model's `{folder}`.
+    """
+
+    def __init__(self, model: Path, folder: Path, manifest: str = MANIFEST) -> None:
+        path = folder / "manifest.yaml"
+        path.write_text(manifest.format(folder=model))
         (port,) = free_ports(1)
         self.url = f"http://127.0.0.1:{port}"
         self._log = folder / "up.log"
-        command = [sys.executable, "-m", "octavo", "up", "-f", str(manifest)]
+        command = [sys.executable, "-m", "octavo", "up", "-f", str(path)]
         with self._log.open("wb") as log:
             self._process = subprocess.Popen(
                 [*command, "--port", str(port), "--no-greet"],
@@ -107,7 +110,7 @@ class Platform:
         for process in psutil.Process(self._process.pid).children():
             arguments = process.cmdline()
             is_meant = replica_id is None or replica_id in arguments
-            if is_meant and any(word in part for part in arguments[:4] for word in words):
+            if is_meant and any(Path(part).name in words for part in arguments[:4]):
                 return process
         raise AssertionError(f"no child process of octavo up has one of {words}")
 

@@ -1,0 +1,124 @@
+"""An embedding model through `octavo up`: router and two replicas, one of which is killed."""
+
+import asyncio
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import numpy as np
+import pytest
+import tokenizers
+import torch
+from openai import AsyncOpenAI
+from tokenizers import models, pre_tokenizers, processors
+
+from tests.e2e.platform import Platform
+from tests.unit.models.encoder_checkpoints import VOCAB, write_checkpoint
+
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
+
+MANIFEST = """\
+apiVersion: octavo.dev/v1alpha1
+kind: ModelDeployment
+metadata:
+  name: tiny-bert
+spec:
+  model:
+    source: file://{folder}
+  replicas: 2
+  engine:
+    dtype: float32
+"""
+WORDS = [f"w{i}" for i in range(VOCAB - 4)]
+RNG = np.random.default_rng(5)
+REQUESTS = [
+    [" ".join(RNG.choice(WORDS, RNG.integers(1, 60))) for _ in range(500)] for _ in range(16)
+]
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random BERT whose tokens are words."""
+    folder = tmp_path_factory.mktemp("tiny-bert")
+    write_checkpoint(folder, "BertModel")
+    names = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", *WORDS]
+    vocabulary = {name: index for index, name in enumerate(names)}
+    tokenizer = tokenizers.Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]",
+        pair="[CLS] $A [SEP] $B:1 [SEP]:1",
+        special_tokens=[("[CLS]", 2), ("[SEP]", 3)],
+    )
+    tokenizer.save(str(folder / "tokenizer.json"))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def platform(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Platform]:
+    with Platform(model, tmp_path_factory.mktemp("platform"), MANIFEST) as running:
+        yield running
+
+
+async def embedded(platform: Platform, requests: list[list[str]]) -> list[np.ndarray]:
+    """The vectors of each request's texts, eight requests at a time."""
+    limit = asyncio.Semaphore(8)
+    async with AsyncOpenAI(
+        base_url=f"{platform.url}/v1", api_key="none", max_retries=0, timeout=120
+    ) as client:
+
+        async def one(texts: list[str]) -> np.ndarray:
+            async with limit:
+                answer = await client.embeddings.create(model="tiny-bert", input=texts)
+            assert [item.index for item in answer.data] == list(range(len(texts)))
+            return np.array([item.embedding for item in answer.data], np.float32)
+
+        return await asyncio.gather(*(one(texts) for texts in requests))
+
+
+def reference(model: Path, texts: list[str]) -> np.ndarray:
+    """As transformers computes them, one by one: the normalised state of [CLS]."""
+    from transformers import BertModel
+
+    bert = BertModel.from_pretrained(model, add_pooling_layer=False)
+    rows = []
+    for text in texts:
+        ids = [2, *(WORDS.index(word) + 4 for word in text.split()), 3]
+        with torch.no_grad():
+            state = bert(torch.tensor([ids])).last_hidden_state[0, 0]
+        rows.append((state / state.norm()).numpy())
+    return np.stack(rows)
+
+
+async def test_embeddings_through_the_router_are_those_of_transformers(
+    platform: Platform, model: Path
+) -> None:
+    [vectors] = await embedded(platform, [REQUESTS[0][:100]])
+
+    assert np.allclose(vectors, reference(model, REQUESTS[0][:100]), atol=1e-5)
+
+
+async def test_a_killed_replica_costs_no_embedding(platform: Platform, model: Path) -> None:
+    decisions = platform.metric("octavo_router_decision_seconds_count")
+    running = asyncio.create_task(embedded(platform, REQUESTS))
+    await asyncio.to_thread(
+        platform.wait_until,
+        lambda: platform.metric("octavo_router_decision_seconds_count") >= decisions + 8,
+        60,
+    )
+
+    platform.kill_replica()
+
+    answers = await running
+    assert platform.metric("octavo_router_retries_total") > 0
+    for texts, vectors in zip(REQUESTS, answers, strict=True):
+        assert len(vectors) == len(texts)
+        assert np.allclose(vectors[:5], reference(model, texts[:5]), atol=1e-5)
+    await asyncio.to_thread(platform.wait_until, platform.is_ready, 60)
+
+
+def test_the_router_says_what_the_model_cannot(platform: Platform) -> None:
+    answer = httpx.post(f"{platform.url}/v1/completions", json={"prompt": "a"}, timeout=60)
+
+    assert answer.status_code == 404
+    assert "use /v1/embeddings" in answer.json()["error"]["message"]
