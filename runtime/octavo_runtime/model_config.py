@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import tokenizers
 import torch
 
 from octavo_kernels.activation import GeluForm
@@ -59,6 +60,8 @@ class PoolingHints:
 
     labels: names of the classes, in order. activation: torch's name of what a cross-encoder does
     with its logits. matryoshka_dimensions: lengths that vectors may be cut to; () = any.
+    classifier_token_ids: a decoder's score is of these tokens' logits, not of a head of its own:
+    where is_token_difference, the second's less the first's.
     """
 
     labels: tuple[str, ...]
@@ -66,6 +69,8 @@ class PoolingHints:
     activation: str | None
     is_matryoshka: bool
     matryoshka_dimensions: tuple[int, ...]
+    classifier_token_ids: tuple[int, ...] = ()
+    is_token_difference: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,7 +152,7 @@ class ModelConfig:
             dtype=_DTYPES[dtype_name],
             eos_token_ids=_eos_token_ids(folder, raw),
             encoder=encoder,
-            pooling=_pooling_hints(raw, folder / "config.json"),
+            pooling=_pooling_hints(raw, folder),
         )
 
 
@@ -217,7 +222,12 @@ def _encoder(raw: Mapping[str, Any], architecture: str, path: Path) -> EncoderCo
     )
 
 
-def _pooling_hints(raw: Mapping[str, Any], path: Path) -> PoolingHints:
+def _pooling_hints(raw: Mapping[str, Any], folder: Path) -> PoolingHints:
+    path = folder / "config.json"
+    token_ids = _classifier_token_ids(raw, folder)
+    is_difference = bool(token_ids and raw.get("is_original_qwen3_reranker", False))
+    if token_ids:
+        raw = {"num_labels": 1 if is_difference else len(token_ids)}
     names = raw.get("id2label") or {i: f"LABEL_{i}" for i in range(raw.get("num_labels", 2))}
     try:
         ordered = {int(index): str(name) for index, name in names.items()}
@@ -234,7 +244,31 @@ def _pooling_hints(raw: Mapping[str, Any], path: Path) -> PoolingHints:
         or raw.get("sbert_ce_default_activation_function"),
         is_matryoshka=bool(lengths or raw.get("is_matryoshka", False)),
         matryoshka_dimensions=lengths,
+        classifier_token_ids=token_ids,
+        is_token_difference=is_difference,
     )
+
+
+def _classifier_token_ids(raw: Mapping[str, Any], folder: Path) -> tuple[int, ...]:
+    """Of `classifier_from_token`, which vLLM's users set by hf_overrides."""
+    tokens = raw.get("classifier_from_token") or []
+    if not tokens:
+        return ()
+    file = folder / "tokenizer.json"
+    if not file.is_file():
+        raise ConfigError(f"classifier_from_token needs {file}, which is not there")
+    tokenizer = tokenizers.Tokenizer.from_file(str(file))
+    token_ids = []
+    for token in tokens:
+        token_id = tokenizer.token_to_id(token)
+        if token_id is None:
+            raise ConfigError(f"classifier_from_token: {token!r} is no token of this model")
+        token_ids.append(token_id)
+    if raw.get("is_original_qwen3_reranker") and len(token_ids) != 2:
+        raise ConfigError(
+            f"classifier_from_token must name two tokens, the second for a match; it has {tokens}"
+        )
+    return tuple(token_ids)
 
 
 def _overridden(raw: dict[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tokenizers
 import torch
 from numpy.typing import NDArray
 from transformers import (
@@ -19,6 +20,7 @@ from transformers import (
     Qwen3Model,
 )
 
+from octavo_protocol.errors import ConfigError
 from octavo_protocol.pooling import PoolingParams
 from octavo_runtime.config import EngineConfig, PoolerConfig
 from octavo_runtime.engine.pooling_engine import PoolingEngine
@@ -166,3 +168,48 @@ def test_classes_are_those_of_the_score_head(
     with torch.no_grad():
         logits = [model(torch.tensor([prompt])).logits[0] for prompt in PROMPTS]
     assert_equal(got, [each.softmax(-1) for each in logits])
+
+
+@pytest.mark.parametrize("is_tied", [False, True])
+def test_a_token_may_be_the_score(
+    pool: Callable[..., list[Result]], tmp_path: Path, is_tied: bool
+) -> None:
+    torch.manual_seed(4)
+    config = LlamaConfig(**SIZES, tie_word_embeddings=is_tied)
+    model = LlamaForCausalLM(config).eval()
+    model.save_pretrained(tmp_path)
+    words = tokenizers.models.WordLevel({"[PAD]": 0, "no": 7, "yes": 9}, unk_token="[PAD]")
+    tokenizers.Tokenizer(words).save(str(tmp_path / "tokenizer.json"))
+    overrides = {
+        "architectures": ["LlamaForSequenceClassification"],
+        "classifier_from_token": ["no", "yes"],
+    }
+
+    both = pool(tmp_path, PoolingParams(), hf_overrides=overrides)
+    score = pool(
+        tmp_path, PoolingParams(), hf_overrides=overrides | {"is_original_qwen3_reranker": True}
+    )
+
+    with torch.no_grad():
+        logits = [model(torch.tensor([prompt])).logits[0, -1, [7, 9]] for prompt in PROMPTS]
+    expected = [each.softmax(-1) for each in logits]
+    assert_equal(both, expected)
+    assert_equal(score, [each[1:] for each in expected])
+
+
+def test_a_score_of_unknown_tokens_is_refused(
+    build: Build, pool: Callable[..., list[Result]], tmp_path: Path
+) -> None:
+    folder, model = build("LlamaForCausalLM")
+    model.save_pretrained(tmp_path)
+    overrides = {
+        "architectures": ["LlamaForSequenceClassification"],
+        "classifier_from_token": ["no", "maybe"],
+    }
+
+    with pytest.raises(ConfigError, match=r"classifier_from_token needs .*tokenizer.json"):
+        pool(folder, PoolingParams(), hf_overrides=overrides)
+    words = tokenizers.models.WordLevel({"[PAD]": 0, "no": 7}, unk_token="[PAD]")
+    tokenizers.Tokenizer(words).save(str(tmp_path / "tokenizer.json"))
+    with pytest.raises(ConfigError, match="'maybe' is no token of this model"):
+        pool(tmp_path, PoolingParams(), hf_overrides=overrides)
