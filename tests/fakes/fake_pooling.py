@@ -20,6 +20,13 @@ CLASSIFIER = PoolingInfo(
 )
 RERANKER = PoolingInfo(tasks=["classify"], is_encoder=True, num_token_types=2, labels=["LABEL_0"])
 LATE_INTERACTION = PoolingInfo(tasks=["token_embed"], is_encoder=True, embedding_size=SIZE)
+# No model can all of this; it is for what clients may send.
+ANYTHING = PoolingInfo(
+    tasks=["embed", "classify", "token_embed", "token_classify"],
+    is_encoder=True,
+    embedding_size=SIZE,
+    labels=["no", "yes"],
+)
 
 
 def fake_tensor(
