@@ -48,8 +48,8 @@ class Directory:
                 found = caller
         return found
 
-    def cache_salt(self, tenant: Tenant, client_salt: str | None) -> str:
-        return cache_salt(self._secret, tenant, client_salt)
+    def cache_salt(self, tenant: Tenant, client_salt: str | None, group: str | None = None) -> str:
+        return cache_salt(self._secret, tenant, client_salt, group)
 
 
 def key_hash(key: bytes) -> str:
@@ -82,5 +82,6 @@ def _tenant(form: TenantForm) -> Tenant:
         highest_priority=default if highest is None else highest,
         limits=Limits(**form.limits.model_dump(), **form.budgets.model_dump()),
         cache_group=form.cache_group,
+        may_share=frozenset(form.may_share),
         may_override=frozenset(form.may_override),
     )

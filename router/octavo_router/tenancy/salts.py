@@ -13,9 +13,14 @@ import msgspec
 from octavo_router.tenancy.tenant import Tenant
 
 
-def cache_salt(secret: str, tenant: Tenant, client_salt: str | None) -> str:
-    """client_salt: the request's own, which divides what the tenant can reach and adds nothing."""
-    kind, name = ("group", tenant.cache_group) if tenant.cache_group else ("tenant", tenant.name)
+def cache_salt(
+    secret: str, tenant: Tenant, client_salt: str | None, group: str | None = None
+) -> str:
+    """client_salt: the request's own, which divides what the tenant can reach and adds nothing.
+    group: with whom this request shares; None: with those of the tenant's own group, if any.
+    """
+    group = group or tenant.cache_group
+    kind, name = ("group", group) if group else ("tenant", tenant.name)
     # As a JSON list: no two triples have one text.
     text = msgspec.json.encode(["cache-salt", kind, name, client_salt or ""])
     return hmac.new(secret.encode(), text, hashlib.sha256).hexdigest()[:32]

@@ -49,7 +49,8 @@ class Tenant:
     """models: patterns (`*`, `?`) of the names that it may ask for. weight: its share of a queue
     beside other tenants'. priority: of its requests, as vLLM counts: lower goes first;
     highest_priority: the lowest number that it may ask for. cache_group: tenants of one group share
-    cached prefixes; None: its own only. may_override: what its requests may say for themselves.
+    cached prefixes; None: its own only. may_share: groups for which a request may declare its
+    prompt. may_override: what its requests may say for themselves.
     """
 
     name: str
@@ -59,6 +60,7 @@ class Tenant:
     highest_priority: int = 0
     limits: Limits = Limits()
     cache_group: str | None = None
+    may_share: frozenset[str] = frozenset()
     may_override: frozenset[Override] = frozenset()
 
     def may_use(self, model: str) -> bool:

@@ -91,6 +91,7 @@ class TenantForm(_Form):
     limits: LimitsForm = LimitsForm()
     budgets: BudgetsForm = BudgetsForm()
     cache_group: _Name | None = None
+    may_share: list[_Name] = []
     may_override: list[Override] = []
 
 

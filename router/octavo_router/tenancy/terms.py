@@ -1,10 +1,13 @@
 """What holds for one request beside its body: what its tenant is given, and what its headers ask.
 
-x-octavo-priority: -2       lower goes first; also `priority` of the body, x-vllm-priority
-x-octavo-policy: least-load how the replica is picked
-x-octavo-replica: gpt-0     which replica it is
-x-octavo-ttft-ms: 800       refuse what cannot have its first token so soon
-x-octavo-timeout-ms: 30000  end it after that long
+    x-octavo-priority: -2        lower goes first; also `priority` of the body, x-vllm-priority
+    x-octavo-policy: least-load  how the replica is picked
+    x-octavo-replica: gpt-0      which replica it is
+    x-octavo-cache-group: docs   with whom the prompt's cache is shared
+    x-octavo-ttft-ms: 800        refuse what cannot have its first token so soon
+    x-octavo-timeout-ms: 30000   end it after that long
+
+The first four are for tenants that may; without tenants everybody may, and all share one cache.
 """
 
 from collections.abc import Iterable, Mapping
@@ -16,11 +19,12 @@ from octavo_protocol.openai import ChatCompletionRequest, CompletionRequest
 from octavo_protocol.overrides import NO_OVERRIDES, RequestOverrides
 from octavo_protocol.resources.model_deployment import RoutingPolicyName
 from octavo_router.tenancy.directory import Directory
-from octavo_router.tenancy.tenant import ANYBODY, Caller, Override
+from octavo_router.tenancy.tenant import ANYBODY, Caller, Override, Tenant
 
 PRIORITY_HEADERS = ("x-octavo-priority", "x-vllm-priority")
 POLICY_HEADER = "x-octavo-policy"
 REPLICA_HEADER = "x-octavo-replica"
+GROUP_HEADER = "x-octavo-cache-group"
 _PREFIXES = (b"x-octavo-", b"x-vllm-")
 TTFT_HEADER = "x-octavo-ttft-ms"
 TIMEOUT_HEADER = "x-octavo-timeout-ms"
@@ -130,7 +134,7 @@ def body_terms(
     if directory is not None:
         tenant = terms.caller.tenant
         priority = _allowed_priority(terms.caller, priority)
-        salt = directory.cache_salt(tenant, body.cache_salt)
+        salt = directory.cache_salt(tenant, body.cache_salt, _asked_group(headers, tenant))
         overrides = replace(overrides, cache_salt=salt, priority=priority)
     elif PRIORITY_HEADERS[0] in headers:  # where replicas do not look
         overrides = replace(overrides, priority=priority)
@@ -179,6 +183,17 @@ def _allowed_priority(caller: Caller, asked: int | None) -> int:
             headers=refusal_headers("override"),
         )
     return asked
+
+
+def _asked_group(headers: Mapping[str, str], tenant: Tenant) -> str | None:
+    group = headers.get(GROUP_HEADER)
+    if group is not None and group != tenant.cache_group and group not in tenant.may_share:
+        raise ForbiddenError(
+            f"tenant {tenant.name} may not share prompts with {group[:80]!r}; leave {GROUP_HEADER}"
+            " out, or have the group added to its may_share",
+            headers=refusal_headers("override"),
+        )
+    return group
 
 
 def check_may(caller: Caller, right: Override, what: str) -> None:

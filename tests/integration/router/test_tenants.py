@@ -207,6 +207,27 @@ async def test_usage_of_a_stream_is_known_though_nobody_asked_for_it(
     assert await router.metric(name) == 16
 
 
+async def test_an_answer_that_is_given_again_is_counted_once(
+    cluster: RouterCluster, tmp_path: Path
+) -> None:
+    replica = await cluster.replica("a")
+    path = tenants(
+        tmp_path,
+        {"name": "acme", "limits": {"requests_per_minute": 2}},
+        {"name": "beta"},
+    )
+    router = await cluster.router(1, tenants=path)
+    again = {"extra_headers": {"idempotency-key": "k"}}
+    texts = {(await ask(router, "acme", **again)).id for _ in range(3)}
+    assert len(texts) == len(replica.seen.requests) == 1
+    await ask(router, "beta", **again)
+    assert len(replica.seen.requests) == 2, "another tenant's key is another one"
+    await ask(router, "acme")
+    with pytest.raises(openai.RateLimitError):
+        await ask(router, "acme", extra_headers={"idempotency-key": "other"})
+    await until(lambda: len(usage_records(cluster)) == 3)
+
+
 async def test_without_redis_each_router_limits_for_itself_and_usage_waits(
     cluster: RouterCluster, tmp_path: Path
 ) -> None:

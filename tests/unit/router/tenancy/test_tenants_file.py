@@ -1,14 +1,23 @@
 """What a file of tenants may say, and what is said about one that is wrong."""
 
+import re
 from pathlib import Path
 
 import pytest
 
 from octavo_protocol.errors import ConfigError
+from octavo_router.metrics import RouterMetrics
 from octavo_router.tenancy.directory import key_hash, load_directory
 from octavo_router.tenancy.tenant import Caller, Limits, Tenant
-from octavo_router.tenancy.tenants_file import parse_tenants
+from octavo_router.tenancy.tenants_file import (
+    BudgetsForm,
+    LimitsForm,
+    PriorityForm,
+    TenantForm,
+    parse_tenants,
+)
 
+PAGE = Path(__file__).parents[4] / "docs" / "tenancy.md"
 SECRET = "0123456789abcdef" * 2
 HASH = key_hash(b"sesame")
 GOOD = f"""\
@@ -23,6 +32,7 @@ tenants:
              max_output_tokens: 100}}
     budgets: {{tokens_per_day: 5000, tokens_per_month: 50000}}
     cache_group: friends
+    may_share: [docs]
     may_override: [priority, replica]
   - name: small
     priority: 3
@@ -49,6 +59,7 @@ def test_a_file_says_all_that_a_tenant_is(tmp_path: Path) -> None:
         highest_priority=-5,
         limits=Limits(60, 1000, 5, 100, 5000, 50000),
         cache_group="friends",
+        may_share=frozenset({"docs"}),
         may_override=frozenset({"priority", "replica"}),
     )
 
@@ -72,14 +83,14 @@ def test_a_file_says_all_that_a_tenant_is(tmp_path: Path) -> None:
         ("concurrency: 5", "concurrency: 0", "line 8: tenants.0.limits.concurrency: Input"),
         ("highest: -5", "highest: 5", "line 7: tenants.0.priority: highest must be at most"),
         (HASH, "sesame", "line 4: tenants.0.keys.0.hash: write sha256: and 64 hexadecimal digits"),
-        ("name: small", "name: a/b", "line 13: tenants.1.name: use letters, digits and ._-"),
+        ("name: small", "name: a/b", "line 14: tenants.1.name: use letters, digits and ._-"),
         ("name: small", "name: acme", "the tenant 'acme' is given twice; keep one"),
         ("weight: 2", "name: x", "line 6: 'name' is given twice; keep one"),
         ("other", "sesame", "is given twice"),
-        ("[priority, replica]", "[key]", "line 12: tenants.0.may_override.0: Input should be"),
+        ("[priority, replica]", "[key]", "line 13: tenants.0.may_override.0: Input should be"),
         (SECRET, "short", "line 1: secret: String should have at least 32 characters"),
         (f"secret: {SECRET}\n", "", "`secret` must be given once, it is given 0 times"),
-        ("weight: 90}, {model: llama-b, weight: 10}", "weight: 0}", "line 17: aliases.canary"),
+        ("weight: 90}, {model: llama-b, weight: 10}", "weight: 0}", "line 18: aliases.canary"),
         ("gpt: llama-a", "gpt: canary", "'gpt' leads to 'canary', which is an alias too"),
         ("tenants:\n", "tenants: [\n", "is not valid YAML"),
     ],
@@ -125,3 +136,25 @@ def test_a_folder_of_nothing_and_a_missing_file_are_refused(tmp_path: Path) -> N
         load_directory(tmp_path)
     with pytest.raises(ConfigError, match="No such file"):
         load_directory(tmp_path / "none.yaml")
+
+
+def test_the_page_s_example_is_a_good_file_that_shows_every_field(tmp_path: Path) -> None:
+    [example] = re.findall(r"```yaml\n(.*?)```", PAGE.read_text("utf-8"), re.DOTALL)
+    numbers = iter(range(1, 9))
+    hashed = re.sub(r"sha256:\w+…", lambda _: f"sha256:{next(numbers):064x}", example)
+    directory = load_directory(
+        write(tmp_path, re.sub(r"secret: \w+…", f"secret: {SECRET}", hashed))
+    )
+    assert directory.num_keys(directory.tenants[0]) == 2
+    assert directory.aliases["fast"].targets[0].model == "smollm2"
+    for form in (TenantForm, LimitsForm, BudgetsForm, PriorityForm):
+        assert form.model_fields.keys() <= set(re.findall(r"\w+", example))
+
+
+def test_the_page_names_metrics_that_exist() -> None:
+    rendered = RouterMetrics().render().decode()
+    section = PAGE.read_text("utf-8").partition("## Metrics")[2]
+    named = re.findall(r"`([a-z]+_[a-z_]+)`", section)
+    assert len(named) == 9
+    known = set(re.findall(r"^# TYPE octavo_router_(\w+)", rendered, re.MULTILINE))
+    assert {name for name in named if name != "octavo_router_"} <= known

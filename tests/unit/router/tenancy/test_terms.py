@@ -94,6 +94,18 @@ def test_what_a_tenant_may_not_say_is_refused(
     assert terms(TRUSTED, headers, **fields).caller.tenant is TRUSTED
 
 
+def test_a_prompt_is_shared_with_a_group_only_by_who_may() -> None:
+    member = Tenant("member", cache_group="docs")
+    guest = Tenant("guest", may_share=frozenset({"docs"}))
+    shared = terms(member, {}).overrides.cache_salt
+    asked = {"x-octavo-cache-group": "docs"}
+    assert terms(member, asked).overrides.cache_salt == shared
+    assert terms(guest, asked).overrides.cache_salt == shared
+    assert terms(guest, {}).overrides.cache_salt != shared
+    with pytest.raises(ForbiddenError, match="tenant plain may not share prompts with 'docs'"):
+        terms(PLAIN, asked)
+
+
 def test_the_right_to_a_priority_has_a_bound() -> None:
     assert terms(TRUSTED, {"x-octavo-priority": "-5"}).overrides.priority == -5
     assert terms(TRUSTED, {"x-octavo-priority": "7"}).priority == 7
