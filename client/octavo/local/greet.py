@@ -1,4 +1,6 @@
-"""The first answer of a fresh platform, and lines to paste for the next ones."""
+"""The first answer of a fresh platform, and lines to paste for the next ones. Models that pool get
+no question, but lines of their own.
+"""
 
 import os
 import shlex
@@ -6,11 +8,15 @@ import shutil
 import sys
 from collections.abc import Callable
 
+import httpx
+
 from octavo.chat_client import Answer, ChatClient
 from octavo_protocol.errors import OctavoError
 
 QUESTION = "What is the capital of France?"
 _MAX_TOKENS = 64
+_TIMEOUT_S = 60.0
+_METHODS = {"/v1/embeddings": ("embed", "embedding[:4]"), "/classify": ("classify", "probs")}
 
 
 def ask_first_question(base_url: str, model: str, write: Callable[[str], None]) -> bool:
@@ -30,6 +36,36 @@ def ask_first_question(base_url: str, model: str, write: Callable[[str], None]) 
         client.close()
     write("\n")
     return True
+
+
+def pooling_route(base_url: str, model: str) -> str | None:
+    """The route that is for this model; None: one that generates, or nothing that answers."""
+    try:
+        with httpx.Client(base_url=base_url, timeout=_TIMEOUT_S) as http:
+            for path in ("/v1/embeddings", "/classify"):
+                if http.post(path, json={"model": model, "input": "Hello!"}).is_success:
+                    return path
+    except httpx.HTTPError:
+        pass
+    return None
+
+
+def pooling_lines(base_url: str, model: str, source: str, route: str) -> str:
+    """How to use a model that pools: curl, and the LLM class; arguments as of `ready_lines`."""
+    python = _short(sys.executable, "python")
+    method, shown = _METHODS[route]
+    return f"""
+The platform is up at {base_url} (OpenAI-compatible; Ctrl-C stops it).
+
+  curl:
+    curl {base_url}{route} -H 'content-type: application/json' \\
+      -d '{{"model": "{model}", "input": "Hello!"}}'
+
+  In process, without the platform, in {python}:
+    from octavo import LLM
+    print(LLM("{source}").{method}(["Hello!"])[0].outputs.{shown})
+
+"""
 
 
 def ready_lines(base_url: str, model: str, source: str) -> str:

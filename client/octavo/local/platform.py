@@ -7,7 +7,12 @@ from pathlib import Path
 from types import FrameType
 
 from octavo.cli.console import ByteProgress
-from octavo.local.greet import ask_first_question, ready_lines
+from octavo.local.greet import (
+    ask_first_question,
+    pooling_lines,
+    pooling_route,
+    ready_lines,
+)
 from octavo.local.machine import usable_cores
 from octavo.local.plan import LocalPlan, MachineFacts, plan
 from octavo.local.ports import free_ports, require_free
@@ -80,9 +85,13 @@ def run_platform(options: UpOptions) -> int:
 
 
 def _welcome(options: UpOptions, local: LocalPlan, source: str, log_folder: Path) -> None:
-    if options.greet:
-        ask_first_question(local.router_url, local.model_name, write)
-    write(ready_lines(local.router_url, local.model_name, source))
+    url, model = local.router_url, local.model_name
+    if route := pooling_route(url, model):
+        write(pooling_lines(url, model, source, route))
+    else:
+        if options.greet:
+            ask_first_question(url, model, write)
+        write(ready_lines(url, model, source))
     write(f"  Logs: {log_folder}\n\n")
 
 

@@ -1,5 +1,6 @@
 """Streaming chat: text, usage, and what an error looks like."""
 
+import asyncio
 import json
 import sys
 from collections.abc import Callable
@@ -8,10 +9,19 @@ from typing import Any
 
 import httpx
 import pytest
+from tests.fakes.fake_pooling import CLASSIFIER, EMBEDDER
+from tests.unit.server.conftest import running_replica
 
 from octavo.chat_client import Answer, ChatClient, Usage
-from octavo.local.greet import QUESTION, ask_first_question, ready_lines
+from octavo.local.greet import (
+    QUESTION,
+    ask_first_question,
+    pooling_lines,
+    pooling_route,
+    ready_lines,
+)
 from octavo_protocol.errors import ClientError, ConfigError, ServerError, UnavailableError
+from octavo_runtime.engine.messages import PoolingInfo
 
 Handler = Callable[[httpx.Request], httpx.Response]
 
@@ -131,3 +141,24 @@ def test_ready_lines_name_url_and_model() -> None:
     assert 'LLM("smollm2")' in text
     assert "--url http://127.0.0.1:8001" in text
     assert "--url" not in ready_lines("http://127.0.0.1:8000", "m", "smollm2")
+
+
+@pytest.mark.parametrize(
+    ("pooling", "route"), [(EMBEDDER, "/v1/embeddings"), (CLASSIFIER, "/classify"), (None, None)]
+)
+async def test_the_route_of_a_model_is_found_out(
+    pooling: PoolingInfo | None, route: str | None
+) -> None:
+    async with running_replica(pooling=pooling) as replica:
+        assert await asyncio.to_thread(pooling_route, replica.url, "first") == route
+
+
+def test_nobody_there_has_no_route() -> None:
+    assert pooling_route("http://127.0.0.1:1", "m") is None
+
+
+def test_lines_of_a_model_that_pools_name_its_route_and_method() -> None:
+    text = pooling_lines("http://127.0.0.1:8001", "m", "minilm", "/v1/embeddings")
+
+    assert "curl http://127.0.0.1:8001/v1/embeddings" in text
+    assert 'LLM("minilm").embed(["Hello!"])[0].outputs.embedding[:4]' in text

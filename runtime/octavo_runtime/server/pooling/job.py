@@ -23,7 +23,7 @@ from octavo_runtime.server.pooling.prompts import Prompts
 from octavo_runtime.server.received import received
 from octavo_runtime.server.state import ServerState
 
-MAX_RESULT_BYTES = 2**28
+MAX_RESULT_BYTES = 2**26
 _T = TypeVar("_T")
 _R = TypeVar("_R", bound=PoolingRequest)
 
