@@ -1,11 +1,11 @@
 """A day of change in a cluster, compressed, through the router's own objects; no I/O, no clock.
 
 Deployments come and go, replicas are replaced (some while they answer), fill and evict their
-caches, lose events, break connections and lie about what they cached; every request has an id, a
-session of its own. Half of the deployments stay, so that what a replica leaves behind in them adds
-up. `Sample`s are taken at rest, when all requests have ended and all replicas have left: whatever
-memory is taken then is left over, and is to be flat; no name of what was there may be found any
-more in anything that the deployments refer to.
+caches, lose events, break connections and lie about what they cached; every request has an id and
+a session of its own; tenants come without end and wait in the fair queue. Half of the deployments
+stay, so that what a replica leaves behind in them adds up. `Sample`s are taken at rest, when all
+requests have ended and all replicas have left: whatever memory is taken then is left over, and is
+to be flat; no name of what was there may be found any more in anything that is kept.
 
 Each tick is a minute of the day. The numbers of one tick do not grow with the day.
 """
@@ -17,6 +17,7 @@ import re
 import tracemalloc
 from collections import deque
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -31,6 +32,7 @@ from octavo_protocol.records import (
     ReplicaRecord,
     encode,
 )
+from octavo_router.admission.fair_queue import FairQueue, QueueFullError, Waiter
 from octavo_router.decisions import Decider, Decision, PromptKey
 from octavo_router.deployment import Deployment
 from octavo_router.deployments import Deployments
@@ -39,7 +41,7 @@ from octavo_router.prefix_index import IndexBudget
 
 TICK_S = 60.0
 _BLOCK = 16
-_NAME = re.compile(r"(replica|session|request)-\d+")
+_NAME = re.compile(r"(replica|session|request|tenant)-\d+")
 _POLICIES = ("expected-ttft", "prefix-hash", "session-affinity", "least-load")
 
 
@@ -107,6 +109,7 @@ class Churn:
         self._budget = IndexBudget(64 * 2**20)
         self.metrics = RouterMetrics()
         self.deployments = Deployments(budget=self._budget, clock=self._clock)
+        self._queue = FairQueue(max_requests=20, max_tokens=20_000)
         self._decider = Decider(cast(Any, None), self.metrics)  # it tokenizes nothing here
         self._registry: dict[str, DeploymentRecord] = {}
         self._replicas: dict[str, dict[str, _Replica]] = {}
@@ -134,12 +137,13 @@ class Churn:
             num_bytes=tracemalloc.get_traced_memory()[0],
             num_objects=len(gc.get_objects()),
             num_series=sum(not line.startswith("#") for line in text.splitlines()),
-            num_left=_num_names(self.deployments),
+            num_left=_num_names([self.deployments, self._queue]),
             num_entries=num_entries,
         )
 
     def check(self) -> None:
         """Asserts what the objects say of themselves."""
+        self._queue.check()
         for deployment in self.deployments:
             deployment.index.check()
 
@@ -197,11 +201,20 @@ class Churn:
     def _requests(self) -> None:
         names = list(self._registry)
         for number in range(self._size.num_requests):
+            self._wait_in_line()
             self._clock.now += TICK_S / self._size.num_requests / 2
             self._send(self._rng.choice(names))
             if number % 4 == 0:
                 self._end_due()
         self._end_due()
+
+    def _wait_in_line(self) -> None:
+        """A request of a new tenant joins the queue, which may have no room; another goes on."""
+        tokens, priority = self._rng.randrange(2000), self._rng.randrange(3)
+        with suppress(QueueFullError):
+            self._queue.push(Waiter(self._new_name("tenant"), tokens, priority=priority))
+        if self._queue.num_requests > self._rng.randrange(20):
+            self._queue.pop()
 
     def _send(self, name: str) -> None:
         deployment = self._deployment(name)
@@ -255,6 +268,8 @@ class Churn:
         """All requests end, all replicas leave; they come again in the next tick."""
         for replicas in self._replicas.values():
             replicas.clear()
+        while self._queue.pop() is not None:
+            pass
         while self._in_flight:
             self._end(self._in_flight.popleft())
         for _ in range(2):

@@ -58,6 +58,9 @@ def sim(
     max_num_seqs: Annotated[
         int, option("--max-num-seqs", help="Sequences that run at once.", min=1)
     ] = _MODEL.max_num_seqs,
+    max_num_batched_tokens: Annotated[
+        int, option("--max-num-batched-tokens", help="Token budget of one step.", min=1)
+    ] = _MODEL.max_num_batched_tokens,
     speed: Annotated[
         float, option("--speed", help="Plays the trace so many times faster.", min=0.001)
     ] = 1.0,
@@ -93,6 +96,7 @@ def sim(
         decode_step_s=decode_ms / 1000,
         decode_sequence_s=decode_sequence_ms / 1000,
         max_num_seqs=max_num_seqs,
+        max_num_batched_tokens=max_num_batched_tokens,
     )
     options = FleetOptions(
         num_replicas=replicas,
