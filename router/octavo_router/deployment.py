@@ -121,7 +121,7 @@ class Deployment:
         for incarnation in self.replicas.replace(records):
             self.loads.drop(incarnation)
             self.trust.drop(incarnation)
-        self.stalls.keep({record.incarnation for record in self.replicas.records})
+        self.stalls.keep(frozenset(record.incarnation for record in self.replicas.records))
 
     def move_stalled(self) -> None:
         """Requests that wait for a silent replica go elsewhere, within the retry budget."""

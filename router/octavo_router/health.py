@@ -51,13 +51,15 @@ class Cause(StrEnum):
 
 @dataclass(slots=True, eq=False)
 class Attempt:
-    """One request at one replica. expected_s: until its first byte. is_trial: it alone was let
-    through to a replica whose ejection is over.
+    """One request at one replica. expected_s: until the first token. is_stream: whose first byte
+    tells of that; a whole answer has none before its end. is_trial: it alone was let through to a
+    replica whose ejection is over.
     """
 
     incarnation: str
     expected_s: float
     sent_at: float
+    is_stream: bool = True
     is_trial: bool = False
 
 
@@ -124,10 +126,10 @@ class ReplicaHealth:
         until = record.ejection.until if record is not None and record.ejection else 0.0
         return max(0.0, until - self._clock())
 
-    def sent(self, incarnation: str, expected_s: float) -> Attempt:
+    def sent(self, incarnation: str, expected_s: float, *, is_stream: bool = True) -> Attempt:
         """A request goes there. Every attempt must be told as `ended`, once."""
         expected_s = max(expected_s, _LEAST_EXPECTED_S)
-        attempt = Attempt(incarnation, expected_s, self._clock())
+        attempt = Attempt(incarnation, expected_s, self._clock(), is_stream)
         record = self._records.get(incarnation)
         if record is not None and record.ejection is not None and not self.ejected(incarnation):
             record.ejection.trial = attempt

@@ -69,11 +69,6 @@ class ProxyRequest:
     terms: Terms = field(default_factory=Terms)
     arrived: float = field(default_factory=time.perf_counter)
 
-    @property
-    def may_move(self) -> bool:
-        """Whether another replica may be asked while one is silent."""
-        return self.is_stream and self.key.replica is None
-
     def overrides_for(self, record: ReplicaRecord) -> RequestOverrides:
         """With the prompt's token ids where the replica can use them."""
         tokens = self.key.tokens
@@ -202,11 +197,13 @@ class Proxy:
         """One replica's part in the answer, and what it says of that replica's health."""
         deployment, incarnation = request.deployment, decision.replica.incarnation
         health = deployment.replicas.health
-        attempt = health.sent(incarnation, _expected_s(request, decision))
+        attempt = health.sent(
+            incarnation, _expected_s(request, decision), is_stream=request.is_stream
+        )
         try:
             async with asyncio.timeout(None) as patience:
                 # One that was tried elsewhere before stays: there may be no replica left for it.
-                if request.may_move and decision.attempt == 1:
+                if request.key.replica is None and decision.attempt == 1:
                     deployment.stalls.wait(attempt, lambda: patience.reschedule(0))
                 await self._ask(request, decision, attempt, stream, send)
             health.answered(attempt)

@@ -10,7 +10,8 @@ A slow replica sends something: it is not touched, however long its queue is. Wh
 nobody gains from moving. A request is moved once at most, and each move takes a retry from the
 budget, so that no load is multiplied.
 
-Whole (not streamed) answers are left out: nobody knows how long they generate.
+Whole (not streamed) answers send nothing until their end, and nobody knows how long they generate:
+they are moved only when, besides, the replica's heartbeats have ended.
 """
 
 import time
@@ -29,10 +30,12 @@ class StallWatch:
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._waiting: dict[Attempt, Callable[[], None]] = {}
+        self._known: Collection[str] = ()
         self._heard_at: dict[str, float] = {}
 
     def keep(self, incarnations: Collection[str]) -> None:
-        """These are the replicas that there are."""
+        """These are the replicas whose heartbeats come."""
+        self._known = incarnations
         self._heard_at = {each: at for each, at in self._heard_at.items() if each in incarnations}
 
     @property
@@ -40,7 +43,7 @@ class StallWatch:
         return len(self._waiting)
 
     def wait(self, attempt: Attempt, give_up: Callable[[], None]) -> None:
-        """A stream is asked for. give_up: ends the attempt."""
+        """An answer is asked for. give_up: ends the attempt."""
         self._waiting[attempt] = give_up
 
     def heard(self, incarnation: str) -> None:
@@ -58,7 +61,9 @@ class StallWatch:
         return [
             attempt
             for attempt in self._waiting
-            if min(silence[attempt.incarnation], now - attempt.sent_at) > _patience_s(attempt)
+            if min(silence.get(attempt.incarnation, 0.0), now - attempt.sent_at)
+            > _patience_s(attempt)
+            and (attempt.is_stream or attempt.incarnation not in self._known)
             and any(
                 silence.get(other, 0.0) < _patience_s(attempt) / 2
                 for other in usable
@@ -74,6 +79,8 @@ class StallWatch:
         """Seconds for which replicas that should say something have not."""
         silence: dict[str, float] = {}
         for attempt in self._waiting:
+            if not attempt.is_stream and attempt.incarnation in self._known:
+                continue  # it need not say anything yet
             heard_at = self._heard_at.get(attempt.incarnation, attempt.sent_at)
             silent_s = now - max(heard_at, attempt.sent_at)
             known_s = silence.get(attempt.incarnation, 0.0)

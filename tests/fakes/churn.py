@@ -36,6 +36,7 @@ from octavo_router.admission.fair_queue import FairQueue, QueueFullError, Waiter
 from octavo_router.decisions import Decider, Decision, PromptKey
 from octavo_router.deployment import Deployment
 from octavo_router.deployments import Deployments
+from octavo_router.health import Cause
 from octavo_router.metrics import RouterMetrics
 from octavo_router.prefix_index import IndexBudget
 
@@ -253,16 +254,26 @@ class Churn:
         deployment.retries.request()
         luck = self._rng.random()
         is_gone = incarnation not in self._replicas.get(deployment.keys.deployment, {})
-        if is_gone or luck < 0.05:
-            deployment.replicas.failed(incarnation)
-        else:
-            deployment.replicas.succeeded(incarnation)
+        self._report_health(deployment, incarnation, is_broken=is_gone or luck < 0.05)
         if luck >= 0.05:
             predicted = each.decision.num_cached_tokens
             actual = 0 if luck < 0.3 else predicted
             deployment.compare_prediction(each.decision.replica, predicted, actual)
         self.metrics.answered(deployment.name, 200 if luck >= 0.05 else 503)
         deployment.loads.ended(incarnation, each.ticket)
+
+    def _report_health(self, deployment: Deployment, incarnation: str, *, is_broken: bool) -> None:
+        health, stalls = deployment.replicas.health, deployment.stalls
+        attempt = health.sent(incarnation, 1.0)
+        stalls.wait(attempt, lambda: None)
+        stalls.heard(incarnation)
+        if is_broken:
+            health.failed(attempt, Cause.BROKEN)
+        else:
+            health.first_byte(attempt)
+            health.answered(attempt)
+        stalls.done(attempt)
+        health.ended(attempt)
 
     def _rest(self) -> None:
         """All requests end, all replicas leave; they come again in the next tick."""

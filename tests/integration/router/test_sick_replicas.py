@@ -1,6 +1,8 @@
 """Replicas that are silent, wrong or slow while their heartbeats say that all is well."""
 
 import asyncio
+import signal
+import sys
 
 import pytest
 from tests.fakes.router_cluster import RouterCluster, RunningRouter, until
@@ -116,3 +118,45 @@ async def test_one_request_tries_a_replica_that_was_ejected(cluster: RouterClust
     assert sorted(routes) == ["bad"] + ["good"] * 7
     assert len(bad.seen.requests) == num_before + 1
     assert await explained(router) == {}
+
+
+_REPLICA = """
+import asyncio, sys
+from octavo_protocol.keys import Keys
+from tests.fakes.fake_replica import FakeReplica
+
+async def serve():
+    async with FakeReplica("stopped", redis_url=sys.argv[1], keys=Keys("default", "default")):
+        print("up", flush=True)
+        await asyncio.Event().wait()
+
+asyncio.run(serve())
+"""
+
+
+@pytest.mark.usefixtures("impatient")
+async def test_streams_and_whole_answers_leave_a_process_that_was_stopped(
+    cluster: RouterCluster,
+) -> None:
+    """It still accepts connections: the kernel does. Its heartbeats end a moment later."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", _REPLICA, cluster.redis.url, stdout=asyncio.subprocess.PIPE
+    )
+    try:
+        assert process.stdout is not None
+        assert await process.stdout.readline() == b"up\n"
+        await cluster.replica("good")
+        router = await cluster.router(2, policy="round-robin")
+        process.send_signal(signal.SIGSTOP)
+        asked = [stream(router) for _ in range(2)] + [whole(router) for _ in range(2)]
+        assert await asyncio.gather(*asked) == ["good"] * 4
+        assert await ejections(router, "stalled") == 1
+    finally:
+        process.kill()
+        await process.wait()
+
+
+async def whole(router: RunningRouter) -> str:
+    status, _, route = await router.completion("hello")
+    assert status == 200
+    return route.split(";")[0].removeprefix("replica=")

@@ -12,10 +12,18 @@ class Watched:
     def __init__(self) -> None:
         self.now = 0.0
         self.watch = StallWatch(lambda: self.now)
+        self.watch.keep({"a", "b"})
         self.moved: list[Attempt] = []
 
-    def wait(self, name: str, *, expected_s: float = 1.0, is_trial: bool = False) -> Attempt:
-        attempt = Attempt(name, expected_s, self.now, is_trial)
+    def wait(
+        self,
+        name: str,
+        *,
+        expected_s: float = 1.0,
+        is_stream: bool = True,
+        is_trial: bool = False,
+    ) -> Attempt:
+        attempt = Attempt(name, expected_s, self.now, is_stream, is_trial)
         self.watch.wait(attempt, lambda: self.moved.append(attempt))
         return attempt
 
@@ -66,6 +74,23 @@ def test_nobody_moves_without_another_replica() -> None:
     given = Watched()
     given.wait("a")
     assert given.stalled(1000.0, "a") == given.stalled(1000.0) == []
+
+
+def test_whole_answers_move_when_the_heartbeats_have_ended_too() -> None:
+    given = Watched()
+    whole = given.wait("a", is_stream=False)
+    assert given.stalled(1000.0, "a", "b") == []
+    given.watch.keep({"b"})
+    assert given.stalled(1000.0, "b") == [whole]
+    given.watch.heard("a")  # a stream that still runs there
+    assert given.stalled(1014.0, "b") == []
+
+
+def test_whole_answers_that_are_awaited_make_no_replica_silent() -> None:
+    given = Watched()
+    stream = given.wait("a")
+    given.wait("b", is_stream=False)
+    assert given.stalled(1000.0, "a", "b") == [stream]
 
 
 def test_attempts_that_are_done_or_given_up_wait_no_more() -> None:
