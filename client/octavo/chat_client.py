@@ -52,18 +52,8 @@ class ChatClient:
         transport: httpx.BaseTransport | None = None,
     ) -> None:
         """Raises `ConfigError` for what is no address or cannot be a key."""
-        if not base_url.startswith(("http://", "https://")):
-            raise ConfigError(
-                f"{base_url!r} is no address; write for example http://127.0.0.1:8000"
-            )
-        if api_key and not (api_key.isascii() and api_key.isprintable()):
-            raise ConfigError("the API key holds characters that no key can have")
-        headers = {"authorization": f"Bearer {api_key}"} if api_key else {}
-        self._http = httpx.Client(
-            base_url=base_url,
-            headers=headers,
-            timeout=httpx.Timeout(timeout_s, connect=5.0),
-            transport=transport,
+        self._http = make_http_client(
+            base_url, api_key=api_key, timeout_s=timeout_s, transport=transport
         )
         self._base_url = base_url
 
@@ -75,9 +65,9 @@ class ChatClient:
         try:
             response = self._http.get("/v1/models")
         except httpx.HTTPError as error:
-            raise self._unreachable(error) from error
+            raise unreachable(self._base_url, error) from error
         if response.status_code != httpx.codes.OK:
-            raise _error(response)
+            raise said_error(response)
         return [model["id"] for model in response.json()["data"]]
 
     def stream(
@@ -102,22 +92,43 @@ class ChatClient:
             with self._http.stream("POST", path, json=body) as response:
                 if response.status_code != httpx.codes.OK:
                     response.read()
-                    raise _error(response)
+                    raise said_error(response)
                 for chunk in _events(response.iter_lines()):
                     piece = _take(chunk, answer)
                     if piece:
                         answer.text += piece
                         yield piece
         except httpx.HTTPError as error:
-            raise self._unreachable(error) from error
+            raise unreachable(self._base_url, error) from error
 
-    def _unreachable(self, error: httpx.HTTPError) -> OctavoError:
-        if isinstance(error, httpx.ConnectError):
-            return UnavailableError(
-                f"nothing answers at {self._base_url}. Start the platform with `octavo up -f "
-                "examples/01-smollm2.yaml` (or `make run`), or give its address with --url."
-            )
-        return UnavailableError(f"{self._base_url}: {type(error).__name__}: {error}")
+
+def make_http_client(
+    base_url: str, *, api_key: str | None, timeout_s: float, transport: httpx.BaseTransport | None
+) -> httpx.Client:
+    """A client for the server at `base_url`. Raises `ConfigError` for what is no address or cannot
+    be a key.
+    """
+    if not base_url.startswith(("http://", "https://")):
+        raise ConfigError(f"{base_url!r} is no address; write for example http://127.0.0.1:8000")
+    if api_key and not (api_key.isascii() and api_key.isprintable()):
+        raise ConfigError("the API key holds characters that no key can have")
+    headers = {"authorization": f"Bearer {api_key}"} if api_key else {}
+    return httpx.Client(
+        base_url=base_url,
+        headers=headers,
+        timeout=httpx.Timeout(timeout_s, connect=5.0),
+        transport=transport,
+    )
+
+
+def unreachable(base_url: str, error: httpx.HTTPError) -> OctavoError:
+    """What is said of a request that got no answer."""
+    if isinstance(error, httpx.ConnectError):
+        return UnavailableError(
+            f"nothing answers at {base_url}. Start the platform with `octavo up -f "
+            "examples/01-smollm2.yaml` (or `make run`), or give its address with --url."
+        )
+    return UnavailableError(f"{base_url}: {type(error).__name__}: {error}")
 
 
 def _events(lines: Iterator[str]) -> Iterator[dict[str, Any]]:
@@ -149,7 +160,8 @@ def _take(chunk: Mapping[str, Any], answer: Answer) -> str:
     return text
 
 
-def _error(response: httpx.Response) -> OctavoError:
+def said_error(response: httpx.Response) -> OctavoError:
+    """What the server said of a request that it did not serve."""
     try:
         message = response.json()["error"]["message"]
     except (ValueError, KeyError, TypeError):

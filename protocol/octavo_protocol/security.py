@@ -16,6 +16,10 @@ OPEN_PATHS = frozenset(
 )
 
 
+# In the state of a scope: the server itself made the request.
+UNKEYED = "unkeyed"
+
+
 class ApiKeyMiddleware:
     """Every path but `OPEN_PATHS` needs one of `keys`, as a bearer token or, as Anthropic's clients
     send it, in `x-api-key`.
@@ -42,8 +46,10 @@ class ApiKeyMiddleware:
 
 
 def needs_key(scope: Scope) -> bool:
-    """Whether a request is for more than `OPEN_PATHS`."""
-    return scope["type"] == "http" and scope["method"] != "OPTIONS" and not _is_open(scope)
+    """Whether a request of a client is for more than `OPEN_PATHS`."""
+    if scope["type"] != "http" or scope["method"] == "OPTIONS" or _is_open(scope):
+        return False
+    return UNKEYED not in scope.get("state", ())
 
 
 def invalid_key() -> AuthenticationError:

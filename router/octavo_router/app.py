@@ -347,6 +347,7 @@ def create_app(state: RouterState) -> Starlette:
         [
             *(operations.post(path, routes.generate) for path in _GENERATION),
             *(operations.post(path, routes.pool) for path in POOLING),
+            *(state.batches.routes() if state.batches is not None else ()),
             operations.post("/tokenize", routes.tokenize),
             operations.post("/detokenize", routes.detokenize),
             operations.get("/v1/models", routes.models),

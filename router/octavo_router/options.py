@@ -8,6 +8,7 @@ from octavo_protocol.http_options import HttpOptions
 from octavo_protocol.resources.model_deployment import RoutingPolicyName
 from octavo_router.admission.queue_options import QueueOptions
 from octavo_router.admission.room import DEFAULT_BACKLOG_S
+from octavo_router.batches.options import BatchOptions
 from octavo_router.capture import DEFAULT_BLOCK_SIZE, DEFAULT_MAX_BYTES
 from octavo_router.health import MAX_EJECTED_SHARE
 from octavo_router.policies.weights import DEFAULT_WEIGHTS, PolicyWeights
@@ -42,6 +43,9 @@ class RouterOptions(HttpOptions):
     finished requests of tenants that Redis remembers one by one. queue_requests, queue_tokens: what
     may wait in the router for each deployment; None: 1024 requests with tenants, else 0, which
     sends all on at once. replica_backlog_s: seconds of work that replicas get in advance of that.
+
+    files_url: folder or bucket for files and batches; None: their routes do not exist.
+    batch_worker: this router works on batches too. max_file_bytes, max_batch_lines: of uploads.
     """
 
     redis_url: str | None = None
@@ -66,6 +70,10 @@ class RouterOptions(HttpOptions):
     queue_requests: int | None = None
     queue_tokens: int = 4_000_000
     replica_backlog_s: float = DEFAULT_BACKLOG_S
+    files_url: str | None = None
+    batch_worker: bool = True
+    max_file_bytes: int = 512 * 2**20
+    max_batch_lines: int = 1_000_000
     max_body_bytes: int = 16 * 2**20
     drain_delay_s: float = 0.0
     drain_timeout_s: float = 30.0
@@ -92,6 +100,22 @@ class RouterOptions(HttpOptions):
             raise ConfigError(
                 "--tenants says which keys are good: leave --api-key out, and give tenants its keys"
             )
+
+        if self.files_url is not None and self.redis_url is None:
+            raise ConfigError("--files-url needs --redis-url: what becomes of batches is in Redis")
+
+    @property
+    def batches(self) -> BatchOptions | None:
+        """Where files and batches are, if they are."""
+        if self.files_url is None:
+            return None
+        return BatchOptions(
+            files_url=self.files_url,
+            has_worker=self.batch_worker,
+            max_file_bytes=self.max_file_bytes,
+            max_lines=self.max_batch_lines,
+            max_line_bytes=self.max_body_bytes,
+        )
 
     @property
     def queues(self) -> QueueOptions:

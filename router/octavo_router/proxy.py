@@ -7,6 +7,7 @@ from the tokens so far; where none can, the failure becomes an error event in th
 """
 
 import asyncio
+import http
 import logging
 import re
 import time
@@ -25,6 +26,7 @@ from octavo_protocol.errors import (
     error_body,
 )
 from octavo_protocol.overrides import RequestOverrides
+from octavo_protocol.priorities import is_background
 from octavo_protocol.records import ReplicaRecord
 from octavo_protocol.wire_formats import wire_format
 from octavo_router.admission.admission import Admission
@@ -47,6 +49,7 @@ ROUTE_HEADER = b"x-octavo-route"
 _RELAYED_HEADERS = ("cache-control", "content-encoding", "retry-after", "metadata")
 _POLL_S = 0.1
 _BYTES_PER_TOKEN = 3
+REPLICAS_FAILED = "replicas_failed"  # code of the error where replicas broke over the request
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,9 +98,16 @@ class ProxyRequest:
 class _ReplicaFailed(Exception):
     """The answer is not complete, and the client does not know; another replica may try."""
 
-    def __init__(self, message: str, cause: Cause | None) -> None:
+    def __init__(self, message: str, cause: Cause | None, *, is_busy: bool = False) -> None:
         super().__init__(message)
         self.cause = cause  # None: nothing is wrong with the replica
+        self.is_busy = is_busy  # it had no room, or was about to stop
+
+    @property
+    def code(self) -> str | None:
+        """Of the error where no replica is left: whether the request itself may be what breaks."""
+        is_broken = self.cause in (Cause.BROKEN, Cause.ERRORS) and not self.is_busy
+        return REPLICAS_FAILED if is_broken else None
 
 
 class Proxy:
@@ -151,6 +161,8 @@ class Proxy:
         names: list[str] = []
         deployment = request.deployment
         deployment.retries.request()
+        # Background work is tried again by who sent it, so that poison costs one replica at a time.
+        max_attempts = 1 if is_background(request.terms.priority) else self._max_attempts
         while True:
             decision = await self._choose(request, stream, tried)
             decision.tried = names
@@ -172,8 +184,10 @@ class Proxy:
             tried = [*tried, incarnation]
             names = [*names, decision.replica.replica_id]
             may_retry = is_free or is_paid or deployment.retries.retry()
-            if len(tried) >= self._max_attempts or not may_retry:
-                raise UnavailableError(f"{len(tried)} replicas failed to answer; try again")
+            if len(tried) >= max_attempts or not may_retry:
+                raise UnavailableError(
+                    f"{len(tried)} replicas failed to answer; try again", code=failure.code
+                )
             self._metrics.retries.inc()
 
     async def _choose(
@@ -241,7 +255,9 @@ class Proxy:
             ) as response:
                 is_stream = response.content_type == "text/event-stream"
                 if response.status >= 500:
-                    raise _ReplicaFailed(f"status {response.status}", Cause.ERRORS)
+                    is_busy = response.status == http.HTTPStatus.SERVICE_UNAVAILABLE
+                    message = f"status {response.status}"
+                    raise _ReplicaFailed(message, Cause.ERRORS, is_busy=is_busy)
                 if stream.has_begun and not is_stream:
                     raise _ReplicaFailed(f"status {response.status}", None)
                 if not is_stream:

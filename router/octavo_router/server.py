@@ -33,7 +33,9 @@ def run_router(options: RouterOptions) -> None:
 
 async def _run(options: RouterOptions, sock: socket.socket) -> None:
     async with RouterState(options) as state:
-        server = DrainingServer(create_app(state), options)
+        app = create_app(state)
+        state.work_on_batches(app)
+        server = DrainingServer(app, options)
         serving = asyncio.create_task(server.serve(sockets=[sock]))
         logger.info("listening on %s", _where(sock))
         await server.stop_requested.wait()

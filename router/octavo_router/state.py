@@ -10,12 +10,13 @@ from typing import Any
 
 import redis.asyncio
 
-from octavo_protocol.asgi import Message
+from octavo_protocol.asgi import App, Message
 from octavo_protocol.bounded_memo import BoundedMemo
 from octavo_protocol.keys import Keys
 from octavo_protocol.sampling_params import SamplingParams
 from octavo_protocol.tasks import stop_tasks
 from octavo_router.admission.admission import Admission
+from octavo_router.batches.service import BatchService
 from octavo_router.capture import TrafficCapture
 from octavo_router.decisions import Decider
 from octavo_router.deployments import Deployments
@@ -140,7 +141,13 @@ class RouterState:
         )
         self.resumption = await self._make_resumption()
         self._start(self._move_stalled())
+        self.batches = self._make_batches()
         return self
+
+    def work_on_batches(self, app: App) -> None:
+        """`app`, this router's own, answers the lines of batches from now on."""
+        if self.batches is not None:
+            self._start(self.batches.work(app))
 
     async def __aexit__(
         self,
@@ -151,6 +158,8 @@ class RouterState:
         await self.resumption.close()
         await self._journals.aclose()
         await stop_tasks(self._tasks)
+        if self.batches is not None:
+            await self.batches.close()
         self.admission.close()
         if self._ledger is not None:
             await self._ledger.flush()
@@ -193,6 +202,17 @@ class RouterState:
             limits=limits,
             grace_s=options.resume_grace_s,
             metrics=self.metrics,
+        )
+
+    def _make_batches(self) -> BatchService | None:
+        options = self.options
+        if (batches := options.batches) is None or options.redis_url is None:
+            return None
+        return BatchService(
+            batches,
+            redis_url=options.redis_url,
+            deployments=self.deployments,
+            tenants=self.tenants,
         )
 
     def _follow(self) -> None:

@@ -68,7 +68,9 @@ async def running_router(**options: Any) -> AsyncIterator[RunningRouter]:
     sock = bind("127.0.0.1", 0)
     url = f"http://127.0.0.1:{sock.getsockname()[1]}"
     async with RouterState(RouterOptions(**options)) as state:
-        server = DrainingServer(create_app(state), state.options)
+        app = create_app(state)
+        state.work_on_batches(app)
+        server = DrainingServer(app, state.options)
         serving = asyncio.create_task(server.serve(sockets=[sock]))
         try:
             headers = {"content-type": "application/json"}

@@ -13,6 +13,7 @@ from typing import Annotated
 import typer
 
 from octavo.cli import (
+    batch,
     bench,
     chat,
     complete,
@@ -81,6 +82,7 @@ app.command("serve", cls=ServeCommand)(serve.serve)
 app.command("router", cls=FlexibleCommand)(router.router)
 app.command("operator", cls=FlexibleCommand)(operator.operator)
 app.command("run-batch", cls=ServeCommand)(run_batch.run_batch)
+app.add_typer(batch.app, name="batch")
 app.command("chat", cls=FlexibleCommand)(chat.chat)
 app.command("complete", cls=FlexibleCommand)(complete.complete)
 app.add_typer(models.app, name="models")

@@ -116,6 +116,28 @@ def router(
         float,
         option("--read-timeout", help="Longest silence of a replica, in seconds.", min=0.01),
     ] = _ROUTER["read_timeout_s"],
+    files_url: Annotated[
+        str | None,
+        option(
+            "--files-url",
+            help="Folder or bucket (s3://…, gs://…) for /v1/files and /v1/batches, shared by all "
+            "routers. Default: there are none.",
+            show_default=False,
+        ),
+    ] = None,
+    batch_worker: Annotated[
+        bool,
+        option(
+            "--batch-worker/--no-batch-worker",
+            help="Work on batches too, beside answering.",
+        ),
+    ] = _ROUTER["batch_worker"],
+    max_file_bytes: Annotated[
+        Any, size_option("--max-file-bytes", help="Largest file that may be uploaded.")
+    ] = _ROUTER["max_file_bytes"],
+    max_batch_lines: Annotated[
+        int, option("--max-batch-lines", help="Most requests of one batch.", min=1)
+    ] = _ROUTER["max_batch_lines"],
     max_body_bytes: Annotated[
         Any, size_option("--max-body-bytes", help="Largest request body; larger ones get a 413.")
     ] = _ROUTER["max_body_bytes"],
@@ -228,6 +250,10 @@ def router(
         read_timeout_s=read_timeout,
         max_attempts=max_attempts,
         max_ejected_share=max_ejected_share,
+        files_url=files_url,
+        batch_worker=batch_worker,
+        max_file_bytes=max_file_bytes,
+        max_batch_lines=max_batch_lines,
         max_body_bytes=max_body_bytes,
         drain_delay_s=drain_delay,
         drain_timeout_s=drain_timeout,

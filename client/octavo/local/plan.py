@@ -31,6 +31,7 @@ class MachineFacts:
 
     model: local folder of the model. replica_ports: one free loopback port per replica.
     environment: the supervisor's own, to see which variables must not reach the children.
+    files: folder for files and batches.
     """
 
     model: Path
@@ -38,6 +39,7 @@ class MachineFacts:
     redis_url: str
     replica_ports: Sequence[int]
     environment: Mapping[str, str]
+    files: Path
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,6 +92,7 @@ def plan(
             *(sys.executable, "-m", "octavo", "router"),
             *("--host", host, "--port", str(port)),
             *("--policy", spec.routing.policy),
+            *("--files-url", str(facts.files)),
             *("--drain-timeout", f"{_DRAIN_S:g}"),
             *common,
         ),

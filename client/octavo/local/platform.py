@@ -1,6 +1,7 @@
 """One run of `octavo up`, from the manifest to the last process gone."""
 
 import os
+import shutil
 import signal
 from dataclasses import dataclass
 from pathlib import Path
@@ -60,6 +61,7 @@ def run_platform(options: UpOptions) -> int:
         redis_url=options.redis_url or (redis.url if redis else ""),
         replica_ports=free_ports(deployment.spec.replicas),
         environment=os.environ,
+        files=_files_folder(log_folder, is_new=redis is not None),
     )
     local = plan(
         deployment, facts, host=options.host, port=options.port, log_level=options.log_level
@@ -113,6 +115,14 @@ def _fresh_log_folder(deployment: ModelDeployment, port: int) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     for old in folder.glob("*.log"):
         old.unlink()
+    return folder
+
+
+def _files_folder(run_folder: Path, *, is_new: bool) -> Path:
+    """Where files and batches of this run lie. is_new: so is Redis, which knows of none before."""
+    folder = run_folder / "files"
+    if is_new:
+        shutil.rmtree(folder, ignore_errors=True)
     return folder
 
 

@@ -17,8 +17,17 @@ class Answer:
     body: bytes = b""
 
 
-async def post(app: App, path: str, body: bytes, headers: Mapping[str, str]) -> Answer:
-    """The whole answer of `app` to a POST of JSON. Cancelled: as a client that leaves."""
+async def post(
+    app: App,
+    path: str,
+    body: bytes,
+    headers: Mapping[str, str],
+    state: Mapping[str, object],
+) -> Answer:
+    """The whole answer of `app` to a POST of JSON. Cancelled: as a client that leaves.
+
+    state: of the ASGI scope, which no client can set.
+    """
     answer = Answer()
     pieces: list[bytes] = []
     is_sent = False
@@ -40,12 +49,12 @@ async def post(app: App, path: str, body: bytes, headers: Mapping[str, str]) -> 
         elif message["type"] == "http.response.body":
             pieces.append(message.get("body", b""))
 
-    await app(_scope(path, headers), receive, send)
+    await app(_scope(path, headers, state), receive, send)
     answer.body = b"".join(pieces)
     return answer
 
 
-def _scope(path: str, headers: Mapping[str, str]) -> dict[str, Any]:
+def _scope(path: str, headers: Mapping[str, str], state: Mapping[str, object]) -> dict[str, Any]:
     given = {"content-type": "application/json", **headers}
     return {
         "type": "http",
@@ -60,7 +69,7 @@ def _scope(path: str, headers: Mapping[str, str]) -> dict[str, Any]:
         "headers": [(name.encode(), value.encode("latin-1")) for name, value in given.items()],
         "client": None,
         "server": None,
-        "state": {},
+        "state": dict(state),
     }
 
 

@@ -9,9 +9,11 @@ import msgspec
 from octavo_protocol.batch_lines import BatchRequest, answer_line, error_line
 from octavo_router.batches.answering import Answer
 from octavo_router.batches.records import Result, TokenCounts
+from octavo_router.proxy import REPLICAS_FAILED
 
-MAX_TRIES = 3
-REPLICAS_FAILED = "replicas_failed"
+# Each try costs a replica where the request is poison, and an innocent one may share its replica's
+# fate a few times.
+MAX_TRIES = 5
 _FIRST_WAIT_S, _LONGEST_WAIT_S = 0.25, 5.0
 _BUSY = (429, 503, 504)
 

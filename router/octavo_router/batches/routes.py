@@ -11,6 +11,7 @@ from octavo_protocol.http_app import json_response
 from octavo_protocol.openai.batches import Batch, BatchList, CreateBatchRequest, page_fields
 from octavo_protocol.openapi import ApiRoute, Content, Operation
 from octavo_router.batches.store import BatchStore
+from octavo_router.files.availability import needs_redis
 from octavo_router.files.file_store import FileStore
 from octavo_router.files.paging import Page
 
@@ -63,7 +64,7 @@ class BatchRoutes:
         return [
             ApiRoute(
                 "/v1/batches",
-                self.create,
+                needs_redis(self.create),
                 Operation(
                     "Have every line of a file answered.",
                     (CreateBatchRequest,),
@@ -74,7 +75,7 @@ class BatchRoutes:
             ),
             ApiRoute(
                 "/v1/batches",
-                self.list_batches,
+                needs_redis(self.list_batches),
                 Operation(
                     "The batches, the newest first.",
                     answers={200: (Content(BatchList),)},
@@ -89,13 +90,13 @@ class BatchRoutes:
             ),
             ApiRoute(
                 "/v1/batches/{batch_id}",
-                self.retrieve,
+                needs_redis(self.retrieve),
                 Operation("How far a batch is.", answers=_ONE, errors=(404,)),
                 "GET",
             ),
             ApiRoute(
                 "/v1/batches/{batch_id}/cancel",
-                self.cancel,
+                needs_redis(self.cancel),
                 Operation("End a batch early.", answers=_ONE, errors=(400, 404)),
                 "POST",
             ),

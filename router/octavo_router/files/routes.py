@@ -11,6 +11,7 @@ from octavo_protocol.http_app import json_response
 from octavo_protocol.openai.batches import page_fields
 from octavo_protocol.openai.files import FileDeleted, FileList, FileObject, check_purpose
 from octavo_protocol.openapi import ApiRoute, Content, Operation
+from octavo_router.files.availability import needs_redis
 from octavo_router.files.file_store import FileStore
 from octavo_router.files.paging import Page
 from octavo_router.files.upload import Upload, receive_upload
@@ -93,13 +94,13 @@ class FileRoutes:
         return [
             ApiRoute(
                 "/v1/files",
-                self.create,
+                needs_redis(self.create),
                 Operation("Upload a file: a form with file and purpose.", answers=one, form=True),
                 "POST",
             ),
             ApiRoute(
                 "/v1/files",
-                self.list_files,
+                needs_redis(self.list_files),
                 Operation(
                     "The stored files.",
                     answers={200: (Content(FileList),)},
@@ -110,13 +111,13 @@ class FileRoutes:
             ),
             ApiRoute(
                 "/v1/files/{file_id}",
-                self.retrieve,
+                needs_redis(self.retrieve),
                 Operation("What a file is.", answers=one, errors=(404,)),
                 "GET",
             ),
             ApiRoute(
                 "/v1/files/{file_id}/content",
-                self.content,
+                needs_redis(self.content),
                 Operation(
                     "The bytes of a file.",
                     answers={200: (Content(media_type="application/octet-stream"),)},
@@ -126,7 +127,7 @@ class FileRoutes:
             ),
             ApiRoute(
                 "/v1/files/{file_id}",
-                self.delete,
+                needs_redis(self.delete),
                 Operation("Delete a file.", answers={200: (Content(FileDeleted),)}, errors=(404,)),
                 "DELETE",
             ),

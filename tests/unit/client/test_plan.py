@@ -17,6 +17,7 @@ from octavo_protocol.resources.model_deployment import (
 
 REPOSITORY = Path(__file__).parents[3]
 FACTS = MachineFacts(
+    files=Path("/run/files"),
     model=Path("/models/x"),
     num_cores=8,
     redis_url="unix:///tmp/r.sock",
