@@ -146,6 +146,20 @@ def test_tenants_are_read_from_their_secret(monkeypatch: pytest.MonkeyPatch) -> 
     assert volume == {"name": "tenants", "secret": {"secretName": "tenants"}}
 
 
+def test_files_lie_in_their_claim_or_bucket(monkeypatch: pytest.MonkeyPatch) -> None:
+    manifests = render({"router": {"files": {"claimName": "batches"}}})
+    container = manifests.container("router")
+    options = start(container, monkeypatch, "octavo_router.server.run_router")
+    [mount] = [each for each in container["volumeMounts"] if each["name"] == "files"]
+    [volume] = [
+        each for each in manifests.pod("router")["spec"]["volumes"] if "files" in each["name"]
+    ]
+    assert options.files_url == mount["mountPath"]
+    assert volume["persistentVolumeClaim"] == {"claimName": "batches"}
+    bucket = render({"router": {"files": {"url": "s3://b/p"}}}).container("router")
+    assert "--files-url=s3://b/p" in bucket["args"]
+
+
 def test_the_ports_are_those_on_which_the_containers_listen() -> None:
     manifests = render()
     for component, flag in (("operator", "--health-port"), ("router", "--port")):

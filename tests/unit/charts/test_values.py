@@ -17,7 +17,7 @@ _KEY = re.compile(r"( *)(\w+):(.*)")
 # Said by their name, or by the comment of what they are in.
 _PLAIN = {"enabled", "name", "key", "pullPolicy", "port", "image", "service", "autoscaling"}
 _PLAIN |= {"minReplicas", "maxReplicas", "ingress", "persistence", "dashboard", "apiKeys", "tag"}
-_PLAIN |= {"tenants"}
+_PLAIN |= {"tenants", "files"}
 
 
 def refuse(values: Object) -> str:
