@@ -16,10 +16,10 @@ PYTEST_ARGS ?=
 
 BENCH_ARGS ?=
 
-.PHONY: help setup run model test test-gpu check lint format crds bench-cpu bench-gpu bench-router clean
+.PHONY: help setup run model test test-gpu check lint format crds bench-cpu bench-gpu bench-router bench-router-peers clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 run: $(VENV)/.installed-up ## start the platform on this machine (PORT=8000)
 	@$(BIN)/octavo up -f $(MANIFEST) --port $(PORT)
@@ -75,6 +75,9 @@ bench-gpu: ## measure an NVIDIA GPU beside vLLM, with .venv or else PYTHON; take
 
 bench-router: $(VENV)/.installed-dev ## measure routing (TRACE=a trace for octavo sim adds the policies)
 	@$(BIN)/python -m benchmarks.router $(if $(TRACE),--trace $(TRACE)) $(BENCH_ARGS)
+
+bench-router-peers: $(VENV)/.installed-dev ## measure the router beside others, which are installed under build/
+	@$(BIN)/python -m benchmarks.router_peers $(BENCH_ARGS)
 
 clean: ## remove .venv and tool caches; models stay (octavo models remove)
 	@rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache dist build

@@ -1,4 +1,5 @@
-"""What `make bench-router` runs: the time of a decision and, where a trace is given, the policies.
+"""What `make bench-router` runs: the time of a decision, requests per core and added latency, and,
+where a trace is given, the policies.
 
     python -m benchmarks.router [--trace TRACE] [--record]
 
@@ -8,7 +9,7 @@ The last line sums up; `-` stands for what was not measured.
 import argparse
 from pathlib import Path
 
-from benchmarks import router_decisions, router_policies
+from benchmarks import router_decisions, router_http, router_policies
 
 
 def main() -> None:
@@ -30,7 +31,9 @@ def main() -> None:
     decisions = {
         f"decision_p99_ms_{size}": f"{sizes[size]['p99_ms']:.2f}" for size in ("10k", "100k")
     }
-    print("router", *(f"{name}={value}" for name, value in {**policies, **decisions}.items()))
+    served = router_http.summary(router_http.run(record))
+    figures = {**policies, **decisions, **served}
+    print("router", *(f"{name}={value}" for name, value in figures.items()))
 
 
 if __name__ == "__main__":

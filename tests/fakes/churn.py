@@ -36,7 +36,7 @@ from octavo_router.admission.fair_queue import FairQueue, QueueFullError, Waiter
 from octavo_router.decisions import Decider, Decision, PromptKey
 from octavo_router.deployment import Deployment
 from octavo_router.deployments import Deployments
-from octavo_router.health import Cause
+from octavo_router.health import Attempt, Cause
 from octavo_router.metrics import RouterMetrics
 from octavo_router.prefix_index import IndexBudget
 
@@ -83,6 +83,7 @@ class _InFlight:
 
     deployment: Deployment
     decision: Decision
+    attempt: Attempt
     ticket: int
     ends_at: int
 
@@ -223,9 +224,10 @@ class Churn:
         prompt = self._prompt(self._rng.choice(replicas))
         decision = self._decider.choose(deployment, self._new_name("request"), name, prompt)
         ticket = deployment.loads.sent(decision.replica.incarnation, prompt.num_tokens)
-        self._in_flight.append(
-            _InFlight(deployment, decision, ticket, self._tick + self._rng.choice((0, 0, 1, 3)))
-        )
+        attempt = deployment.replicas.health.sent(decision.replica.incarnation, decision.expected_s)
+        deployment.stalls.wait(attempt, lambda: None)
+        ends_at = self._tick + self._rng.choice((0, 0, 1, 3))
+        self._in_flight.append(_InFlight(deployment, decision, attempt, ticket, ends_at))
 
     def _prompt(self, replica: _Replica) -> PromptKey:
         """Half of it cached somewhere, half new."""
@@ -254,26 +256,21 @@ class Churn:
         deployment.retries.request()
         luck = self._rng.random()
         is_gone = incarnation not in self._replicas.get(deployment.keys.deployment, {})
-        self._report_health(deployment, incarnation, is_broken=is_gone or luck < 0.05)
+        health = deployment.replicas.health
+        deployment.stalls.done(each.attempt)
+        deployment.stalls.heard(incarnation)
+        if is_gone or luck < 0.05:
+            health.failed(each.attempt, Cause.BROKEN)
+        else:
+            health.first_byte(each.attempt)
+            health.answered(each.attempt)
+        health.ended(each.attempt)
         if luck >= 0.05:
             predicted = each.decision.num_cached_tokens
             actual = 0 if luck < 0.3 else predicted
             deployment.compare_prediction(each.decision.replica, predicted, actual)
         self.metrics.answered(deployment.name, 200 if luck >= 0.05 else 503)
         deployment.loads.ended(incarnation, each.ticket)
-
-    def _report_health(self, deployment: Deployment, incarnation: str, *, is_broken: bool) -> None:
-        health, stalls = deployment.replicas.health, deployment.stalls
-        attempt = health.sent(incarnation, 1.0)
-        stalls.wait(attempt, lambda: None)
-        stalls.heard(incarnation)
-        if is_broken:
-            health.failed(attempt, Cause.BROKEN)
-        else:
-            health.first_byte(attempt)
-            health.answered(attempt)
-        stalls.done(attempt)
-        health.ended(attempt)
 
     def _rest(self) -> None:
         """All requests end, all replicas leave; they come again in the next tick."""
