@@ -212,7 +212,7 @@ class Proxy:
         deployment, incarnation = request.deployment, decision.replica.incarnation
         health = deployment.replicas.health
         attempt = health.sent(
-            incarnation, _expected_s(request, decision), is_stream=request.is_stream
+            incarnation, _expected_s(request, decision, stream), is_stream=request.is_stream
         )
         try:
             async with asyncio.timeout(None) as patience:
@@ -383,11 +383,14 @@ class Proxy:
             self._metrics.distrusted.inc()
 
 
-def _expected_s(request: ProxyRequest, decision: Decision) -> float:
-    """Until the first byte; a prompt that was not tokenized is judged by its size."""
-    if decision.num_prompt_tokens:
-        return decision.expected_s
-    return decision.expected_s + len(request.body) / _BYTES_PER_TOKEN / DEFAULT_TOKENS_PER_S
+def _expected_s(request: ProxyRequest, decision: Decision, stream: StreamTrace) -> float:
+    """Until the first byte. What the decision does not count: the tokens of a prompt that was not
+    tokenized, judged by its size, and those that a stream which goes on has already.
+    """
+    num_more = float(stream.num_tokens)
+    if not decision.num_prompt_tokens:
+        num_more += len(request.body) / _BYTES_PER_TOKEN
+    return decision.expected_s + num_more / DEFAULT_TOKENS_PER_S
 
 
 def broken_event(path: str, error: OctavoError) -> bytes:

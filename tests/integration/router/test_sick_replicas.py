@@ -76,6 +76,20 @@ async def test_without_a_retry_left_requests_wait(cluster: RouterCluster) -> Non
     assert sorted(await asyncio.gather(stream(router), stream(router))) == ["good", "slow"]
 
 
+async def test_a_replica_that_is_slower_than_it_says_is_left_alone(
+    cluster: RouterCluster,
+) -> None:
+    slow = await cluster.replica("slow")
+    await cluster.replica("good")
+    slow.behaviour.first_token_s = 1.3
+    router = await cluster.router(2, policy="round-robin")
+    routes = await asyncio.gather(*(stream(router) for _ in range(16)))
+    assert sorted(routes) == ["good"] * 8 + ["slow"] * 8
+    assert await ejections(router, "slow") == 1
+    assert [await stream(router) for _ in range(4)] == ["good"] * 4
+    assert (await explained(router))["slow"].startswith("ejected: slow, ")
+
+
 async def test_a_replica_that_only_says_500_is_left_alone(cluster: RouterCluster) -> None:
     bad, good = await cluster.replica("bad"), await cluster.replica("good")
     router = await cluster.router(2, policy="round-robin")
