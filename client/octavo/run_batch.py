@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 _NOT_IN_BATCHES = ("/v1/responses/", "/v1/messages/")
 # Beside the routes under /v1, as are their other names.
-_MORE = ("/pooling", "/classify", "/score", "/rerank", "/v2/rerank")
+_MORE = ("/pooling", "/classify", "/score", "/rerank", "/v2/rerank", "/v2/embed")
 
 
 async def run_batch(

@@ -7,6 +7,7 @@ import msgspec
 
 from octavo_protocol.anthropic import CountTokensRequest, MessagesRequest
 from octavo_protocol.anthropic.answers import AnthropicMessage, ErrorEvent, TokenCount
+from octavo_protocol.cohere import EmbedAnswer, EmbedRequest
 from octavo_protocol.openai import (
     ChatCompletionRequest,
     ClassifyRequest,
@@ -96,6 +97,12 @@ POST: Mapping[str, Operation] = {
         "The vector of each input.",
         (EmbeddingRequest,),
         {200: (Content(Embeddings), _OCTETS)},
+        errors=(404,),
+    ),
+    "/v2/embed": Operation(
+        "The vector of each text, as Cohere's API has it.",
+        (EmbedRequest,),
+        {200: (Content(EmbedAnswer),)},
         errors=(404,),
     ),
     "/pooling": Operation(

@@ -52,7 +52,7 @@ _CHECKS = [
 # The router parses with the replica's types; the pooler is a replica whose model pools.
 _EXAMPLES = {"replica": 40, "router": 15, "pooler": 15}
 _POOLING = {
-    *("/v1/embeddings", "/pooling", "/classify", "/invocations"),
+    *("/v1/embeddings", "/v2/embed", "/pooling", "/classify", "/invocations"),
     *(*operations.SCORE_PATHS, *operations.RERANK_PATHS),
 }
 

@@ -23,6 +23,7 @@ from octavo_runtime.server.events import EventResponse
 from octavo_runtime.server.generation import GenerationJob
 from octavo_runtime.server.invocations import invocations_route
 from octavo_runtime.server.messages import MessagesRoutes
+from octavo_runtime.server.pooling.cohere import CohereRoutes
 from octavo_runtime.server.pooling.routes import PoolingRoutes
 from octavo_runtime.server.pooling.scores import ScoreRoutes
 from octavo_runtime.server.received import (
@@ -124,6 +125,7 @@ def create_app(state: ServerState, options: HttpOptions = QUIET) -> Application:
         },
     )
     routes = [*generation.routes(), *pooling.routes(), *scoring.routes(), invocations]
+    routes += CohereRoutes(state).routes()
     routes += SmallRoutes(state).routes()
     routes += ResponsesRoutes(state).routes()
     routes += MessagesRoutes(state).routes()

@@ -57,6 +57,7 @@ async def fleet() -> AsyncIterator[Fleet]:
         ("/rerank", {"query": "a", "documents": ["b", "c"]}),
         ("/v1/rerank", {"query": "a", "documents": ["b", "c"]}),
         ("/v2/rerank", {"query": "a", "documents": ["b", "c"], "top_n": 1}),
+        ("/v2/embed", {"texts": ["a"]}),
     ],
 )
 async def test_the_router_relays_what_a_replica_answers(

@@ -15,15 +15,8 @@ from tests.fakes.fake_llm import FakeLLM
 
 from octavo.cli.command import FlexibleCommand
 from octavo.cli.main import app
-from octavo_protocol.openai import (
-    ChatCompletionRequest,
-    ClassifyRequest,
-    CompletionRequest,
-    EmbeddingRequest,
-    PoolRequest,
-    RerankRequest,
-    ScoreRequest,
-)
+from octavo_protocol.openai import ChatCompletionRequest, CompletionRequest
+from octavo_router.pooling import POOLING
 from octavo_runtime.server.app import create_app
 from octavo_runtime.server.metrics import ServerMetrics
 from octavo_runtime.server.options import ApiOptions
@@ -137,7 +130,7 @@ def test_the_page_of_the_api_has_every_route_field_and_parser() -> None:
         assert _field_names(body) <= words
     assert {*TOOL_PARSERS, *REASONING_PARSERS} <= words
     pooling = set(re.findall(r"\w+", _POOLING.read_text(encoding="utf-8")))
-    for kind in (EmbeddingRequest, PoolRequest, ClassifyRequest, ScoreRequest, RerankRequest):
+    for kind in POOLING.values():
         assert _field_names(kind) <= pooling
     shown = {route for line in text.splitlines() for route in _ROUTE.findall(line)}
     assert _routes_of_a_replica() <= shown

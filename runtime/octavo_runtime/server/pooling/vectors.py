@@ -21,6 +21,11 @@ def as_json(values: Array, form: EncodingFormat, dtype: EmbedDType, order: Endia
     return b'"' + base64.b64encode(as_bytes(values, dtype, order)) + b'"'
 
 
+def as_base64(values: Array) -> str:
+    """Little-endian fp32."""
+    return base64.b64encode(as_bytes(values, "float32", "little")).decode()
+
+
 def as_bytes(values: Array, dtype: EmbedDType, order: Endianness) -> bytes:
     """The numbers one after the other, rounded to `dtype`. What an fp8 format cannot hold becomes
     its largest number.
