@@ -1,5 +1,6 @@
 """Poolers: each prompt's result is what it would be alone, whatever is pooled beside it."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -73,14 +74,18 @@ def test_classes_of_prompts_and_of_tokens(activation: str) -> None:
         labels=("a", "b", "c"),
     )
     pooler = Pooler(config, classify)
-    act = {"softmax": lambda x: x.softmax(-1), "sigmoid": torch.sigmoid, "identity": lambda x: x}
+    activate: dict[str, Callable[[Tensor], Tensor]] = {
+        "softmax": lambda x: x.softmax(-1),
+        "sigmoid": torch.sigmoid,
+        "identity": lambda x: x,
+    }
 
     by_prompt = pooler(HIDDEN, parts("classify"))
     by_token = pooler(HIDDEN, parts("token_classify"))
     raw = pooler(HIDDEN, parts("classify", use_activation=False))
 
-    assert_all_close(by_prompt, [act[activation](classify(HIDDEN[a])) for a, _ in BOUNDS])
-    assert_all_close(by_token, [act[activation](classify(HIDDEN[a:b])) for a, b in BOUNDS])
+    assert_all_close(by_prompt, [activate[activation](classify(HIDDEN[a])) for a, _ in BOUNDS])
+    assert_all_close(by_token, [activate[activation](classify(HIDDEN[a:b])) for a, b in BOUNDS])
     assert_all_close(raw, [classify(HIDDEN[a]) for a, _ in BOUNDS])
 
 
