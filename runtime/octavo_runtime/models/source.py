@@ -21,7 +21,8 @@ from urllib.parse import unquote, urlsplit
 
 from octavo_protocol.errors import ConfigError
 from octavo_runtime.models.cache import Progress, build_once, cache_root, silent
-from octavo_runtime.models.catalogue import CATALOGUE, CatalogueEntry, fetch_gguf, find_entry
+from octavo_runtime.models.catalogue import CATALOGUE, CatalogueEntry, find_entry
+from octavo_runtime.models.catalogue_build import build_entry
 from octavo_runtime.models.gguf import CONVERTER_VERSION, convert_gguf, converted_bytes
 from octavo_runtime.models.hub import fetch_repository, is_repository_name
 from octavo_runtime.models.remote import SCHEMES as REMOTE_SCHEMES
@@ -115,8 +116,7 @@ def find_model(
         _refuse_revision(
             f"{entry.name} comes from {entry.package} {entry.version} and has", revision
         )
-        needed = entry.wheel_bytes + entry.gguf_bytes + entry.model_bytes
-        return Recipe(catalogue_key(entry), partial(_build_from_catalogue, entry), needed)
+        return Recipe(catalogue_key(entry), partial(build_entry, entry), entry.needed_bytes)
     if is_repository_name(rest) and (scheme == "hf" or "/" in rest):
         return HubModel(rest, revision)
     raise ConfigError(
@@ -187,14 +187,3 @@ def _refuse_revision(subject: str, revision: str | None) -> None:
 
 def _build_from_remote(source: str, allow_pickle: bool, progress: Progress, folder: Path) -> None:
     fetch_remote(source, progress, folder, allow_pickle=allow_pickle)
-
-
-def _build_from_catalogue(entry: CatalogueEntry, progress: Progress, folder: Path) -> None:
-    source = fetch_gguf(entry, folder, progress=progress)
-    found = convert_gguf(source, folder, progress=progress)
-    source.unlink()
-    if found != entry.weights_sha256:
-        raise ConfigError(
-            f"the converted weights of {entry.name} have the SHA-256 {found}, expected "
-            f"{entry.weights_sha256}; please report this with your versions of numpy and gguf"
-        )

