@@ -89,7 +89,7 @@ def test_embeddings_and_rankings_equal_sentence_transformers(
     ours = ndcg_at_10(vectors[: len(texts)], vectors[len(texts) :])
     theirs = ndcg_at_10(expected[: len(texts)], expected[len(texts) :])
     assert ours == theirs
-    assert float(np.mean(ours)) > 0.5
+    assert float(np.mean(ours)) > 0.4
 
 
 @torch.inference_mode()
@@ -111,4 +111,4 @@ def test_scores_of_pairs_equal_transformers(ms_marco: Path) -> None:
     )
 
     np.testing.assert_allclose([score.item() for score in scores], expected, atol=1e-4)
-    assert np.ptp(expected) > 5
+    assert np.ptp(expected) > 1
