@@ -39,6 +39,7 @@ from octavo_runtime.engine.pooling_requests import (
     pooling_output,
     pooling_request,
     refuse_pooling_model,
+    unfinished_error,
 )
 from octavo_runtime.structured_outputs.request import RequestGrammars
 
@@ -135,11 +136,13 @@ class AsyncLLM:
         encoders that tell a pair's texts apart.
 
         Cancelling it aborts the request in the engine at once. Raises `ValidationError` for a
-        request that the model cannot take, `UnavailableError` while the engine loads or stops,
-        `GenerationError` when it dies.
+        request that the model cannot take, `UnavailableError` while the engine loads or stops and
+        for a request that `abort` ends, `GenerationError` when the engine dies.
         """
         self._check_ready()
         assert self.info is not None
+        if request_id in self._pooling:
+            raise unfinished_error(request_id)
         request = pooling_request(
             self.info,
             request_id,
@@ -157,7 +160,7 @@ class AsyncLLM:
             return pooling_output(request, await answer, queued_ts, time.monotonic())
         finally:
             del self._pooling[request_id]
-            if not answer.done() or answer.cancelled():
+            if answer.cancelled():
                 self._process.send(AbortRequests([request_id]))
 
     async def generate(
@@ -245,7 +248,9 @@ class AsyncLLM:
         """
         pooling = self._pooling.get(request_id)
         if pooling is not None:
-            pooling.cancel()  # its reader sends the abort
+            if not pooling.done():
+                pooling.set_exception(UnavailableError("the request was aborted"))
+                self._process.send(AbortRequests([request_id]))
             return
         ended = self._outputs.abort(request_id)
         if ended.aborts:

@@ -12,8 +12,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from octavo_kernels.allocator import tune_allocator
-from octavo_protocol.errors import ConfigError
-from octavo_runtime.config import EngineConfig, ResolvedConfig
+from octavo_runtime.config import EngineConfig
 from octavo_runtime.engine.block_pool import BlockPool
 from octavo_runtime.engine.core_base import EngineCoreBase
 from octavo_runtime.engine.kv_capacity import max_model_len_limit, num_kv_blocks
@@ -38,6 +37,7 @@ from octavo_runtime.models.pooling_config import read_pooling_config
 from octavo_runtime.models.runner_type import RunnerChoice, resolve_runner
 from octavo_runtime.pooling import TOKEN_TASKS, PoolingConfig
 from octavo_runtime.worker.device import resolve_config
+from octavo_runtime.worker.encoder_limits import with_encoder_limits
 from octavo_runtime.worker.pooling_runner import PoolingRunner, PoolingWork, RunningPoolingStep
 from octavo_runtime.worker.step_input import StepSequence
 
@@ -65,7 +65,9 @@ class PoolingCore(EngineCoreBase[PoolingRequest]):
         choice = resolve_runner(replace(config, runner="pooling"), model_config.architecture)
         self._pooling = read_pooling_config(config, model_config, choice)
         max_model_len = _max_model_len(config, model_config, self._pooling)
-        resolved = _with_whole_prompts(config, resolve_config(config), max_model_len, choice)
+        if choice.is_encoder:
+            config = with_encoder_limits(config, max_model_len)
+        resolved = resolve_config(config)
         self._runner = PoolingRunner(resolved, model_config, self._pooling, max_model_len)
         super().__init__(config, self._runner)
         stages = self._runner.stages
@@ -278,21 +280,6 @@ def _max_model_len(config: EngineConfig, model_config: ModelConfig, pooling: Poo
     if config.max_model_len in (None, -1) and pooling.max_model_len is not None:
         return min(limit, pooling.max_model_len)
     return limit
-
-
-def _with_whole_prompts(
-    config: EngineConfig, resolved: ResolvedConfig, max_model_len: int, choice: RunnerChoice
-) -> ResolvedConfig:
-    """With a budget that holds an encoder's longest prompt."""
-    budget = resolved.max_num_batched_tokens
-    if not choice.is_encoder or budget >= max_model_len:
-        return resolved
-    if config.max_num_batched_tokens is not None:
-        raise ConfigError(
-            f"max_num_batched_tokens is {budget}, but an encoder takes whole prompts of up to "
-            f"max_model_len ({max_model_len}) tokens: raise it to that, or lower max_model_len"
-        )
-    return replace(resolved, max_num_batched_tokens=max_model_len)
 
 
 def _pooling_info(

@@ -3,13 +3,12 @@
 import time
 from collections.abc import Iterable, Sequence
 
-from octavo_protocol.errors import ValidationError
 from octavo_protocol.pooling import PoolingOutput, PoolingParams, PoolingRequestOutput
 from octavo_runtime.config import EngineConfig
 from octavo_runtime.engine.local_engine import LocalEngine
 from octavo_runtime.engine.messages import PoolingRequest, StepOutputs
 from octavo_runtime.engine.pooling_core import PoolingCore
-from octavo_runtime.engine.pooling_requests import pooling_output, pooling_request
+from octavo_runtime.engine.pooling_requests import pooling_output, pooling_request, unfinished_error
 
 Pooled = PoolingRequestOutput[PoolingOutput]
 
@@ -45,10 +44,7 @@ class PoolingEngine(LocalEngine[PoolingCore, Pooled]):
             cache_salt=cache_salt,
         )
         if request_id in self._unfinished:
-            raise ValidationError(
-                f"request {request_id!r} is not finished yet: give another request_id",
-                parameter="request_id",
-            )
+            raise unfinished_error(request_id)
         self._unfinished[request_id] = (request, time.monotonic())
         self.core.add_request(request)
 

@@ -88,6 +88,14 @@ def pooling_output(
     )
 
 
+def unfinished_error(request_id: str) -> ValidationError:
+    """For a request with the id of one that still runs."""
+    return ValidationError(
+        f"request {request_id!r} is not finished yet: give another request_id",
+        parameter="request_id",
+    )
+
+
 def refuse_pooling_model(info: EngineInfo) -> None:
     """Raises `ValidationError` where the model pools and is asked to generate."""
     if info.pooling is not None:

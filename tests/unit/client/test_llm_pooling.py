@@ -24,7 +24,7 @@ from octavo import (
     SamplingParams,
     ScoringRequestOutput,
 )
-from octavo_protocol.errors import ValidationError
+from octavo_protocol.errors import UnavailableError, ValidationError
 from octavo_protocol.pooling import PoolingOutput
 
 WORDS = ["red", "green", "blue", "cat", "dog", "sun", "moon", "sea", "tree", "stone"]
@@ -404,9 +404,15 @@ async def test_an_asynchronous_engine_pools(bert: tuple[Path, Any]) -> None:
         await engine.sleep(0)
         waiting = asyncio.create_task(embed("red", "w"))
         gone = asyncio.create_task(embed("sun", "gone"))
-        while engine._engine is None or engine._engine.num_unfinished < 2:
+        aborted = asyncio.create_task(embed("moon", "aborted"))
+        while engine._engine is None or engine._engine.num_unfinished < 3:
             await asyncio.sleep(0)
+        with pytest.raises(ValidationError, match="'w' is not finished yet"):
+            await embed("sea", "w")
         gone.cancel()
+        await engine.abort(["aborted", "unknown"])
+        with pytest.raises(UnavailableError, match="the request was aborted"):
+            await aborted
         await asyncio.gather(gone, return_exceptions=True)
         await engine.wake_up()
         assert (await waiting).request_id == "w"

@@ -11,6 +11,7 @@ from octavo_runtime.config import EngineConfig, ResolvedConfig
 from octavo_runtime.engine.messages import EngineInfo
 from octavo_runtime.engine.start_up import start_up_line, timed
 from octavo_runtime.worker.device import resolve_config
+from octavo_runtime.worker.encoder_limits import with_encoder_limits
 from octavo_runtime.worker.gpu.step_graphs import graph_sizes
 
 
@@ -50,6 +51,22 @@ def test_given_limits_stay_and_the_other_one_fits_them(has_gpu: bool) -> None:
 def test_limits_that_contradict_each_other_are_refused(has_gpu: bool) -> None:
     with pytest.raises(ConfigError, match=r"tokens \(8\) must be at least max_num_seqs \(9\)"):
         resolved(max_num_seqs=9, max_num_batched_tokens=8)
+
+
+def encoder_limits(**options: Any) -> tuple[int, int]:
+    config = resolve_config(with_encoder_limits(EngineConfig(model=Path("m"), **options), 512))
+    return config.max_num_seqs, config.max_num_batched_tokens
+
+
+def test_an_encoders_steps_are_larger_and_hold_its_longest_prompt(has_gpu: bool) -> None:
+    assert encoder_limits() == ((1024, 8192) if has_gpu else (128, 1024))
+    assert encoder_limits(is_offline=True) == ((1024, 16384) if has_gpu else (256, 2048))
+    assert encoder_limits(max_num_batched_tokens=600) == ((600, 600) if has_gpu else (128, 600))
+    assert encoder_limits(max_num_seqs=20_000) == (20_000, 20_000)
+    long = with_encoder_limits(EngineConfig(model=Path("m"), device="cpu"), 8192)
+    assert (long.max_num_seqs, long.max_num_batched_tokens) == (128, 8192)
+    with pytest.raises(ConfigError, match=r"is 511, but an encoder takes whole prompts of up to"):
+        encoder_limits(max_num_batched_tokens=511)
 
 
 def test_a_gpu_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
