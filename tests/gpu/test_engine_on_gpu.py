@@ -17,7 +17,7 @@ from octavo_protocol.outputs import RequestOutput
 from octavo_protocol.sampling_params import RequestOutputKind, SamplingParams
 from octavo_protocol.structured_outputs import StructuredOutputsParams
 from octavo_runtime.engine.llm_engine import LLMEngine
-from octavo_runtime.worker.gpu import runner
+from octavo_runtime.worker.gpu import step_forward
 from octavo_runtime.worker.model_runner import SampleWork
 from octavo_runtime.worker.step_input import StepSequence
 
@@ -97,7 +97,7 @@ def test_chunks_of_a_prompt_that_the_device_has_yet_to_begin_arrive_whole(
 def test_blocks_that_do_not_fit_the_copy_of_a_step_are_sent_beside_it(
     tiny: TinyModel, new_engine: NewEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(runner, "_MAX_NEW_BLOCKS", 3)
+    monkeypatch.setattr(step_forward, "_MAX_NEW_BLOCKS", 3)
     llm = new_engine()
     keep_device_busy()
     for request, output in zip(requests(), generate(llm, *requests()), strict=True):

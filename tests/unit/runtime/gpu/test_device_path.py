@@ -20,7 +20,7 @@ from octavo_runtime.engine import engine_core
 from octavo_runtime.engine.llm_engine import LLMEngine
 from octavo_runtime.engine.messages import EngineRequest
 from octavo_runtime.model_config import ModelConfig
-from octavo_runtime.worker.gpu import device_sampler, runner
+from octavo_runtime.worker.gpu import device_sampler, step_forward
 from octavo_runtime.worker.gpu.runner import GpuModelRunner
 
 __all__ = ["folder"]
@@ -163,7 +163,7 @@ def test_blocks_that_do_not_fit_the_copy_of_a_step_are_sent_beside_it(
 ) -> None:
     expected = generate(engine(folder), *requests())
     with monkeypatch.context() as patched:
-        patched.setattr(runner, "_MAX_NEW_BLOCKS", 3)
+        patched.setattr(step_forward, "_MAX_NEW_BLOCKS", 3)
         llm = device_engine()
     actual = generate(llm, *requests())
 
