@@ -179,7 +179,11 @@ class RouterState:
             self._limits = limits_client(url)
         shared = RedisLimits(self._limits) if self._limits is not None else None
         limiter = Limiter(shared, MemoryLimits())
-        self._ledger = Ledger(self._limits, max_records=self.options.usage_records)
+        self._ledger = Ledger(
+            self._limits,
+            max_records=self.options.usage_records,
+            on_settled=limiter.settled,
+        )
         self._start(self.tenants.follow())
         self._start(limiter.renew())
         self._start(self._ledger.follow())

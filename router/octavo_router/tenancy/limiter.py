@@ -54,6 +54,7 @@ class Limiter:
         self._clock = clock
         self._away_until = -math.inf
         self._open: dict[str, Permit] = {}
+        self._ended: dict[str, set[str]] = {}  # by tenant; not settled yet
 
     @property
     def is_degraded(self) -> bool:
@@ -77,8 +78,19 @@ class Limiter:
         return Permit(secrets.token_hex(8), tenant, 0, store, Verdict())
 
     def ended(self, permit: Permit) -> None:
-        """Its lease need not be renewed any more; what it used is still to be settled."""
-        self._open.pop(permit.id, None)
+        """Its lease need not be renewed any more; what it used is still to be settled. From now on
+        it does not count as open for this router: the client may send its next request before
+        Redis knows.
+        """
+        if self._open.pop(permit.id, None) is not None:
+            self._ended.setdefault(permit.tenant.name, set()).add(permit.id)
+
+    def settled(self, permit: Permit) -> None:
+        """The store knows that it has ended."""
+        if (ended := self._ended.get(permit.tenant.name)) is not None:
+            ended.discard(permit.id)
+            if not ended:
+                del self._ended[permit.tenant.name]
 
     async def renew(self) -> None:
         """Keeps the leases of long requests. Runs until cancelled."""
@@ -93,12 +105,15 @@ class Limiter:
     async def _ask(
         self, tenant: Tenant, permit_id: str, num_tokens: int
     ) -> tuple[LimitStore, Verdict]:
+        # Only where it matters: there may be many.
+        ended = tuple(self._ended.get(tenant.name, ())) if tenant.limits.concurrency else ()
         if self._shared is not None and not self.is_degraded:
             try:
-                return self._shared, await self._shared.admit(tenant, permit_id, num_tokens)
+                verdict = await self._shared.admit(tenant, permit_id, num_tokens, ended)
+                return self._shared, verdict
             except REDIS_FAILURES as error:
                 self._note(error)
-        return self._local, await self._local.admit(tenant, permit_id, num_tokens)
+        return self._local, await self._local.admit(tenant, permit_id, num_tokens, ended)
 
     async def _renew(self, permits: list[Permit]) -> None:
         store = permits[0].store

@@ -10,7 +10,7 @@ reserved of a rate drains like all else.
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Protocol
@@ -48,8 +48,12 @@ class Period:
 
 
 class LimitStore(Protocol):
-    async def admit(self, tenant: Tenant, permit: str, num_tokens: int) -> Verdict:
-        """Reserves all or nothing. permit: names the request in the calls that follow."""
+    async def admit(
+        self, tenant: Tenant, permit: str, num_tokens: int, ended: Collection[str] = ()
+    ) -> Verdict:
+        """Reserves all or nothing. permit: names the request in the calls that follow. ended:
+        requests that are over and not settled yet: they do not count as open.
+        """
 
     async def settle(self, tenant: Tenant, permit: str, reserved: int, actual: int) -> None:
         """The request has ended. reserved: what it was admitted with; 0 where nothing was."""
@@ -141,12 +145,15 @@ class MemoryLimits:
         self._clock = clock
         self._accounts: dict[str, _Account] = {}
 
-    async def admit(self, tenant: Tenant, permit: str, num_tokens: int) -> Verdict:
+    async def admit(
+        self, tenant: Tenant, permit: str, num_tokens: int, ended: Collection[str] = ()
+    ) -> Verdict:
         account, limits = self._account(tenant), tenant.limits
         now_s = self._clock()
         now = _us(now_s)
         account.lapse(now)
-        reason, wait_s = _refusal(account, limits, num_tokens, now, period(now_s))
+        num_open = len(account.open.keys() - ended)
+        reason, wait_s = _refusal(account, limits, num_tokens, num_open, now, period(now_s))
         if reason is None:
             if limits.requests_per_minute is not None:
                 account.requests.take(1, limits.requests_per_minute, now)
@@ -177,7 +184,12 @@ class MemoryLimits:
 
 
 def _refusal(
-    account: _Account, limits: Limits, num_tokens: int, now: int, names: Period
+    account: _Account,
+    limits: Limits,
+    num_tokens: int,
+    num_open: int,
+    now: int,
+    names: Period,
 ) -> tuple[str | None, float]:
     """The first limit that forbids the request, and the seconds until it may not."""
     reserved = account.num_reserved
@@ -194,7 +206,7 @@ def _refusal(
     for reason, budget, spent, name, left_s in budgets:
         if budget is not None and spent.in_period(name) + reserved + num_tokens > budget:
             return reason, left_s
-    if limits.concurrency is not None and len(account.open) >= limits.concurrency:
+    if limits.concurrency is not None and num_open >= limits.concurrency:
         return "concurrency", 1.0
     rates = (
         ("requests_per_minute", account.requests, 1, limits.requests_per_minute),

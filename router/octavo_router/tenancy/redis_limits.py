@@ -6,7 +6,7 @@ Time is the server's, so that routers' clocks need not agree.
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING, Any
 
 import redis.asyncio
@@ -20,7 +20,7 @@ from octavo_router.tenancy.tenant import Tenant
 if TYPE_CHECKING:
     from redis.asyncio.client import Pipeline
 
-_TIMEOUT_S = 0.25
+_TIMEOUT_S = 1.0
 _MAX_CONNECTIONS = 32
 
 _NOW = """
@@ -61,6 +61,13 @@ local permit, tokens, lease = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
 local per_minute = {requests = tonumber(ARGV[4]), tokens = tonumber(ARGV[5])}
 local concurrency = tonumber(ARGV[6])
 local minute = tonumber(ARGV[12])
+local function num_open()
+  local number = redis.call('ZCARD', open)
+  for i = 13, #ARGV do
+    if redis.call('ZSCORE', open, ARGV[i]) then number = number - 1 end
+  end
+  return number
+end
 local now = now_us(ARGV[11])
 begin_period('day', ARGV[7])
 begin_period('month', ARGV[9])
@@ -80,7 +87,7 @@ if ARGV[8] ~= '0' and field('day_tokens') + taken > tonumber(ARGV[8]) then
   reason = 'tokens_per_day'
 elseif ARGV[10] ~= '0' and field('month_tokens') + taken > tonumber(ARGV[10]) then
   reason = 'tokens_per_month'
-elseif concurrency > 0 and redis.call('ZCARD', open) >= concurrency then
+elseif concurrency > 0 and num_open() >= concurrency then
   reason, wait = 'concurrency', 1000000
 end
 check_rate('requests', 1)
@@ -154,7 +161,9 @@ class RedisLimits:
         self._settle = client.register_script(_SETTLE)
         self._renew = client.register_script(_RENEW)
 
-    async def admit(self, tenant: Tenant, permit: str, num_tokens: int) -> Verdict:
+    async def admit(
+        self, tenant: Tenant, permit: str, num_tokens: int, ended: Collection[str] = ()
+    ) -> Verdict:
         limits, names = tenant.limits, period(self._time())
         reason, wait_us, used_requests_us, used_tokens_us = await self._admit(
             keys=tenant_keys(tenant.name),
@@ -171,6 +180,7 @@ class RedisLimits:
                 limits.tokens_per_month or 0,
                 self._now_us(),
                 MINUTE_US,
+                *ended,
             ],
         )
         waits = {b"tokens_per_day": names.day_left_s, b"tokens_per_month": names.month_left_s}

@@ -178,11 +178,12 @@ def _parse(path: str, raw: bytes) -> TenantsForm:
         text = raw.decode()
         root = yaml.compose(text, Loader=yaml.SafeLoader)
         data = yaml.safe_load(text)
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        repeated = [] if root is None else list(_repeated_keys(root))
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise ConfigError(f"{path} is not valid YAML: {error}") from error
     if root is None or not isinstance(data, dict):
         raise ConfigError(f"{path}: write `secret`, `tenants` and `aliases`, one below the other")
-    for line, key in _repeated_keys(root):
+    for line, key in repeated:
         raise ConfigError(f"{path}, line {line}: {key!r} is given twice; keep one")
     try:
         return TenantsForm.model_validate(data)
@@ -197,6 +198,8 @@ def _complaints(path: str, root: yaml.Node, error: ValidationError) -> Iterator[
         text = item["msg"].removeprefix("Value error, ")
         if item["type"] == "string_pattern_mismatch":
             text = _PATTERNS["hash" if location[-1] == "hash" else "name"]
+        elif item["type"] == "string_type":
+            text = "Input should be a string; put it in quotes"
         elif item["type"] == "extra_forbidden":
             text = "there is no such field"
         yield f"{path}, line {_line(root, location)}: {field}: {text}"

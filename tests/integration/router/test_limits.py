@@ -107,6 +107,19 @@ async def test_concurrency_counts_open_requests_until_they_end_or_their_lease_do
     assert await bench.reasons(tenant, 1, 2) == [None, "concurrency"]
 
 
+async def test_a_request_that_has_ended_leaves_its_place_before_it_is_settled(
+    bench: Bench,
+) -> None:
+    tenant = limited(concurrency=1, tokens_per_day=100)
+    assert await bench.reasons(tenant, 40, 2) == [None, "concurrency"]
+    store = bench.store
+    assert (await store.admit(tenant, "next", 40, ["p0", "unknown"])).reason is None
+    assert (await store.admit(tenant, "third", 10, ["p0"])).reason == "concurrency"
+    assert (await store.admit(tenant, "third", 40, ["p0", "next"])).reason == "tokens_per_day"
+    await store.settle(tenant, "p0", 40, 0)
+    assert (await store.admit(tenant, "third", 40, ["next"])).reason is None
+
+
 async def test_budgets_hold_what_is_reserved_and_begin_anew(bench: Bench) -> None:
     tenant = limited(tokens_per_day=1000, tokens_per_month=1500)
     assert await bench.reasons(tenant, 600, 2) == [None, "tokens_per_day"]

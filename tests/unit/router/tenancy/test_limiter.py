@@ -1,5 +1,7 @@
 """Redis away is no reason to refuse; what a refusal says."""
 
+from collections.abc import Collection
+
 import pytest
 import redis.exceptions
 
@@ -24,11 +26,13 @@ class Unsteady(MemoryLimits):
     is_away = False
     num_asked = 0
 
-    async def admit(self, tenant: Tenant, permit: str, num_tokens: int) -> Verdict:
+    async def admit(
+        self, tenant: Tenant, permit: str, num_tokens: int, ended: Collection[str] = ()
+    ) -> Verdict:
         self.num_asked += 1
         if self.is_away:
             raise redis.exceptions.ConnectionError("gone")
-        return await super().admit(tenant, permit, num_tokens)
+        return await super().admit(tenant, permit, num_tokens, ended)
 
 
 async def test_while_redis_is_away_it_is_asked_once_a_second_and_local_limits_hold() -> None:
@@ -45,6 +49,20 @@ async def test_while_redis_is_away_it_is_asked_once_a_second_and_local_limits_ho
     clock.now += 1.1
     assert (await limiter.admit(ACME, 1)).store is shared
     assert not limiter.is_degraded
+
+
+async def test_the_next_request_may_come_before_the_last_one_is_settled() -> None:
+    tenant = Tenant("one", limits=Limits(concurrency=1))
+    store = MemoryLimits(Clock())
+    limiter = Limiter(store, MemoryLimits())
+    for _ in range(3):
+        permit = await limiter.admit(tenant, 1)
+        with pytest.raises(RateLimitError):
+            await limiter.admit(tenant, 1)
+        limiter.ended(permit)
+    await store.settle(tenant, permit.id, 1, 1)
+    limiter.settled(permit)
+    await limiter.admit(tenant, 1)
 
 
 async def test_a_tenant_without_limits_costs_no_question() -> None:

@@ -116,7 +116,7 @@ def test_all_mistakes_are_told_at_once() -> None:
     assert raised.value.message.splitlines() == [
         "f, line 2: tenants.0.name: Field required",
         "f, line 3: tenants.0.limit: there is no such field",
-        "f, line 4: tenants.1.name: Input should be a valid string",
+        "f, line 4: tenants.1.name: Input should be a string; put it in quotes",
     ]
 
 
