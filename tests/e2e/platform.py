@@ -67,6 +67,11 @@ class Platform:
         self._process.send_signal(signal.SIGINT)
         self._process.wait(STOP_TIMEOUT_S)
 
+    @property
+    def redis_url(self) -> str:
+        """Of the embedded Redis."""
+        return self._find("router").environ()["OCTAVO_REDIS_URL"]
+
     def is_ready(self) -> bool:
         """All replicas are known to the router."""
         assert self._process.poll() is None, self._log.read_text()

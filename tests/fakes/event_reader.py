@@ -57,4 +57,5 @@ class EventReader:
         assert self.events[-1] == "data: [DONE]"
         chunks = [json.loads(event.removeprefix("data: ")) for event in self.events[:-1]]
         choices = [choice for chunk in chunks for choice in chunk["choices"]]
-        return "".join(c["delta"]["content"] if "delta" in c else c["text"] for c in choices)
+        deltas = [choice.get("delta", choice) for choice in choices]
+        return "".join(delta.get("content") or delta.get("text") or "" for delta in deltas)
