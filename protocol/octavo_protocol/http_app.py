@@ -39,6 +39,8 @@ from octavo_protocol.asgi import (
 from octavo_protocol.errors import ConfigError
 from octavo_protocol.http_options import HttpOptions
 from octavo_protocol.security import ApiKeyMiddleware
+from octavo_protocol.spans import Tracing
+from octavo_protocol.tracing import TracingMiddleware
 from octavo_protocol.wire_formats import wire_format
 
 logger = logging.getLogger(__name__)
@@ -99,19 +101,23 @@ def make_app(
     *,
     title: str = "Octavo",
     guard: Middleware | None = None,
+    tracing: Tracing | None = None,
 ) -> Application:
     """The application of `routes`. Starts and stops nothing.
 
-    guard: who may use it, in place of `api_key` of the options.
+    guard: who may use it, in place of `api_key` of the options. tracing: where spans go, if
+    anywhere.
 
     Raises `ConfigError` for middleware that cannot be imported.
     """
     shown = not options.disable_fastapi_docs
+    paths = frozenset(route.path for route in routes)
+    traced = [Middleware(TracingMiddleware, tracing=tracing, routes=paths)] if tracing else []
     application = Application(
         title=title,
         version=metadata.version("octavo"),
         routes=list(routes),
-        middleware=_middleware(state, options, guard),
+        middleware=[Middleware(RequestIdMiddleware), *traced, *_middleware(state, options, guard)],
         exception_handlers={HTTPException: _on_http_error},
         openapi_url="/openapi.json" if shown else None,
         docs_url="/docs" if shown else None,
@@ -132,11 +138,10 @@ def json_response(body: Any, status: int = 200, headers: dict[str, str] | None =
 def _middleware(
     state: AppState, options: HttpOptions, guard: Middleware | None
 ) -> list[Middleware]:
-    """From the outside in: request id, accounting, CORS, error answers (which web pages can read
-    only inside CORS), the operator's own, API keys.
+    """From the outside in, under request id and span: accounting, CORS, error answers (which web
+    pages can read only inside CORS), the operator's own, API keys.
     """
     stack = [
-        Middleware(RequestIdMiddleware),
         Middleware(_Accounting, state=state, options=options),
     ]
     if options.allowed_origins:

@@ -14,6 +14,7 @@ class HttpOptions:
     origins are given. middleware: import paths (`module.name`) of ASGI middleware classes or of
     async functions `(request, call_next)`, the first one outermost. ssl_cert_reqs: 0 = clients need
     no certificate, 1 = it is checked if they send one, 2 = they must. ssl_ciphers: OpenSSL's list.
+    otlp_traces_endpoint: where traces go (`octavo_protocol/tracing.py`).
     disable_access_log_for_endpoints: paths whose requests are not logged.
     """
 
@@ -32,6 +33,7 @@ class HttpOptions:
     ssl_ca_certs: Path | None = None
     ssl_cert_reqs: int = 0
     ssl_ciphers: str | None = None
+    otlp_traces_endpoint: str | None = None
     disable_fastapi_docs: bool = False
     disable_uvicorn_access_log: bool = False
     disable_access_log_for_endpoints: tuple[str, ...] = ()

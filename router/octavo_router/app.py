@@ -31,11 +31,13 @@ from octavo_protocol.openai.answers import Model, ModelList
 from octavo_protocol.openai.responses import ResponsesRequest
 from octavo_protocol.openapi import ApiRoute, Content, Operation
 from octavo_protocol.overrides import RequestOverrides
+from octavo_protocol.spans import TRACE_CONTEXT_HEADERS
 from octavo_router.decisions import GenerationRequest, PromptKey
 from octavo_router.deployment import Deployment
 from octavo_router.pooling import POOLING, pooling_key
 from octavo_router.proxy import ProxyRequest
 from octavo_router.resumption import Asked, asked
+from octavo_router.resumption.asked import KEY_HEADER
 from octavo_router.sessions import session_of
 from octavo_router.state import RouterState
 from octavo_router.tenancy.directory import Directory
@@ -66,7 +68,8 @@ _GENERATION: dict[str, type[_Body]] = {
     "/v1/messages": MessagesRequest,
     "/v1/messages/count_tokens": CountTokensRequest,
 }
-_FORWARDED = ("x-vllm-priority",)  # beside the key and the request's id
+# Beside the key and the request's id.
+_FORWARDED = ("x-vllm-priority", *TRACE_CONTEXT_HEADERS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -262,7 +265,7 @@ class Routes:
         alias = directory.aliases.get(model or "") if directory is not None else None
         if alias is None:
             return model
-        key = None
+        key = request.headers.get(KEY_HEADER)  # asked for again, to where the answer is
         if alias.sticky is not None:
             key = caller.tenant.name
             if alias.sticky == "session":
@@ -380,5 +383,6 @@ def create_app(state: RouterState) -> Starlette:
         state,
         state.options,
         title="Octavo router",
+        tracing=state.tracing,
         guard=Middleware(TenantMiddleware, source=state.tenants) if state.tenants else None,
     )

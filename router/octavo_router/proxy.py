@@ -35,6 +35,7 @@ from octavo_router.decisions import DEFAULT_TOKENS_PER_S, Decider, Decision, Pro
 from octavo_router.deployment import Deployment
 from octavo_router.health import Attempt, Cause
 from octavo_router.metrics import RouterMetrics
+from octavo_router.route_spans import attempt_span, note_admitted
 from octavo_router.stream_trace import StreamTrace
 from octavo_router.tenancy.terms import Terms
 
@@ -154,6 +155,7 @@ class Proxy:
         `Admission.admitted` raises.
         """
         async with self._admission.admitted(request, stream, send) as watched:
+            note_admitted(request)
             await self._generate(request, stream, watched)
 
     async def _generate(self, request: ProxyRequest, stream: StreamTrace, send: Send) -> None:
@@ -169,7 +171,9 @@ class Proxy:
             incarnation = decision.replica.incarnation
             num_passed = stream.num_passed
             try:
-                await self._attempt(request, decision, stream, send)
+                moving = stream.has_begun
+                with attempt_span(request, decision, is_continuation=moving) as sent:
+                    await self._attempt(sent, decision, stream, send)
                 return
             except _ReplicaFailed as error:
                 failure = error

@@ -15,6 +15,7 @@ from octavo_protocol.bounded_memo import BoundedMemo
 from octavo_protocol.keys import Keys
 from octavo_protocol.sampling_params import SamplingParams
 from octavo_protocol.tasks import stop_tasks
+from octavo_protocol.tracing import open_tracing
 from octavo_router.admission.admission import Admission
 from octavo_router.batches.service import BatchService
 from octavo_router.capture import TrafficCapture
@@ -65,6 +66,7 @@ class RouterState:
             clock=clock,
         )
         self.discovery = Discovery(self.deployments, clock)
+        self.tracing = open_tracing(options.otlp_traces_endpoint, "octavo-router")
         self.num_open = 0
         self.is_leaving = False
         self.is_draining = False
@@ -165,6 +167,8 @@ class RouterState:
             await self._ledger.flush()
         await self._tokenizers.close()
         await self._session.close()
+        if self.tracing is not None:
+            await asyncio.to_thread(self.tracing.close)
         if self.capture is not None:
             self.capture.close()
         for client in filter(None, (self._redis, self._limits)):

@@ -211,6 +211,12 @@ GROUPS: dict[str, tuple[ServeFlag, ...]] = {
         ),
         _flag("port", int, "Port to listen on; 0: any free one.", min=0, max=65535),
         _flag("uds", Path, "Unix socket to listen on, instead of host and port."),
+        _flag(
+            "otlp_traces_endpoint",
+            str,
+            "URL that takes OpenTelemetry traces over OTLP/HTTP, as http://collector:4318/v1/traces.",
+            default=None,
+        ),
         _flag("root_path", str, "Prefix under which a proxy in front publishes the server."),
         _flag("api_key", list[str], "Key that opens the server; several may follow."),
         _flag("allowed_origins", list[str], "Origins of web pages that may ask (CORS)."),

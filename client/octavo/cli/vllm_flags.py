@@ -137,9 +137,9 @@ _REFUSED: tuple[tuple[str, tuple[str, ...], str], ...] = (
         "it is not there yet: leave it out",
     ),
     (
-        "--otlp-traces-endpoint= --collect-detailed-traces=*",
+        "--collect-detailed-traces=*",
         (),
-        "traces are not exported; --enable-log-requests writes a line per request",
+        "with --otlp-traces-endpoint alone, spans have queue, prefill and decode times",
     ),
     ("--tool-server=", (), "tools run at the client; leave it out"),
     ("--tool-strict-level= --reasoning-effort-map={}", (), "it is not there yet: leave it out"),

@@ -130,4 +130,4 @@ def create_app(state: ServerState, options: HttpOptions = QUIET) -> Application:
     routes += ResponsesRoutes(state).routes()
     routes += MessagesRoutes(state).routes()
     routes += ControlRoutes(state).routes()
-    return make_app(routes, state, options, title="Octavo replica")
+    return make_app(routes, state, options, title="Octavo replica", tracing=state.tracing)

@@ -10,8 +10,10 @@ from typing import cast
 from octavo_protocol.beam_search import BeamSearchParams
 from octavo_protocol.outputs import Logprob, RequestOutput
 from octavo_protocol.sampling_params import SamplingParams
+from octavo_protocol.spans import current_span
 from octavo_runtime.engine.output_so_far import OutputSoFar
 from octavo_runtime.server.beam import search
+from octavo_runtime.server.generation_span import GenerationSpan
 from octavo_runtime.server.request_log import RequestLog
 from octavo_runtime.server.state import ServerState
 from octavo_runtime.server.stream_trace import StreamTrace
@@ -124,6 +126,7 @@ async def _one(
     request_id = f"{job.request_id}-{index}-{secrets.token_hex(4)}"
     prompt_text = job.prompt_texts[index] if job.prompt_texts else None
     log = RequestLog(state.options, prompt_text) if state.options.enable_log_requests else None
+    span = GenerationSpan(current_span())
     outputs = _sampled(state, job, index, request_id)
     if job.beam is not None:
         outputs = _searched(state, job, job.beam, index, request_id)
@@ -136,11 +139,13 @@ async def _one(
             if not is_replayed:
                 state.metrics.observe(output, job.params)
             is_replayed = False
+            span.add(output)
             if log is not None:
                 log.add(output)
             yield output
     finally:
         state.metrics.ended(request_id, job.params, finished=finished)
+        span.end()
         if log is not None:
             log.write()
         await outputs.aclose()

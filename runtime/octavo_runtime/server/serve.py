@@ -17,6 +17,7 @@ from octavo_protocol.records import ReplicaRecord
 from octavo_protocol.sampling_params import SamplingParams
 from octavo_protocol.serving import DrainingServer, open_socket
 from octavo_protocol.tokenizer import Tokenizer, TokenizerBundle
+from octavo_protocol.tracing import open_tracing
 from octavo_runtime.config import EngineConfig
 from octavo_runtime.engine.async_llm import ENGINE_CORE, AsyncLLM
 from octavo_runtime.engine.start_up import start_up_line
@@ -120,6 +121,7 @@ class _Replica:
         llm = start_llm(options)
         try:
             state = server_state(options, llm)
+            state.tracing = open_tracing(options.otlp_traces_endpoint, "octavo-replica")
             server = DrainingServer(create_app(state, options), options)
         except ConfigError:
             await llm.shutdown()
@@ -149,6 +151,8 @@ class _Replica:
             # The engine first: what did not finish in time ends with an error, not with silence.
             await llm.shutdown()
             await asyncio.gather(serving, ready, stop, return_exceptions=True)
+            if state.tracing is not None:
+                await asyncio.to_thread(state.tracing.close)
 
     async def _become_ready(self, state: ServerState, registration: Registration | None) -> None:
         info = await state.llm.wait_ready()

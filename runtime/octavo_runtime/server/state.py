@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 
 from octavo_protocol.asgi import Message
 from octavo_protocol.errors import NotFoundError, UnavailableError
+from octavo_protocol.spans import Tracing
 from octavo_runtime.engine.async_llm import AsyncLLM
 from octavo_runtime.engine.messages import EngineInfo, PoolingInfo
 from octavo_runtime.engine.scoring import refuse_unscored
@@ -35,7 +36,7 @@ class ServerState:
     somebody resumes. num_open: requests being answered; num_generating: those of them that
     generate. has_profiler: the engine can write profiles. default_max_tokens: longest chat answer
     where the request names none; None: what the context leaves. tool_parser and reasoning_parser:
-    the classes that the options name.
+    the classes that the options name. tracing: where spans go, if anywhere.
 
     Raises `ConfigError` for a parser that does not exist.
     """
@@ -52,6 +53,7 @@ class ServerState:
     has_profiler: bool = False
     num_open: int = 0
     num_generating: int = 0
+    tracing: Tracing | None = None
     tool_parser: type[ToolParser] | None = field(init=False, default=None)
     reasoning_parser: type[ReasoningParser] | None = field(init=False, default=None)
 
