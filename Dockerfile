@@ -22,11 +22,11 @@ RUN pip install torch -c constraints.txt
 
 FROM build-torch AS build-runtime
 COPY . .
-RUN pip install '.[runtime,sources]' -c constraints.txt
+RUN pip install '.[runtime,sources,otel]' -c constraints.txt
 
 FROM build AS build-router
 COPY . .
-RUN pip install '.[router]' -c constraints.txt
+RUN pip install '.[router,otel]' -c constraints.txt
 
 FROM build AS build-operator
 COPY . .
