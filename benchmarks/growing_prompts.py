@@ -87,7 +87,7 @@ def _measure(plain: Tokenizer, text: str, num_chars: int) -> dict[str, float]:
         hashes, took["router_whole"] = _timed(routed_whole)
         (packed, known_hashes), took["router"] = _timed(routed)
         ids, took["replica_given"] = _timed(lambda: (plain.chat_prompt(request), unpack(packed)))  # noqa: B023
-        _, took["replica_known"] = _timed(lambda: replicas.chat_token_ids(request))  # noqa: B023
+        _, took["replica_known"] = _timed(lambda: replicas.begin_chat(request).token_ids())  # noqa: B023
         assert (packed, known_hashes, ids[1]) == (pack(expected), hashes, expected)
         for name, ms in took.items():
             runs.setdefault(name, []).append(ms)

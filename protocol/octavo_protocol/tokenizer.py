@@ -99,8 +99,8 @@ class TokenizerBundle(msgspec.Struct):
 class Tokenizer:
     """Text to token ids and back. Thread-safe; encoding and decoding release the GIL.
 
-    memo: keeps what was tokenized, for texts that begin or go on like others; tokenizers may share
-    it. max_token_chars: length of the longest token.
+    memo: keeps pieces of prompts, for those that have them too; tokenizers may share it.
+    max_token_chars: length of the longest token.
     """
 
     def __init__(self, bundle: TokenizerBundle, memo: BoundedMemo[bytes] | None = None) -> None:
@@ -127,11 +127,17 @@ class Tokenizer:
 
     def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
         """The ids of `text`. Raises `ValidationError` for what is not Unicode."""
-        return self.begin(text, add_special_tokens=add_special_tokens).token_ids()
+        return self._encoder.whole(text, add_special_tokens=add_special_tokens)
 
-    def begin(self, text: str, *, add_special_tokens: bool = True) -> Tokenization:
-        """`encode` in two steps: this one looks up what is known of `text`. Raises as it does."""
-        return self._encoder.begin(text, add_special_tokens=add_special_tokens)
+    def begin(
+        self, text: str, *, add_special_tokens: bool = True, cache_salt: str | None = None
+    ) -> Tokenization:
+        """The first of two steps to the ids of `encode`: looks up what is known of `text` under the
+        salt. Raises as it does.
+        """
+        return self._encoder.begin(
+            text, add_special_tokens=add_special_tokens, cache_salt=cache_salt or ""
+        )
 
     def decode(self, token_ids: Sequence[int], *, skip_special_tokens: bool = True) -> str:
         [text] = self.backend.decode_batch(
@@ -224,12 +230,16 @@ class Tokenizer:
 
     def chat_token_ids(self, request: ChatCompletionRequest | TokenizeRequest) -> list[int]:
         """The prompt of a chat request. The template owns the special tokens."""
-        return self.begin_chat(request).token_ids()
-
-    def begin_chat(self, request: ChatCompletionRequest | TokenizeRequest) -> Tokenization:
-        """`chat_token_ids` in two steps, as `begin`."""
-        return self.begin(
+        return self.encode(
             self.chat_prompt(request), add_special_tokens=bool(request.add_special_tokens)
+        )
+
+    def begin_chat(self, request: ChatCompletionRequest) -> Tokenization:
+        """The first of two steps to `chat_token_ids`, as `begin`."""
+        return self.begin(
+            self.chat_prompt(request),
+            add_special_tokens=bool(request.add_special_tokens),
+            cache_salt=request.cache_salt,
         )
 
     def content_format(self, chat_template: str | None = None) -> Literal["string", "openai"]:
@@ -240,11 +250,17 @@ class Tokenizer:
         return "openai" if source is not None and _reads_parts(source) else "string"
 
     def prompt_token_ids(
-        self, prompt: str | list[int], *, add_special_tokens: bool | None = None
+        self,
+        prompt: str | list[int],
+        *,
+        add_special_tokens: bool | None = None,
+        cache_salt: str | None = None,
     ) -> list[int]:
         """A text-completion prompt as token ids. Raises `ValidationError` when it is empty."""
         if isinstance(prompt, str):
-            token_ids = self.encode(prompt, add_special_tokens=add_special_tokens is not False)
+            special = add_special_tokens is not False
+            begun = self.begin(prompt, add_special_tokens=special, cache_salt=cache_salt)
+            token_ids = begun.token_ids()
         else:
             token_ids = prompt
         if not token_ids:

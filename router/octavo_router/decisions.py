@@ -218,6 +218,9 @@ class Decider:
         except OverflowError:
             return PromptKey()  # the replica says what is wrong with the ids
         num_new_chars = sum(p.num_new_chars for p in prompts if isinstance(p, Tokenization))
+        num_known_chars = sum(p.num_known_chars for p in prompts if isinstance(p, Tokenization))
+        self._metrics.prompt_characters.labels("new").inc(num_new_chars)
+        self._metrics.prompt_characters.labels("known").inc(num_known_chars)
         is_text = all(isinstance(each, Tokenization) for each in prompts)
 
         def complete() -> PromptKey:
@@ -319,7 +322,7 @@ def _begin(request: GenerationRequest, tokenizer: Tokenizer) -> list[Tokenizatio
         return [tokenizer.begin_chat(request)]
     special = request.add_special_tokens is not False
     return [
-        tokenizer.begin(prompt, add_special_tokens=special)
+        tokenizer.begin(prompt, add_special_tokens=special, cache_salt=request.cache_salt)
         if isinstance(prompt, str)
         else pack(prompt)
         for prompt in request.prompts()

@@ -66,6 +66,12 @@ class RouterMetrics:
             buckets=_DECISION_BUCKETS,
             registry=registry,
         )
+        self.prompt_characters = Counter(
+            _PREFIX + "prompt_characters",
+            "Characters of prompts: new ones were tokenized, of known ones the tokens were kept.",
+            ["how"],
+            registry=registry,
+        )
         self.predicted_tokens = Counter(
             _PREFIX + "predicted_cached_tokens",
             "Cached tokens predicted, for answers that told the actual number.",

@@ -182,6 +182,20 @@ def test_only_what_is_new_is_tokenized(name: str) -> None:
         assert encoder.begin(text, add_special_tokens=False).num_new_chars <= len(text) / 2
 
 
+def test_what_one_salt_keeps_no_other_finds() -> None:
+    """Else the time that a prompt takes would tell a tenant what another one has sent."""
+    _, encoder = _made("BERT")
+    text = "<|im_start|>a secret of somebody<|im_end|>and more</s>"
+
+    def num_new(salt: str) -> int:
+        begun = encoder.begin(text, add_special_tokens=False, cache_salt=salt)
+        begun.packed()
+        return begun.num_new_chars
+
+    new = [num_new(salt) for salt in ("one", "other", "0:", "one")]
+    assert new == [len(text), len(text), len(text), 0]
+
+
 def _check(backend: Tokenizer, encoder: IncrementalEncoder, text: str, is_framed: bool) -> None:
     if any("\ud800" <= character <= "\udfff" for character in text):
         return

@@ -54,7 +54,9 @@ async def chat_job(
         check_vocabulary(info.vocab_size, [token_ids], parameter="messages")
     else:
         special = bool(request.add_special_tokens)
-        begun = tokenizer.begin(prompt_text, add_special_tokens=special)
+        begun = tokenizer.begin(
+            prompt_text, add_special_tokens=special, cache_salt=request.cache_salt
+        )
         token_ids = await maybe_in_thread(begun.num_new_chars, begun.token_ids)
     params = params_of(state, request, default_max_tokens=state.default_max_tokens)
     if parser is not None:

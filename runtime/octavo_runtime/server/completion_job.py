@@ -47,7 +47,11 @@ async def completion_job(
 
     def encode() -> tuple[list[list[int]], list[str | None]]:
         special = request.add_special_tokens
-        token_ids = [tokenizer.prompt_token_ids(p, add_special_tokens=special) for p in given]
+        salt = request.cache_salt
+        token_ids = [
+            tokenizer.prompt_token_ids(each, add_special_tokens=special, cache_salt=salt)
+            for each in given
+        ]
         check_vocabulary(info.vocab_size, token_ids)
         return token_ids, _texts(tokenizer, request, prompts)
 

@@ -8,6 +8,7 @@ from tests.fakes.router_cluster import RouterCluster
 from tests.fakes.tiny_model import tiny_tokenizer
 
 from octavo_protocol.continuation import CONTINUE
+from octavo_protocol.openai import ChatCompletionRequest
 from octavo_protocol.overrides import PromptTokens, RequestOverrides, split_overrides
 
 pytestmark = pytest.mark.integration
@@ -86,6 +87,22 @@ async def test_tokens_go_with_a_stream_that_goes_on(cluster: RouterCluster) -> N
     [received] = good.seen.requests
     assert received.path == CONTINUE + "/v1/completions"
     assert tokens_of(received) == [tiny_tokenizer().encode("hello")]
+
+
+async def test_a_conversation_that_grows_is_tokenized_once(cluster: RouterCluster) -> None:
+    replica = await newer_replica(cluster)
+    router = await cluster.router(1)
+    turns = [{"role": "user", "content": f"question {number} " * 40} for number in range(6)]
+    counts = []
+    for number in (5, 6):
+        body = {"model": "fake", "messages": turns[:number]}
+        async with router.client.post("/v1/chat/completions", json=body) as response:
+            assert response.status == 200
+        name = 'octavo_router_prompt_characters_total{how="new"}'
+        counts.append(await router.metric(name))
+    assert counts[1] - counts[0] < counts[0] / 4
+    text = tiny_tokenizer().chat_prompt(ChatCompletionRequest.model_validate({"messages": turns}))
+    assert tokens_of(replica.seen.requests[1]) == [tiny_tokenizer().encode(text)]
 
 
 async def test_a_response_that_continues_another_is_tokenized_by_its_replica(
