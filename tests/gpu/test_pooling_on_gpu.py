@@ -94,7 +94,20 @@ def test_tensors_are_those_of_the_cpu(
 
     for one, other in zip(*results, strict=True):
         np.testing.assert_allclose(one, other, atol=2e-5)
-    engines[1].sleep(1)
-    engines[1].wake_up()
-    for one, other in zip(results[1], pool(engines[1], PoolingParams(task=task)), strict=True):
-        np.testing.assert_allclose(one, other, atol=2e-5)
+    for level in (1, 2):
+        awake = torch.cuda.memory_allocated()
+        engines[1].sleep(level)
+        assert torch.cuda.memory_allocated() < awake / 2
+        engines[1].wake_up()
+        for one, other in zip(results[1], pool(engines[1], PoolingParams(task=task)), strict=True):
+            np.testing.assert_allclose(one, other, atol=2e-5)
+
+
+def test_memory_for_the_cache_is_what_weights_and_steps_leave(
+    folders: dict[str, Path], engines: list[PoolingEngine]
+) -> None:
+    config = EngineConfig(model=folders["decoder"], device="cuda", gpu_memory_utilization=0.5)
+    engines.append(PoolingEngine(config))
+
+    assert engines[0].info.num_blocks == 256 * 4  # all that its sequences could use
+    assert len(pool(engines[0], PoolingParams())) == len(LENGTHS)

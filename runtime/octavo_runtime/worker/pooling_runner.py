@@ -25,6 +25,7 @@ from octavo_runtime.model_config import ModelConfig
 from octavo_runtime.models.registry import pooling_model_class
 from octavo_runtime.pooling import PoolingConfig, PoolPart
 from octavo_runtime.worker.gpu.device_sampler import new_event
+from octavo_runtime.worker.gpu.host_weights import HostWeights
 from octavo_runtime.worker.loaded_model import LoadedModel
 from octavo_runtime.worker.prompt_so_far import PromptSoFar
 from octavo_runtime.worker.step_input import StepInput, StepSequence
@@ -90,6 +91,7 @@ class PoolingRunner(LoadedModel):
         self._pooling = pooling
         self._max_model_len = max_model_len
         self._so_far: dict[str, PromptSoFar] = {}
+        self._host_weights: HostWeights | None = None  # while a GPU's model sleeps
         self.is_encoder: bool = pooling_model_class(model_config.architecture).is_encoder
         super().__init__(config, model_config, config.device)
         self.overlaps = self.device.type == "cuda"
@@ -124,11 +126,24 @@ class PoolingRunner(LoadedModel):
 
     def drop_model(self) -> None:
         self.__dict__.pop("pooler", None)
+        self._host_weights = None
         super().drop_model()
+        self._free_unused()
+
+    def offload_model(self) -> None:
+        if self.device.type == "cuda" and self._host_weights is None:
+            self._host_weights = HostWeights(self.model)
+            self._free_unused()
+
+    def restore_model(self) -> None:
+        if self._host_weights is not None:
+            self._host_weights.restore()
+            self._host_weights = None
 
     def drop_kv_cache(self) -> None:
         self._so_far.clear()
         super().drop_kv_cache()
+        self._free_unused()
 
     def kv_memory_bytes(self) -> int:
         if self.device.type == "cpu":
@@ -220,6 +235,11 @@ class PoolingRunner(LoadedModel):
     def _tensor(self, array: NDArray[np.generic]) -> Tensor:
         return torch.from_numpy(array).to(self.device, non_blocking=True)
 
+    def _free_unused(self) -> None:
+        """Gives what torch keeps for later back to the GPU."""
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+
     @torch.inference_mode()
     def _gpu_memory_bytes(self) -> int:
         """What `gpu_memory_utilization` leaves beside weights and the largest step."""
@@ -233,7 +253,6 @@ class PoolingRunner(LoadedModel):
         torch.cuda.synchronize()
         step_bytes = torch.cuda.max_memory_allocated() - before
         self.drop_kv_cache()
-        torch.cuda.empty_cache()
         free, total = torch.cuda.mem_get_info()
         wanted = int(total * self._config.gpu_memory_utilization)
         return max(0, wanted - (total - free) - step_bytes)
