@@ -33,9 +33,18 @@ class _Load:
     computed_since_record: int = 0
     recent_tokens: float = 0.0
     recent_at: float = 0.0
+    most_open: tuple[int, int] = (0, 0)  # in this window, and in the one before it
+    window_at: float = 0.0
 
     def recent(self, now: float) -> float:
         return self.recent_tokens * math.exp((self.recent_at - now) / _RECENT_S)
+
+    def look(self, now: float) -> int:
+        """The most that were open at once in the last one or two windows."""
+        if now - self.window_at >= _RECORD_AGE_S:
+            self.window_at, self.most_open = now, (len(self.open), self.most_open[0])
+        self.most_open = max(self.most_open[0], len(self.open)), self.most_open[1]
+        return max(self.most_open)
 
 
 class LoadTracker:
@@ -60,6 +69,7 @@ class LoadTracker:
         load.pending[self._next_ticket] = (num_uncached_tokens, now)
         load.recent_tokens, load.recent_at = load.recent(now) + num_uncached_tokens, now
         load.open.add(self._next_ticket)
+        load.look(now)
         return self._next_ticket
 
     def first_token(self, incarnation: str, ticket: int) -> None:
@@ -101,6 +111,15 @@ class LoadTracker:
         """Prompt tokens that were sent there in the last minute or so, to be computed."""
         load = self._loads.get(incarnation)
         return 0 if load is None else round(load.recent(self._clock()))
+
+    def num_busy(self, incarnation: str, num_reported: int) -> int:
+        """Requests that are there now. num_reported: there when the last record was made, which may
+        have ended since: of those, as many count as others' as this router had not sent itself.
+        """
+        load = self._loads.get(incarnation)
+        if load is None:
+            return num_reported
+        return len(load.open) + max(0, num_reported - load.look(self._clock()))
 
     def num_running(self, incarnation: str) -> int:
         load = self._loads.get(incarnation)

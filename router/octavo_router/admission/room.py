@@ -9,9 +9,9 @@ What is not known (a rate before the first steps, anything of replicas at fixed 
 nobody back. The default backlog covers what a router cannot know yet: a record is up to two
 heartbeats old, and of a whole answer only a record tells that its prompt is computed.
 
-Every router judges for itself by the same records. Each sees what others have sent only with the
-next record, so that R routers may send up to R times what there is room for within one heartbeat;
-the rest waits in the replicas' own queues.
+Every router judges for itself by the same records, and takes what they tell beyond its own requests
+for others'. Each sees what others have sent only with the next record, so that R routers may send
+up to R times what there is room for; the rest waits in the replicas' own queues.
 """
 
 import math
@@ -39,7 +39,7 @@ def has_room(
     for record in records:
         if not record.max_num_seqs:
             return True
-        busy = max(record.running + record.waiting, loads.num_running(record.incarnation))
+        busy = loads.num_busy(record.incarnation, record.running + record.waiting)
         if record.kv_usage >= _FULL_KV or busy >= record.max_num_seqs:
             continue
         room = math.inf

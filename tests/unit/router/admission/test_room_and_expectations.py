@@ -50,6 +50,23 @@ def test_what_the_record_says_counts(fields: dict[str, Any], expected: bool) -> 
     assert has_room([new_record("a", **{"max_num_seqs": 4, **fields})], LoadTracker()) is expected
 
 
+def test_what_has_ended_since_the_record_leaves_room_at_once() -> None:
+    clock = Clock()
+    loads = LoadTracker(clock)
+    record = new_record("a", max_num_seqs=4, running=4)
+    assert not has_room([record], loads)  # others' requests
+    tickets = [loads.sent(record.incarnation, 0) for _ in range(3)]
+    assert loads.num_busy(record.incarnation, 4) == 4
+    for ticket in tickets:
+        loads.ended(record.incarnation, ticket)
+    assert loads.num_busy(record.incarnation, 4) == 1
+    assert has_room([record], loads)
+    clock.now += 2.0
+    assert loads.num_busy(record.incarnation, 4) == 1
+    clock.now += 2.0  # no record is so old: what it tells is others'
+    assert not has_room([record], loads)
+
+
 def test_one_replica_with_room_is_enough_and_none_at_all_is_told_elsewhere() -> None:
     full = new_record("a", max_num_seqs=1, running=1)
     assert has_room([full, new_record("b", max_num_seqs=1)], LoadTracker())
