@@ -94,10 +94,11 @@ def test_tensors_are_those_of_the_cpu(
 
     for one, other in zip(*results, strict=True):
         np.testing.assert_allclose(one, other, atol=2e-5)
+    weights = (folders[name] / "model.safetensors").stat().st_size
     for level in (1, 2):
         awake = torch.cuda.memory_allocated()
         engines[1].sleep(level)
-        assert torch.cuda.memory_allocated() < awake / 2
+        assert awake - torch.cuda.memory_allocated() > 0.9 * weights
         engines[1].wake_up()
         for one, other in zip(results[1], pool(engines[1], PoolingParams(task=task)), strict=True):
             np.testing.assert_allclose(one, other, atol=2e-5)
