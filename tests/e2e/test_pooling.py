@@ -7,13 +7,11 @@ from pathlib import Path
 import httpx
 import numpy as np
 import pytest
-import tokenizers
 import torch
 from openai import AsyncOpenAI
-from tokenizers import models, pre_tokenizers, processors
 
 from tests.e2e.platform import Platform
-from tests.unit.models.encoder_checkpoints import VOCAB, write_checkpoint
+from tests.fakes.tiny_encoder import WORDS, token_ids, write_tiny_encoder
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
 
@@ -29,7 +27,6 @@ spec:
   engine:
     dtype: float32
 """
-WORDS = [f"w{i}" for i in range(VOCAB - 4)]
 RNG = np.random.default_rng(5)
 REQUESTS = [
     [" ".join(RNG.choice(WORDS, RNG.integers(1, 60))) for _ in range(500)] for _ in range(16)
@@ -38,20 +35,7 @@ REQUESTS = [
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A random BERT whose tokens are words."""
-    folder = tmp_path_factory.mktemp("tiny-bert")
-    write_checkpoint(folder, "BertModel")
-    names = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", *WORDS]
-    vocabulary = {name: index for index, name in enumerate(names)}
-    tokenizer = tokenizers.Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
-    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single="[CLS] $A [SEP]",
-        pair="[CLS] $A [SEP] $B:1 [SEP]:1",
-        special_tokens=[("[CLS]", 2), ("[SEP]", 3)],
-    )
-    tokenizer.save(str(folder / "tokenizer.json"))
-    return folder
+    return write_tiny_encoder(tmp_path_factory.mktemp("tiny-bert"))
 
 
 @pytest.fixture(scope="module")
@@ -83,9 +67,8 @@ def reference(model: Path, texts: list[str]) -> np.ndarray:
     bert = BertModel.from_pretrained(model, add_pooling_layer=False)
     rows = []
     for text in texts:
-        ids = [2, *(WORDS.index(word) + 4 for word in text.split()), 3]
         with torch.no_grad():
-            state = bert(torch.tensor([ids])).last_hidden_state[0, 0]
+            state = bert(torch.tensor([token_ids(text)])).last_hidden_state[0, 0]
         rows.append((state / state.norm()).numpy())
     return np.stack(rows)
 
