@@ -13,8 +13,10 @@ load to the rest. So they hold for at most a share of the replicas. What is expe
 counts its queue and its own rates: a replica that says that it is slow is not sick.
 
 When its time is over one request tries the replica: its first byte ends the ejection, its failure
-begins a longer one. What a heartbeat says changes nothing of this. Sources: Envoy's outlier
-detection; the half-open state of circuit breakers (Nygard, "Release It!").
+begins a longer one. While neither comes, as from a whole answer that takes long, another one tries
+it every five seconds; a connection that holds for half a second is not broken. What a heartbeat
+says changes nothing of this. Sources: Envoy's outlier detection; the half-open state of circuit
+breakers (Nygard, "Release It!").
 """
 
 import statistics
@@ -47,6 +49,11 @@ class Cause(StrEnum):
     def seconds(self) -> tuple[float, float]:
         """How long the first ejection lasts, and the longest."""
         return (0.5, 5.0) if self is Cause.BROKEN else (5.0, 60.0)
+
+    @property
+    def trial_s(self) -> float:
+        """For how long a request that tries the replica keeps others from it."""
+        return self.seconds[0]
 
 
 @dataclass(slots=True, eq=False)
@@ -117,8 +124,9 @@ class ReplicaHealth:
         record = self._records.get(incarnation)
         if record is None or (ejection := record.ejection) is None:
             return None
-        is_open = ejection.until <= self._clock() and ejection.trial is None
-        return None if is_open else ejection.cause
+        now, trial = self._clock(), ejection.trial
+        is_tried = trial is not None and now < trial.sent_at + ejection.cause.trial_s
+        return ejection.cause if now < ejection.until or is_tried else None
 
     def seconds_left(self, incarnation: str) -> float:
         """Of an ejection; 0: the replica is being tried."""
@@ -131,8 +139,12 @@ class ReplicaHealth:
         expected_s = max(expected_s, _LEAST_EXPECTED_S)
         attempt = Attempt(incarnation, expected_s, self._clock(), is_stream)
         record = self._records.get(incarnation)
-        if record is not None and record.ejection is not None and not self.ejected(incarnation):
-            record.ejection.trial = attempt
+        if record is None or (ejection := record.ejection) is None or self.ejected(incarnation):
+            return attempt
+        if ejection.cause is Cause.BROKEN and ejection.trial is not None:
+            record.ejection = None  # its connection has held
+        else:
+            ejection.trial = attempt
             attempt.is_trial = True
         return attempt
 
@@ -186,8 +198,8 @@ class ReplicaHealth:
     def _eject(self, attempt: Attempt, cause: Cause) -> Cause | None:
         record, now = self._records[attempt.incarnation], self._clock()
         old = record.ejection
-        if old is not None and not (attempt.is_trial and old.trial is attempt):
-            return None  # what was sent before the ejection tells nothing new
+        if old is not None and not (attempt.is_trial and attempt.sent_at >= old.until):
+            return None  # what was sent before the ejection's end tells nothing new
         if old is None and cause is not Cause.BROKEN and not self._is_room():
             return None
         first_s, max_s = cause.seconds

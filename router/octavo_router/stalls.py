@@ -14,6 +14,7 @@ Whole (not streamed) answers send nothing until their end, and nobody knows how 
 they are moved only when, besides, the replica's heartbeats have ended.
 """
 
+import heapq
 import time
 from collections.abc import Callable, Collection
 
@@ -58,6 +59,8 @@ class StallWatch:
         """The attempts that should go elsewhere. usable: replicas that could take them."""
         now = self._clock()
         silence = self._silence(now)
+        # Of two, one at least is another than the attempt's own.
+        loudest = heapq.nsmallest(2, usable, key=lambda each: silence.get(each, 0.0))
         return [
             attempt
             for attempt in self._waiting
@@ -66,7 +69,7 @@ class StallWatch:
             and (attempt.is_stream or attempt.incarnation not in self._known)
             and any(
                 silence.get(other, 0.0) < _patience_s(attempt) / 2
-                for other in usable
+                for other in loudest
                 if other != attempt.incarnation
             )
         ]

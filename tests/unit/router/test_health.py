@@ -136,6 +136,34 @@ def test_one_request_at_a_time_tries_a_replica_again() -> None:
     assert fleet.out() == {}
 
 
+def test_a_long_answer_that_tries_a_replica_does_not_keep_others_from_it() -> None:
+    fleet = Fleet(*NAMES)
+    fleet.fail("a", Cause.STALLED)
+    fleet.now = 5.0
+    first = fleet.send("a")
+    fleet.now = 9.9
+    assert fleet.out() == {"a": Cause.STALLED}
+    fleet.now = 10.0
+    assert fleet.out() == {}
+    second = fleet.send("a")
+    assert second.is_trial
+    assert fleet.out() == {"a": Cause.STALLED}
+    assert fleet.health.failed(first, Cause.STALLED) is Cause.STALLED
+    assert fleet.health.failed(second, Cause.STALLED) is None
+    assert fleet.health.seconds_left("a") == 10.0
+
+
+def test_a_connection_that_holds_is_not_broken() -> None:
+    fleet = Fleet(*NAMES)
+    fleet.fail("a", Cause.BROKEN)
+    fleet.now = 0.5
+    assert fleet.send("a").is_trial
+    assert fleet.out() == {"a": Cause.BROKEN}
+    fleet.now = 1.0
+    assert not fleet.send("a").is_trial
+    assert fleet.out() == {}
+
+
 def test_ejections_grow_and_those_of_long_ago_are_forgotten() -> None:
     fleet = Fleet(*NAMES)
     lengths = []
