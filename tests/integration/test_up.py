@@ -33,12 +33,12 @@ def eventually(condition: Callable[[], bool], timeout_s: float, explain: Callabl
 class Up:
     """A running `octavo up`, its output in files."""
 
-    def __init__(self, folder: Path, port: int) -> None:
+    def __init__(self, folder: Path, port: int, example: str = "01-smollm2.yaml") -> None:
         self.port = port
         self.url = f"http://127.0.0.1:{port}"
         self._output = folder / "up.out"
         self._errors = folder / "up.err"
-        manifest = str(EXAMPLES / "01-smollm2.yaml")
+        manifest = str(EXAMPLES / example)
         command = [sys.executable, "-m", "octavo", "up", "-f", manifest, "--port", str(port)]
         with self._output.open("wb") as output, self._errors.open("wb") as errors:
             self.process = subprocess.Popen(
@@ -183,3 +183,23 @@ def test_example_of_the_llm_class_answers(smollm2: Path) -> None:
     )
     assert "The capital of France is" in result.stdout
     assert "Paris" in result.stdout
+
+
+def test_the_example_of_embeddings_runs(minilm: Path, tmp_path: Path) -> None:
+    up = Up(tmp_path, free_ports(1)[0], "08-embeddings.yaml")
+    try:
+        up.wait_until_up()
+        eventually(lambda: "Logs:" in up.output(), STOP_TIMEOUT_S, up.output)
+        body = {
+            "query": "A man plays music",
+            "documents": ["Shares fell.", "Someone has a guitar."],
+        }
+        ranked = httpx.post(f"{up.url}/rerank", json=body, timeout=60).json()
+        embedded = httpx.post(f"{up.url}/v1/embeddings", json={"input": "Hi"}, timeout=60).json()
+    finally:
+        up.process.send_signal(signal.SIGINT)
+        up.process.wait(STOP_TIMEOUT_S)
+
+    assert f"curl {up.url}/v1/embeddings" in up.output()
+    assert [result["index"] for result in ranked["results"]] == [1, 0]
+    assert len(embedded["data"][0]["embedding"]) == 384
