@@ -16,7 +16,7 @@ PYTEST_ARGS ?=
 
 BENCH_ARGS ?=
 
-.PHONY: help setup run model test test-gpu check lint format crds bench-cpu bench-gpu bench-router bench-router-peers clean
+.PHONY: help setup run model test test-gpu check lint format crds bench-cpu bench-gpu bench-router bench-router-peers chaos-batch clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -80,6 +80,10 @@ bench-router: $(VENV)/.installed-dev ## measure routing (TRACE=a trace for octav
 
 bench-router-peers: $(VENV)/.installed-dev ## measure the router beside others, which are installed under build/
 	@$(BIN)/python -m benchmarks.router_peers $(BENCH_ARGS)
+
+chaos-batch: $(VENV)/.installed-dev ## kill what works on batches, 50 times; takes some 20 minutes
+	@$(BIN)/octavo models pull smollm2
+	@$(BIN)/python -m benchmarks.batch_chaos $(BENCH_ARGS)
 
 clean: ## remove .venv and tool caches; models stay (octavo models remove)
 	@rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache dist build
