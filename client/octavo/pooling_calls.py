@@ -31,6 +31,7 @@ from octavo_runtime.engine.scoring import (
     PairOptions,
     pair_prompt,
     pair_score,
+    pair_template,
     pairs_of,
     refuse_unscored,
 )
@@ -151,7 +152,8 @@ class PoolingCalls(EngineAccess):
 
         A cross-encoder reads each pair as one prompt; an embedder's vectors are compared by their
         cosine, a late-interaction model's by MaxSim. chat_template: renders the messages "query"
-        and "document" of a cross-encoder's pair.
+        and "document" of a cross-encoder's pair; None: `LLM`'s, or the model's own if it reads
+        these; without one the tokenizer joins the texts.
         """
         refuse_missing(lora_request)
         info = self._pooling_info("score")
@@ -161,12 +163,17 @@ class PoolingCalls(EngineAccess):
         options = TokenizationOptions.parse(tokenization_kwargs)
         params = pooling_params or PoolingParams()
         if info.scoring == "cross-encoder":
-            template = load_chat_template(chat_template) or self.chat_template
             prompts = [
-                self._pair(first[i], second[j], options, template)
+                self._pair(first[i], second[j], options, load_chat_template(chat_template))
                 for i, j in watched(pairs, use_tqdm, len(pairs), "Rendering prompts")
             ]
             return self._score_pairs(prompts, params, info, use_tqdm)
+        if chat_template is not None:
+            raise ValidationError(
+                "chat_template is for models that read both texts in one prompt; this one compares "
+                "the vectors of the two: leave it out",
+                parameter="chat_template",
+            )
         return self._score_vectors(first, second, pairs, params, info, options, use_tqdm)
 
     # -- inside -----------------------------------------------------------------------------------
@@ -223,7 +230,10 @@ class PoolingCalls(EngineAccess):
             renderer.tokenizer,
             options.text(text_of("data_1", query)),
             options.text(text_of("data_2", document)),
-            PairOptions(template, truncation=renderer.truncation(options)),
+            PairOptions(
+                pair_template(renderer.tokenizer, template or self.chat_template),
+                truncation=renderer.truncation(options),
+            ),
         )
         return RenderedPrompt(pair.token_ids, token_type_ids=pair.token_type_ids or [])
 

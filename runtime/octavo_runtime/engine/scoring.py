@@ -7,6 +7,7 @@
 `LLM.score` and the HTTP routes share these functions.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -24,6 +25,8 @@ from octavo_protocol.text_encoding import (
 from octavo_protocol.tokenizer import Tokenizer
 
 Vectors = NDArray[np.float32]
+# A template for pairs reads messages of these roles.
+_PAIR_ROLES = re.compile(r"""["']query["'].*["']document["']""", re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +44,12 @@ class PairOptions:
     truncation: Truncation = NO_TRUNCATION
     max_query_tokens: int | None = None
     max_document_tokens: int | None = None
+
+
+def pair_template(tokenizer: Tokenizer, given: str | None) -> str | None:
+    """The template of pairs: the given one, or the model's own if it is one; None: neither."""
+    own = tokenizer.bundle.chat_template
+    return given or (own if own and _PAIR_ROLES.search(own) else None)
 
 
 def pair_prompt(

@@ -266,6 +266,20 @@ def test_a_template_may_join_the_pair(reranker: tuple[LLM, Any]) -> None:
     assert result.outputs.score == pytest.approx(1 / (1 + np.exp(-logit)), abs=1e-5)
 
 
+def test_the_models_own_template_joins_the_pair_if_it_is_one(
+    build: Callable[..., tuple[Path, Any]],
+) -> None:
+    folder, _ = build("BertForSequenceClassification", num_labels=1)
+    of_pairs = "{{ (messages | selectattr('role', 'equalto', 'query') | first).content }} red "
+    of_pairs += "{{ (messages | selectattr('role', 'equalto', 'document') | first).content }}"
+    joined = ids("cat") + ids("dog")[1:]
+    for template, expected in ((of_pairs, ids("cat red dog")[1:-1]), (TEMPLATE, joined)):
+        (folder / "chat_template.jinja").write_text(template)
+        with LLM(str(folder), dtype="float32") as llm:
+            [result] = llm.score("cat", "dog", use_tqdm=False)
+        assert result.prompt_token_ids == expected
+
+
 def test_a_long_pair_is_cut_where_it_is_longer(reranker: tuple[LLM, Any]) -> None:
     llm, _ = reranker
 
@@ -324,6 +338,7 @@ def test_a_model_of_token_vectors_scores_by_late_interaction(bert: tuple[Path, A
         (lambda llm: llm.embed("red", pooling_params=[]), "0 pooling_params for 1 prompts"),
         (lambda llm: llm.embed("red", lora_request=object()), "LoRA adapters are not supported"),
         (lambda llm: llm.embed("\ud800"), "not valid Unicode"),
+        (lambda llm: llm.score("red", "sun", chat_template=TEMPLATE), "chat_template is for mod"),
     ],
 )
 def test_a_call_that_cannot_be_says_what_to_do(

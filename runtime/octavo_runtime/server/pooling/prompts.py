@@ -1,6 +1,5 @@
 """From the inputs of a request to the prompts of the engine, a bounded number at a time."""
 
-import re
 from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -11,14 +10,12 @@ from octavo_protocol.openai.pooling import InputRequest, PoolingRequest
 from octavo_protocol.openai.scoring import PairRequest
 from octavo_protocol.text_encoding import EncodedPrompt, Truncation, encode_texts
 from octavo_protocol.tokenizer import Tokenizer
-from octavo_runtime.engine.scoring import PairOptions, pair_prompt
+from octavo_runtime.engine.scoring import PairOptions, pair_prompt, pair_template
 from octavo_runtime.server.requests import INLINE_CHARS, check_template, maybe_in_thread
 from octavo_runtime.server.state import ServerState
 
 # Inputs that are tokenized at once: what comes after them waits until the engine has room.
 _BATCH = 64
-# A template for pairs reads messages of these roles.
-_PAIR_ROLES = re.compile(r"""["']query["'].*["']document["']""", re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,8 +157,7 @@ def _other(
 
 
 def _pair_options(state: ServerState, request: PairRequest) -> PairOptions:
-    own = state.llm.tokenizer.bundle.chat_template
-    template = request.chat_template or (own if own and _PAIR_ROLES.search(own) else None)
+    template = pair_template(state.llm.tokenizer, request.chat_template)
     kwargs = dict(request.chat_template_kwargs or {})
     if request.instruction is not None:
         kwargs["instruction"] = request.instruction
