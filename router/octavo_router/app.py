@@ -274,7 +274,7 @@ class Routes:
 
     def _check_may_look(self, request: Request) -> None:
         """Who may pick replicas may see how they are picked."""
-        check_may(caller_of(request), "replica", "or see where requests go")
+        check_may(caller_of(request), "replica", "where requests go, nor see it")
 
     def _deployment(self, model: str | None) -> Deployment:
         """Whose replicas may answer. Raises what says why there are none."""

@@ -11,8 +11,9 @@ _EVENT_STREAM = b"text/event-stream"
 
 
 class Meter:
-    """Stands for `send`. headers: added to the answer. status: None until it begins; a stream that
-    has begun elsewhere goes on.
+    """Stands for `send`. headers: added to the answer. status: None until it begins.
+
+    A stream that has begun elsewhere is counted from here on: its first router has counted the rest.
 
     A whole answer tells its tokens. Of a stream the trace tells them, whether or not the client
     asked for its usage, and up to where it was broken off; without a trace the events that tell.
@@ -25,6 +26,7 @@ class Meter:
         self._is_stream = stream.has_begun
         self._told = b""
         self.status = 200 if stream.has_begun else None
+        self._num_before = stream.token_counts()[1] if stream.has_begun else None
 
     async def __call__(self, message: Message) -> None:
         if message["type"] == "http.response.start":
@@ -46,6 +48,8 @@ class Meter:
             return TokenCounts()
         if self._is_stream and self._stream.head is not None:
             cached, output = self._stream.token_counts()
+            if self._num_before is not None:
+                return TokenCounts(output=output - self._num_before)
             return TokenCounts(num_prompt_tokens, cached, output)
         told = counts_of_events(self._told) if self._is_stream else counts_of_answer(self._told)
         return told or TokenCounts(prompt=num_prompt_tokens)
