@@ -1,6 +1,6 @@
 """The HTTP face of the router."""
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from importlib import metadata
 from typing import Any
 
@@ -30,28 +30,18 @@ from octavo_protocol.openai import (
 from octavo_protocol.openai.answers import Model, ModelList
 from octavo_protocol.openai.responses import ResponsesRequest
 from octavo_protocol.openapi import ApiRoute, Content, Operation
-from octavo_protocol.overrides import RequestOverrides
 from octavo_protocol.spans import TRACE_CONTEXT_HEADERS
+from octavo_router.calls import Call, Calls, pinned
 from octavo_router.decisions import GenerationRequest, PromptKey
 from octavo_router.deployment import Deployment
 from octavo_router.pooling import POOLING, pooling_key
 from octavo_router.proxy import ProxyRequest
 from octavo_router.resumption import Asked, asked
-from octavo_router.resumption.asked import KEY_HEADER
 from octavo_router.sessions import session_of
 from octavo_router.state import RouterState
-from octavo_router.tenancy.directory import Directory
 from octavo_router.tenancy.middleware import TenantMiddleware, caller_of
-from octavo_router.tenancy.tenant import Caller, Tenant
 from octavo_router.tenancy.terms import (
-    Body,
-    Terms,
-    asked_headers,
-    body_terms,
     check_may,
-    check_model,
-    generation_terms,
-    header_terms,
 )
 
 _Body = (
@@ -70,15 +60,6 @@ _GENERATION: dict[str, type[_Body]] = {
 }
 # Beside the key and the request's id.
 _FORWARDED = ("x-vllm-priority", *TRACE_CONTEXT_HEADERS)
-
-
-@dataclass(frozen=True, slots=True)
-class Call:
-    """model: the served name; None: the only one."""
-
-    deployment: Deployment
-    model: str | None
-    terms: Terms
 
 
 class _Relayed:
@@ -110,6 +91,7 @@ class Routes:
 
     def __init__(self, state: RouterState) -> None:
         self.state = state
+        self.calls = Calls(state)
 
     async def generate(self, request: Request) -> Any:
         """Every route whose prompt decides where it goes."""
@@ -118,7 +100,7 @@ class Routes:
         has_earlier = isinstance(parsed, ResponsesRequest) and parsed.previous_response_id
         body = _generation(parsed)
         body.sampling_params(self.state.defaults, max_tokens=None)  # the replica's checks, early
-        call = self._call(request, raw, body.model, body)
+        call = self.calls.of(request, raw, body.model, body)
         if isinstance(parsed, CountTokensRequest):
             uncounted = replace(call.terms, counts_tokens=False, num_output_tokens=0)
             call = replace(call, terms=uncounted)
@@ -135,8 +117,8 @@ class Routes:
         """Every route of pooling models."""
         raw = await self._body(request)
         body = parse_body(raw, POOLING[request.scope["path"]])
-        call = self._call(request, raw, body.model, body)
-        key = _pinned(pooling_key(body), call.terms)
+        call = self.calls.of(request, raw, body.model, body)
+        key = pinned(pooling_key(body), call.terms)
         return _Relayed(self.state, self._proxied(request, call, raw, key))
 
     async def tokenize(self, request: Request) -> Any:
@@ -146,20 +128,8 @@ class Routes:
         return await self._plain(request, DetokenizeRequest)
 
     async def models(self, request: Request) -> Response:
-        names = self._names(caller_of(request).tenant)
+        names = self.calls.names(caller_of(request).tenant)
         return json_response(ModelList([self._model(*each) for each in sorted(names.items())]))
-
-    def _names(self, tenant: Tenant) -> dict[str, Deployment]:
-        """Models and aliases that the tenant may ask for; an alias with its first target that is
-        known.
-        """
-        names = dict(self.state.deployments.names())
-        directory = self._directory
-        for alias in directory.aliases.values() if directory is not None else ():
-            known = [names[each.model] for each in alias.targets if each.model in names]
-            if known:
-                names[alias.name] = known[0]
-        return {name: each for name, each in names.items() if tenant.may_use(name)}
 
     async def health(self, request: Request) -> Response:
         return Response(status_code=200 if self.state.is_healthy else 503)
@@ -192,7 +162,7 @@ class Routes:
         path = "/v1/chat/completions" if b'"messages"' in raw else "/v1/completions"
         body = _generation(parse_body(raw, _GENERATION[path]))
         self._check_may_look(request)
-        call = self._call(request, raw, body.model, body)
+        call = self.calls.of(request, raw, body.model, body)
         key = await self._key(request, call, body, raw)
         decision = self.state.decider.choose(
             call.deployment, request.state.request_id, call.model, key, is_dry_run=True
@@ -209,7 +179,7 @@ class Routes:
         key = await self.state.decider.prompt_key(
             deployment, body, session=session, overrides=terms.overrides
         )
-        return _pinned(key, terms)
+        return pinned(key, terms)
 
     def _asked(self, request: Request, raw: bytes, body: GenerationRequest) -> Asked | None:
         """Whether the client wants to come back to the answer. Raises `ValidationError`."""
@@ -224,67 +194,12 @@ class Routes:
         self, request: Request, kind: type[TokenizeRequest] | type[DetokenizeRequest]
     ) -> Any:
         raw = await self._body(request)
-        call = self._call(request, raw, parse_body(raw, kind).model)
+        call = self.calls.of(request, raw, parse_body(raw, kind).model)
         return _Relayed(self.state, self._proxied(request, call, raw, PromptKey()))
-
-    def _call(
-        self,
-        request: Request,
-        raw: bytes,
-        model: str | None,
-        body: Body | None = None,
-    ) -> Call:
-        """What a request for `model` comes to: whose it is, what it may do, who may answer it.
-
-        body: of a request with a prompt. Raises what forbids it, or why there is nobody.
-        """
-        caller = caller_of(request)
-        check_model(caller, model)
-        real = self._real_model(request, raw, model, caller) or None
-        deployment = self._deployment(real)
-        headers = asked_headers(request.scope["headers"])
-        terms = header_terms(headers, caller)
-        directory = self._directory
-        if body is not None:
-            terms = body_terms(terms, headers, body, model=real, directory=directory)
-        if isinstance(body, ChatCompletionRequest | CompletionRequest):
-            terms = generation_terms(terms, body)
-        if body is None and real != (model or None):
-            terms = replace(terms, overrides=RequestOverrides(model=real))
-        return Call(deployment, real, terms)
-
-    @property
-    def _directory(self) -> Directory | None:
-        return None if self.state.tenants is None else self.state.tenants.directory
-
-    def _real_model(
-        self, request: Request, raw: bytes, model: str | None, caller: Caller
-    ) -> str | None:
-        """What the name `model` stands for."""
-        directory = self._directory
-        alias = directory.aliases.get(model or "") if directory is not None else None
-        if alias is None:
-            return model
-        key = request.headers.get(KEY_HEADER)  # asked for again, to where the answer is
-        if alias.sticky is not None:
-            key = caller.tenant.name
-            if alias.sticky == "session":
-                key = session_of(request.headers, raw) or key
-        return alias.pick(key, is_ready=self.state.deployments.is_ready)
 
     def _check_may_look(self, request: Request) -> None:
         """Who may pick replicas may see how they are picked."""
         check_may(caller_of(request), "replica", "where requests go, nor see it")
-
-    def _deployment(self, model: str | None) -> Deployment:
-        """Whose replicas may answer. Raises what says why there are none."""
-        deployment = self.state.deployments.find(model)
-        try:
-            deployment.check(model or None)
-        except UnavailableError as error:
-            self.state.metrics.answered(deployment.name, error.status_code)
-            raise
-        return deployment
 
     def _model(self, name: str, deployment: Deployment) -> Model:
         """As a replica that serves it tells; before there is one, what is registered."""
@@ -327,13 +242,6 @@ class Routes:
         if self.state.is_draining:
             raise UnavailableError("the router is stopping; try another one")
         return await read_body(request.scope, request.receive, self.state.max_body_bytes)
-
-
-def _pinned(key: PromptKey, terms: Terms) -> PromptKey:
-    """With the policy or replica that the request asks for."""
-    if terms.policy is None and terms.replica is None:
-        return key
-    return replace(key, policy=terms.policy, replica=terms.replica)
 
 
 def _generation(body: _Body) -> GenerationRequest:

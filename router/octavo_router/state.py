@@ -71,6 +71,7 @@ class RouterState:
         self.is_leaving = False
         self.is_draining = False
         self.tenants = TenantSource(options.tenants) if options.tenants is not None else None
+        self.batches: BatchService | None = None
         self._ledger: Ledger | None = None
         self._limits: redis.asyncio.Redis | None = None
         self._tasks: list[asyncio.Task[None]] = []

@@ -13,7 +13,7 @@ _EVENT_STREAM = b"text/event-stream"
 class Meter:
     """Stands for `send`. headers: added to the answer. status: None until it begins.
 
-    A stream that has begun elsewhere is counted from here on: its first router has counted the rest.
+    A stream that has begun elsewhere is counted from here on: its first router counted the rest.
 
     A whole answer tells its tokens. Of a stream the trace tells them, whether or not the client
     asked for its usage, and up to where it was broken off; without a trace the events that tell.
