@@ -10,6 +10,7 @@ on elsewhere: what it spends less is what tracing costs.
     router_chunk_ms  median time from a chunk's sending to its arrival, likewise
     chunk_cpu_us     processor time of the router for each chunk
     trace_cpu_ratio  the same, divided by that of the second router
+    resume_cpu_ratio that of streams with an Idempotency-Key, divided by that of those without
 
 Run: python -m benchmarks.router_overhead
 """
@@ -47,10 +48,13 @@ _START_TIMEOUT_S = 30.0
 
 @dataclass(slots=True)
 class _Side:
-    """Seconds measured on one side. router: its process; None: straight to the replicas."""
+    """Seconds measured on one side. router: its process; None: straight to the replicas.
+    is_resumable: its streams have an Idempotency-Key.
+    """
 
     urls: Sequence[str]
     router: psutil.Process | None = None
+    is_resumable: bool = False
     ttft: list[float] = field(default_factory=list)
     transit: list[float] = field(default_factory=list)
     cpu: list[float] = field(default_factory=list)  # per chunk, of each round
@@ -68,7 +72,13 @@ def measure(*, rounds: int = _ROUNDS) -> dict[str, float]:
     settings = {"streams": _STREAMS, "chunks": _CHUNKS, "chunk_s": _CHUNK_S, "rounds": rounds}
     settings |= {"prompt_chars": len(_PROMPT)}
     append("router_overhead.jsonl", {**figures, **settings, **conditions()})
-    shown = ("router_ttft_ms", "router_chunk_ms", "chunk_cpu_us", "trace_cpu_ratio")
+    shown = (
+        "router_ttft_ms",
+        "router_chunk_ms",
+        "chunk_cpu_us",
+        "trace_cpu_ratio",
+        "resume_cpu_ratio",
+    )
     return {name: figures[name] for name in shown}
 
 
@@ -80,7 +90,7 @@ async def _measure(rounds: int) -> dict[str, float]:
                 await asyncio.gather(*(_streams(client, side, slot) for slot in range(_STREAMS)))
                 side.cpu.append((side.cpu_seconds() - before) / (len(side.transit) or 1))
                 if not number:  # the first round warms up
-                    sides[name] = _Side(side.urls, side.router)
+                    sides[name] = _Side(side.urls, side.router, side.is_resumable)
     return _figures(sides)
 
 
@@ -94,6 +104,7 @@ def _figures(sides: Mapping[str, _Side]) -> dict[str, float]:
     return {
         "chunk_cpu_us": cpu["routed"] * 1e6,
         "trace_cpu_ratio": cpu["routed"] / cpu["untraced"],
+        "resume_cpu_ratio": cpu["resumable"] / cpu["routed"],
         "router_ttft_ms": medians["routed_ttft_ms"] - medians["direct_ttft_ms"],
         "router_chunk_ms": medians["routed_chunk_ms"] - medians["direct_chunk_ms"],
         **medians,
@@ -111,7 +122,8 @@ async def _stream(client: aiohttp.ClientSession, url: str, side: _Side) -> None:
     body = {"model": "fake", "prompt": f"{_PROMPT} {time.monotonic()}", "stream": True}
     started = time.monotonic()
     num_chunks = 0
-    async with client.post(f"{url}/v1/completions", json=body) as response:
+    headers = {"idempotency-key": body["prompt"][-40:]} if side.is_resumable else None
+    async with client.post(f"{url}/v1/completions", json=body, headers=headers) as response:
         response.raise_for_status()
         async for line in response.content:
             if not line.startswith(b"data: {"):
@@ -149,6 +161,8 @@ async def _servers() -> AsyncIterator[dict[str, _Side]]:
                 sides.setdefault("direct", _Side(urls))
                 sides[name] = _Side([f"http://127.0.0.1:{port}"], psutil.Process(router.pid))
                 await _wait_ready(sides[name].urls[0])
+            routed = sides["routed"]
+            sides["resumable"] = _Side(routed.urls, routed.router, is_resumable=True)
             yield sides
         finally:
             for process in processes:
