@@ -76,7 +76,6 @@ _WHOLE = _answer(
                 "prompt_tokens": 1,
                 "completion_tokens": CHUNKS,
                 "total_tokens": CHUNKS + 1,
-                "prompt_tokens_details": {"cached_tokens": 0},
             },
         }
     )

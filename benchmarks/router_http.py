@@ -15,7 +15,6 @@ Sides: `octavo`, as it is by default on Redis (tokenizes, looks up the prefix in
 import argparse
 import contextlib
 import os
-import resource
 import statistics
 import subprocess
 import sys
@@ -33,6 +32,7 @@ from benchmarks.http_load import LoadResult, bodies, closed_loop, percentile_ms,
 from benchmarks.record import append, conditions
 from octavo.local.ports import free_port
 from octavo.local.redis_server import EmbeddedRedis
+from octavo_protocol.serving import raise_file_limit
 
 RESULTS = "router_http.jsonl"
 CONCURRENCIES = (1, 8, 64, 512)
@@ -121,7 +121,8 @@ def compare(
         running = {"direct": Running(urls)}
         running |= {side.name: stack.enter_context(_running(side)) for side in sides}
         _own_core([each.process for each in running.values() if each.process is not None])
-        load = os.getloadavg()[0]
+        settings = {"seconds": given.seconds, "rounds": given.rounds, "streams": given.streams}
+        settings |= {"load_average_before": os.getloadavg()[0]}
         uvloop.run(_measure(running, given))
         figures = {
             name: _figures(each, running["direct"]) for name, each in running.items() if each.runs
@@ -130,7 +131,7 @@ def compare(
             figures[name]["streams"] = uvloop.run(_many_streams(each, given.streams))
     for name, told in figures.items():
         _tell(name, told)
-    return {**figures, "settings": {**vars(given), "load_average_before": load}}
+    return {**figures, "settings": settings}
 
 
 @contextlib.contextmanager
@@ -150,12 +151,6 @@ def replicas() -> Iterator[tuple[list[str], str]]:
         finally:
             process.terminate()
             process.communicate(timeout=20)
-
-
-def raise_file_limit() -> None:
-    """As many open connections as this user may have."""
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 @contextlib.contextmanager

@@ -2,9 +2,11 @@
 
 import asyncio
 import errno
+import resource
 import socket
 import ssl
 import stat
+from contextlib import suppress
 from pathlib import Path
 from types import FrameType
 from typing import Any, cast
@@ -112,6 +114,15 @@ class DrainingServer(uvicorn.Server):
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         self.stop_now = self.stop_requested.is_set()
         self._loop.call_soon_threadsafe(self.stop_requested.set)
+
+
+def raise_file_limit() -> None:
+    """Lets this process open as many connections as its user may: the usual 1,024 are half as many
+    streams for a router, and its children inherit it.
+    """
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with suppress(ValueError, OSError):  # a system may not let a process have what it names
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 def bind(host: str, port: int) -> socket.socket:

@@ -9,7 +9,7 @@ import time
 import uvloop
 
 from octavo_protocol.logs import configure_logging
-from octavo_protocol.serving import DrainingServer, open_socket
+from octavo_protocol.serving import DrainingServer, open_socket, raise_file_limit
 from octavo_router.app import create_app
 from octavo_router.options import RouterOptions
 from octavo_router.state import RouterState
@@ -24,6 +24,7 @@ _POLL_S = 0.05
 def run_router(options: RouterOptions) -> None:
     """Serves until SIGTERM or SIGINT, then drains. Raises `ConfigError` when it cannot listen."""
     configure_logging(options.log_level)
+    raise_file_limit()
     sock = open_socket(options)
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
