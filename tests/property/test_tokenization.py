@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import (
     AddedToken,
+    Regex,
     Tokenizer,
     decoders,
     models,
@@ -37,6 +38,7 @@ def short_pieces() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(tokenization, "_MIN_CHARS", 1)
         patch.setattr(separators, "_MIN_CHARS", 3)
+        patch.setattr(separators, "_WORDS_CHARS", 4)
         yield
 
 
@@ -123,6 +125,23 @@ def _tangled() -> Tokenizer:
     )
 
 
+def _wordy(pattern: int | None) -> Tokenizer:
+    """With added tokens that are words, or take the space before them."""
+    backend = Tokenizer(models.BPE())
+    steps: list[pre_tokenizers.PreTokenizer] = [pre_tokenizers.ByteLevel(False)]
+    if pattern is not None:
+        regex = Regex(separators._KNOWN_PATTERNS[pattern])
+        split = pre_tokenizers.Split(regex, "isolated")
+        steps = [split, pre_tokenizers.ByteLevel(False, use_regex=False)]
+    if pattern == 1:
+        backend.normalizer = normalizers.NFC()
+    backend.pre_tokenizer = pre_tokenizers.Sequence(steps)
+    backend = _trained(backend, _bpe_trainer(), [AddedToken("world", lstrip=True, special=True)])
+    backend.add_tokens(["brown", "ello"])
+    assert separators._is_wordy(backend)
+    return backend
+
+
 def _single_word() -> Tokenizer:
     backend = _prefix_space()
     backend.add_tokens([AddedToken("hello", single_word=True)])
@@ -138,10 +157,14 @@ _MADE: dict[str, Callable[[], Tokenizer]] = {
     "BERT": _bert,
     "normalizing": _normalizing,
     "tangled": _tangled,
+    "GPT-2": lambda: _wordy(None),
+    "Llama 3": lambda: _wordy(0),
+    "Qwen 2": lambda: _wordy(1),
     "single words": _single_word,
 }
 _PARTS = st.sampled_from(
     [
+        *("Hello world", "it's the quick", "don't", "x y", "a b c", "fox's", " 's", "ello"),
         *_SPECIALS,
         *("<s>", "[SEP]", "[MASK]", "<mask>", "<a>", "<a>b", "x<a", "|><|", "<b>", "<r>", "<l>"),
         *("<n>", " <w> ", "a", "b", " ", "  ", "\n", "\t", "user\n", "hello", " world", "brown"),
@@ -180,6 +203,15 @@ def test_only_what_is_new_is_tokenized(name: str) -> None:
     encoder.begin(known, add_special_tokens=False).packed()
     for text in (known + new, f"<|im_start|>{new}{name}<|im_end|>"):
         assert encoder.begin(text, add_special_tokens=False).num_new_chars <= len(text) / 2
+
+
+@pytest.mark.parametrize("name", ["GPT-2", "Llama 3", "Qwen 2"])
+def test_plain_texts_are_cut_between_words(name: str) -> None:
+    _, encoder = _made(name)
+    known = f"plain words of {name} that go on for a while"
+    encoder.begin(known, add_special_tokens=False).packed()
+    begun = encoder.begin(known + " and then some more", add_special_tokens=False)
+    assert begun.num_known_chars > len(known) / 2
 
 
 def test_what_one_salt_keeps_no_other_finds() -> None:
