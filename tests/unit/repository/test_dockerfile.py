@@ -55,7 +55,7 @@ def test_each_image_installs_its_extra_and_runs_its_command(image: str) -> None:
 
 
 def test_the_runtime_s_image_fetches_models_from_everywhere() -> None:
-    assert "'.[runtime,sources]'" in last("build-runtime", "RUN")
+    assert "'.[runtime,sources,otel]'" in last("build-runtime", "RUN")
 
 
 def test_images_are_run_by_the_user_of_the_chart_s_pods() -> None:
