@@ -1,5 +1,7 @@
 """Events are cut out of a stream and numbered, however its bytes are cut."""
 
+from itertools import pairwise
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -16,7 +18,7 @@ STREAM = b": keep-alive\n\n".join((*EVENTS, b"data: [DO"))
 def test_events_come_whole_and_comments_not_at_all(cuts: list[int]) -> None:
     places = [0, *sorted(set(cuts)), len(STREAM)]
     buffer = EventBuffer()
-    fed = [buffer.feed(STREAM[a:b]) for a, b in zip(places, places[1:], strict=False)]
+    fed = [buffer.feed(STREAM[a:b]) for a, b in pairwise(places)]
     assert tuple(event for events in fed for event in events) == EVENTS
     assert buffer.finish() == (b"data: [DO",)
     assert buffer.finish() == ()
