@@ -60,6 +60,10 @@ bench-cpu: $(VENV)/.installed-dev ## measure this machine beside Hugging Face; t
 	@$(BIN)/octavo models pull smollm2
 	@$(BIN)/python -m benchmarks.cpu $(BENCH_ARGS)
 
+bench-pooling: $(VENV)/.installed-dev ## measure embeddings on this machine beside sentence-transformers
+	@for model in minilm bge-small; do $(BIN)/octavo models pull $$model || exit 1; done
+	@$(BIN)/python -m benchmarks.pooling $(BENCH_ARGS)
+
 # A machine with a GPU often has a torch for its driver: without .venv, $(PYTHON) is taken as it is.
 GPU_TARGETS := test-gpu bench-gpu
 $(GPU_TARGETS): GPU_PYTHON = $(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON))

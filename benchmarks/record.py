@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any
 
 RESULTS = Path(__file__).parent / "results"
+_PACKAGES = ("torch", "transformers", "numba", "triton", "octavo")
 
 
-def conditions() -> dict[str, Any]:
-    """Commit, machine and versions of this run."""
+def conditions(*packages: str) -> dict[str, Any]:
+    """Commit, machine and versions of this run; `packages` besides the usual ones."""
     root = Path(__file__).parent.parent
 
     def git(*arguments: str) -> str:
@@ -28,7 +29,7 @@ def conditions() -> dict[str, Any]:
         "cpu": _cpu_model(),
         "cores": _cores(),
         "python": platform.python_version(),
-        **{name: _version(name) for name in ("torch", "transformers", "numba", "triton", "octavo")},
+        **{name: _version(name) for name in (*_PACKAGES, *packages)},
     }
 
 
