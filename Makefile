@@ -16,7 +16,7 @@ PYTEST_ARGS ?=
 
 BENCH_ARGS ?=
 
-.PHONY: help setup run model test test-gpu check lint format crds bench-cpu bench-gpu bench-router bench-router-peers chaos-batch clean
+.PHONY: help setup run model test test-gpu check lint format crds bench-cpu bench-gpu bench-pooling bench-router bench-router-peers chaos-batch clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)

@@ -89,7 +89,7 @@ class Report:
         **more: Any,
     ) -> None:
         """more: conditions of this row alone."""
-        vllm = VLLM[model].get(workload)
+        vllm = VLLM.get(model, {}).get(workload)
         columns = [f"{model:14}{workload:18}{value:12.2f}{unit:>10}"]
         columns += [f"{'' if other is None else f'{other:.2f}':>11}" for other in (floor, vllm)]
         for other, width in ((floor, 10), (vllm, 9)):

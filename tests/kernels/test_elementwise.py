@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from octavo_kernels import add_rms_norm, rms_norm, silu_and_mul
+from octavo_kernels import add_rms_norm, layer_norm, rms_norm, silu_and_mul
 from octavo_kernels.reference import activation as reference_activation
 from octavo_kernels.reference import norm as reference_norm
 
@@ -49,6 +49,33 @@ def test_add_rms_norm_matches_reference(
     assert torch.equal(total, expected_total)
     assert torch.equal(residual, before)
     assert_close(normed, expected)
+
+
+@DTYPES
+@SHAPES
+@pytest.mark.parametrize("has_residual", [False, True], ids=["alone", "after-a-sum"])
+def test_layer_norm_matches_reference(
+    generator: torch.Generator,
+    backend: str,
+    shape: tuple[int, ...],
+    has_residual: bool,
+    dtype: torch.dtype,
+) -> None:
+    x, other = (torch.randn(2, *shape, generator=generator) * 3 + 1).to(dtype)
+    weight, bias = torch.rand(2, shape[-1], generator=generator).to(dtype)
+    residual = other if has_residual else None
+    expected = reference_norm.layer_norm(x, weight, bias, 1e-5, residual)
+    actual = layer_norm(x, weight, bias, 1e-5, residual)
+    # The sum with the bias may come close to zero: what it lost is relative to its parts.
+    tolerance = 4e-6 if dtype == torch.float32 else 2**-6
+    torch.testing.assert_close(actual, expected, atol=tolerance, rtol=tolerance)
+
+
+def test_layer_norm_of_a_row_far_from_zero(backend: str, generator: torch.Generator) -> None:
+    x = torch.randn(4, 64, generator=generator) + 1000
+    ones, zeros = torch.ones(64), torch.zeros(64)
+    expected = torch.nn.functional.layer_norm(x.double(), (64,)).float()
+    torch.testing.assert_close(layer_norm(x, ones, zeros, 1e-5), expected, atol=2e-4, rtol=2e-4)
 
 
 def test_rms_norm_of_a_strided_view(generator: torch.Generator, backend: str) -> None:

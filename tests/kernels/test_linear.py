@@ -3,7 +3,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from octavo_kernels import linear, pack_linear_weight, use_cpu_backend
+from octavo_kernels import linear, linear_gelu, pack_linear_weight, use_cpu_backend
+from octavo_kernels.activation import GeluForm
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
@@ -26,6 +27,24 @@ def test_linear_matches_float64(
     assert (packed.in_features, packed.out_features, packed.dtype) == (176, 72, dtype)
     # fp32: 176 products of size ~0.1. bf16: one rounding of the result, 2^-9 of its size.
     bound = 1e-5 if dtype == torch.float32 else 2**-8
+    torch.testing.assert_close(actual.double(), expected, atol=bound, rtol=bound)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
+@pytest.mark.parametrize("form", ["exact", "tanh"])
+@pytest.mark.parametrize("choice", ["auto", "reference"])
+def test_linear_gelu_matches_float64(
+    generator: torch.Generator, dtype: torch.dtype, form: GeluForm, choice: str
+) -> None:
+    weight = (torch.randn(72, 176, generator=generator) * 0.1).to(dtype)
+    bias = torch.randn(72, generator=generator).to(dtype)
+    x = torch.randn(5, 176, generator=generator).to(dtype)
+    with use_cpu_backend(choice):
+        actual = linear_gelu(x, pack_linear_weight(weight), bias, form)
+    sums = torch.nn.functional.linear(x.double(), weight.double(), bias.double())
+    expected = torch.nn.functional.gelu(sums, approximate="tanh" if form == "tanh" else "none")
+    # bf16: the reference rounds twice, before and after.
+    bound = 1e-5 if dtype == torch.float32 else 2**-7
     torch.testing.assert_close(actual.double(), expected, atol=bound, rtol=bound)
 
 

@@ -39,6 +39,27 @@ def test_norms(device: str, shape: tuple[int, ...], dtype: torch.dtype) -> None:
 
 
 @pytest.mark.parametrize("dtype", _DTYPES)
+@pytest.mark.parametrize("shape", [(1, 64), (5, 96), (2, 3, 576), (0, 64)])
+@pytest.mark.parametrize("has_residual", [False, True])
+def test_layer_norm(
+    device: str, shape: tuple[int, ...], has_residual: bool, dtype: torch.dtype
+) -> None:
+    x, other = _random(*shape, dtype=dtype), _random(*shape, dtype=dtype, seed=1)
+    weight, bias = _random(2, shape[-1], dtype=dtype, seed=2)
+    residual = other if has_residual else None
+
+    actual = gpu_norm.layer_norm(
+        x.to(device),
+        weight.to(device),
+        bias.to(device),
+        1e-5,
+        None if residual is None else residual.to(device),
+    )
+
+    _close(actual, norm.layer_norm(x, weight, bias, 1e-5, residual))
+
+
+@pytest.mark.parametrize("dtype", _DTYPES)
 def test_a_norm_of_rows_that_lie_apart(device: str, dtype: torch.dtype) -> None:
     wide = _random(4, 200, dtype=dtype)
     weight = _random(64, dtype=dtype, seed=1)
