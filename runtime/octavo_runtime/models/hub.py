@@ -12,7 +12,8 @@ from octavo_runtime.models.cache import NO_SPACE
 from octavo_runtime.models.remote.files import MODEL_FILES, PICKLE_FILES
 
 _REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
-_NOT_IN_SUBFOLDERS = ["*/*"]
+# But for sentence-transformers' modules, such as 1_Pooling.
+_NOT_IN_SUBFOLDERS = ["[!0-9]*/*", "[0-9]*[!A-Za-z]/*", "[0-9]*/*/*"]
 
 
 def is_repository_name(name: str) -> bool:

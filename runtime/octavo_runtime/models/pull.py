@@ -28,7 +28,7 @@ from octavo_runtime.models.cache import (
     sync,
 )
 from octavo_runtime.models.hub import fetch_repository
-from octavo_runtime.models.remote.files import is_wanted, shown
+from octavo_runtime.models.remote.files import is_module_folder, is_wanted, shown
 from octavo_runtime.models.source import HubModel, Recipe, find_model
 
 _MARKER = ".octavo-model.json"
@@ -139,15 +139,19 @@ def _pulled(folder: Path, *, was_there: bool) -> Pulled:
 def _recipe(found: Path | HubModel, allow_pickle: bool) -> Recipe:
     if isinstance(found, HubModel):
         return Recipe("", partial(_from_hub, found, allow_pickle), 0, is_resumable=True)
-    wanted = [path for path in found.iterdir() if is_wanted(path.name, allow_pickle=allow_pickle)]
+    modules = [path for path in found.iterdir() if path.is_dir() and is_module_folder(path.name)]
+    paths = [path for place in (found, *modules) for path in place.iterdir() if path.is_file()]
+    wanted = [path for path in paths if is_wanted(path.name, allow_pickle=allow_pickle)]
     num_bytes = sum(path.stat().st_size for path in wanted)
-    return Recipe("", partial(_from_folder, wanted), num_bytes)
+    return Recipe("", partial(_from_folder, found, wanted), num_bytes)
 
 
-def _from_folder(files: list[Path], progress: Progress, folder: Path) -> None:
+def _from_folder(source: Path, files: list[Path], progress: Progress, folder: Path) -> None:
     done, total = 0, sum(path.stat().st_size for path in files)
     for path in files:
-        shutil.copyfile(path, folder / path.name)
+        target = folder / path.relative_to(source)
+        target.parent.mkdir(exist_ok=True)
+        shutil.copyfile(path, target)
         done += path.stat().st_size
         progress("copying", done, total)
 

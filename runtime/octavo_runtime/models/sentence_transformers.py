@@ -108,7 +108,7 @@ def _file(folder: Path, place: str, name: str) -> Path:
 
 
 def _pooling(path: Path) -> SequencePooling:
-    raw = _read(path)
+    raw = _read(path, is_needed=True)
     modes = raw.get("pooling_mode") or [
         mode for switch, mode in _SWITCHES.items() if raw.get(switch)
     ]
@@ -123,7 +123,7 @@ def _pooling(path: Path) -> SequencePooling:
 
 
 def _dense(path: Path) -> DenseHead:
-    raw = _read(path)
+    raw = _read(path, is_needed=True)
     activation = str(raw.get("activation_function") or "Tanh").rpartition(".")[2]
     if activation not in ACTIVATIONS:
         known = ", ".join(ACTIVATIONS)
@@ -138,9 +138,13 @@ def _dense(path: Path) -> DenseHead:
     return DenseHead(path.parent, *sizes, bool(raw.get("bias", True)), activation)
 
 
-def _read(path: Path) -> dict[str, Any]:
-    """{} where the file is missing."""
+def _read(path: Path, *, is_needed: bool = False) -> dict[str, Any]:
+    """{} where the file is missing and not needed."""
     if not path.is_file():
+        if is_needed:
+            _refuse(
+                path, f"it is missing, though {MODULES} names its folder: fetch the model again"
+            )
         return {}
     try:
         value = json.loads(path.read_text(encoding="utf-8"))

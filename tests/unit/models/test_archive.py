@@ -91,3 +91,17 @@ def test_two_models_side_by_side_are_refused(tmp_path: Path) -> None:
 def test_archive_without_a_model_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="has no model in it"):
         unpacked(tar({"words.txt": b"1"}), tmp_path)
+
+
+def test_folders_of_sentence_transformers_modules_come_along(tmp_path: Path) -> None:
+    files = {
+        "m/config.json": b"{}",
+        "m/1_Pooling/config.json": b"pooling",
+        "m/2_Dense/model.safetensors": b"1",
+        "m/onnx/config.json": b"{}",
+        "1_Pooling/config.json.txt": b"of another folder",
+    }
+
+    assert unpacked(tar(files), tmp_path) == ["1_Pooling", "2_Dense", "config.json"]
+    assert (tmp_path / "model/1_Pooling/config.json").read_bytes() == b"pooling"
+    assert (tmp_path / "model/2_Dense/model.safetensors").read_bytes() == b"1"

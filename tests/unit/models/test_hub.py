@@ -37,7 +37,20 @@ def test_only_safe_files_of_the_pinned_revision_are_fetched(
 
     assert fetch_repository("org/name", revision="abc") == tmp_path
     assert (asked["name"], asked["revision"]) == ("org/name", "abc")
-    assert not any(".bin" in pattern or ".pt" in pattern for pattern in asked["allow_patterns"])
+    wanted = ["config.json", "1_Pooling/config.json", "12_Dense/model.safetensors"]
+    others = [
+        "model.bin",
+        "onnx/config.json",
+        "1_Dense/a/b.json",
+        "2024/x.json",
+        "a/1_Dense/b.json",
+    ]
+    found = huggingface_hub.utils.filter_repo_objects(
+        [*wanted, *others],
+        allow_patterns=asked["allow_patterns"],
+        ignore_patterns=asked["ignore_patterns"],
+    )
+    assert list(found) == wanted
 
 
 def test_repository_without_safetensors_is_refused(

@@ -63,6 +63,16 @@ def test_folder_of_a_public_bucket_is_fetched(server: S3Server, tmp_path: Path, 
     assert not any("authorization" in headers for _, headers in server.requests)
 
 
+def test_folders_of_sentence_transformers_modules_come_along(
+    server: S3Server, tmp_path: Path
+) -> None:
+    for name in ("1_Pooling/config.json", "1_Pooling/notes.md", "onnx/config.json"):
+        server.files[f"/models/chat/v1/{name}"] = b"{}"
+
+    assert fetched("s3://models/chat/v1", tmp_path / "m") == sorted([*FETCHED, "1_Pooling"])
+    assert [path.name for path in (tmp_path / "m/1_Pooling").iterdir()] == ["config.json"]
+
+
 def test_requests_are_signed_with_the_credentials_of_the_environment(
     server: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -203,6 +203,13 @@ def test_files_that_cannot_be_honoured_are_named(
         folder.config()
 
 
+def test_a_module_without_its_file_is_refused(folder: Folder) -> None:
+    folder.stages("Transformer", "Pooling")
+
+    with pytest.raises(ConfigError, match=r"1_Pooling/config\.json: it is missing"):
+        folder.config()
+
+
 @pytest.mark.parametrize(
     ("kinds", "message"),
     [

@@ -178,6 +178,18 @@ def test_gguf_file_and_model_folder_can_be_pulled(tmp_path: Path) -> None:
     assert (first.num_files, first.num_bytes) == (second.num_files, second.num_bytes)
 
 
+def test_folders_of_sentence_transformers_modules_are_pulled_too(tmp_path: Path) -> None:
+    for name in ("config.json", "1_Pooling/config.json", "onnx/config.json", "1_Pooling/a/b.json"):
+        (tmp_path / "model" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "model" / name).write_text(name)
+
+    pulled = pull_model(str(tmp_path / "model"), tmp_path / "copy").folder
+
+    files = {str(path.relative_to(pulled)) for path in pulled.rglob("*.json")}
+    assert {"config.json", "1_Pooling/config.json"} <= files
+    assert not any(name.startswith("onnx") or name.endswith("b.json") for name in files)
+
+
 def test_hub_model_is_pulled_into_the_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

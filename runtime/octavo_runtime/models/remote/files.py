@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from re import fullmatch
 from urllib.parse import urlsplit
 
 from octavo_protocol.errors import ConfigError
@@ -37,6 +38,11 @@ def is_wanted(path: str, *, allow_pickle: bool = False) -> bool:
     name = path.rpartition("/")[2]
     patterns = (*MODEL_FILES, *GGUF_FILES, *(PICKLE_FILES if allow_pickle else ()))
     return any(fnmatchcase(name, pattern) for pattern in patterns) and not name.startswith(".")
+
+
+def is_module_folder(name: str) -> bool:
+    """Whether a model's folder of that name is sentence-transformers' (1_Pooling, 2_Dense)."""
+    return fullmatch(r"[0-9]+_[A-Za-z]+", name) is not None
 
 
 def is_pickle(path: str) -> bool:

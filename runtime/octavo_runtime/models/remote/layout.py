@@ -6,7 +6,7 @@ from pathlib import Path, PurePosixPath
 
 from octavo_protocol.errors import ConfigError
 from octavo_runtime.models.cache import Progress
-from octavo_runtime.models.remote.files import is_pickle
+from octavo_runtime.models.remote.files import is_module_folder, is_pickle
 
 # A folder with one of these, or with a GGUF file, is a model or an adapter.
 _CONFIGS = ("config.json", "adapter_config.json")
@@ -42,7 +42,8 @@ class Tree:
         file.replace(self.place(path))
 
     def move_model(self, target: Path, source: str) -> None:
-        """Moves the files of the one model folder into `target` and forgets the others.
+        """Moves the files of the one model folder into `target`, with the folders of
+        sentence-transformers' modules in it, and forgets the others.
 
         Of several, the one that is nearest to the top. Raises `ConfigError` when there is none, or
         more than one there.
@@ -58,9 +59,18 @@ class Tree:
         if len(nearest) > 1:
             names = ", ".join(str(pure) for pure in nearest)
             raise ConfigError(f"{source} has several models in it: {names}. Name one of them.")
-        for file in sorted(self._folders[nearest[0]].iterdir()):
-            file.replace(target / file.name)
+        for pure, folder in self._folders.items():
+            if pure == nearest[0]:
+                _move_files(folder, target)
+            elif pure.parent == nearest[0] and is_module_folder(pure.name):
+                (target / pure.name).mkdir()
+                _move_files(folder, target / pure.name)
         shutil.rmtree(self.root)
+
+
+def _move_files(folder: Path, target: Path) -> None:
+    for file in sorted(folder.iterdir()):
+        file.replace(target / file.name)
 
 
 def _is_model(folder: Path) -> bool:

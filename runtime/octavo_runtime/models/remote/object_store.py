@@ -18,6 +18,7 @@ from octavo_runtime.models.remote.archive import is_archive
 from octavo_runtime.models.remote.files import (
     RemoteFile,
     TransferInterrupted,
+    is_module_folder,
     is_wanted,
     refuse_user_part,
 )
@@ -42,7 +43,8 @@ _REFUSALS = ("403 Forbidden", "401 Unauthorized", "AccessDenied")
 
 
 def objects(source: str, *, allow_pickle: bool) -> list[RemoteFile]:
-    """The wanted objects right below `source`, or the one object that it names.
+    """The wanted objects right below `source` and in the folders of sentence-transformers' modules
+    there, or the one object that it names.
 
     Raises `ConfigError` when the bucket cannot be read or there is nothing.
     """
@@ -53,14 +55,16 @@ def objects(source: str, *, allow_pickle: bool) -> list[RemoteFile]:
         raise ConfigError(f"{source}: write {parts.scheme}://bucket/path")
     reader = _Reader(_open(parts.scheme, parts.netloc), source)
     if is_archive(path) or path.endswith(".gguf"):
-        return [reader.file(reader.head(path))]
+        return [reader.file(reader.head(path), below=path.rpartition("/")[0])]
     found, folders = reader.list(path)
+    for folder in filter(is_module_folder, folders):
+        found += reader.list(f"{path}/{folder}".lstrip("/"))[0]
     wanted = [each for each in found if is_wanted(each["path"], allow_pickle=allow_pickle)]
     if not wanted and folders:
         raise ConfigError(
             f"{source} has no model in it, only folders: {', '.join(folders[:10])}. Name one."
         )
-    return [reader.file(each) for each in wanted]
+    return [reader.file(each, below=path) for each in wanted]
 
 
 class _Reader:
@@ -85,9 +89,9 @@ class _Reader:
         folders = [prefix.rpartition("/")[2] for prefix in found["common_prefixes"]]
         return list(found["objects"]), folders
 
-    def file(self, found: "ObjectMeta") -> RemoteFile:
+    def file(self, found: "ObjectMeta", below: str) -> RemoteFile:
         return RemoteFile(
-            name=found["path"].rpartition("/")[2],
+            name=found["path"].removeprefix(below).lstrip("/"),
             version=found["e_tag"] or str(found["last_modified"]),
             num_bytes=found["size"],
             read=partial(self._read, found),
