@@ -101,12 +101,12 @@ def _is_wordy(backend: tokenizers.Tokenizer) -> bool:
         return False
     state = json.loads(backend.pre_tokenizer.__getstate__())
     steps = state["pretokenizers"] if state["type"] == "Sequence" else [state]
-    *before, last = [step for step in steps if step["type"] != "Digits"]
-    if last["type"] != "ByteLevel" or last["add_prefix_space"]:
+    steps = [step for step in steps if step["type"] != "Digits"]
+    if not steps or steps[-1]["type"] != "ByteLevel" or steps[-1]["add_prefix_space"]:
         return False
-    if last["use_regex"]:
-        return not before
-    return len(before) == 1 and any(before[0] == _split(pattern) for pattern in _KNOWN_PATTERNS)
+    if steps[-1]["use_regex"]:
+        return len(steps) == 1
+    return len(steps) == 2 and any(steps[0] == _split(pattern) for pattern in _KNOWN_PATTERNS)
 
 
 def _split(pattern: str) -> dict[str, object]:

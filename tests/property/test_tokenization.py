@@ -214,6 +214,33 @@ def test_plain_texts_are_cut_between_words(name: str) -> None:
     assert begun.num_known_chars > len(known) / 2
 
 
+@pytest.mark.parametrize(
+    "step",
+    [
+        None,
+        pre_tokenizers.Digits(),
+        pre_tokenizers.Whitespace(),
+        pre_tokenizers.Split(" ", "removed"),
+        pre_tokenizers.ByteLevel(add_prefix_space=True),
+        pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        pre_tokenizers.Sequence([]),
+        pre_tokenizers.Sequence([pre_tokenizers.Digits()]),
+        pre_tokenizers.Sequence([pre_tokenizers.Whitespace(), pre_tokenizers.ByteLevel(False)]),
+        pre_tokenizers.Sequence(
+            [pre_tokenizers.Split(Regex(r"\s+"), "isolated"), pre_tokenizers.ByteLevel(False)]
+        ),
+    ],
+)
+def test_tokenizers_of_other_patterns_are_not_cut_between_words(
+    step: pre_tokenizers.PreTokenizer | None,
+) -> None:
+    backend = Tokenizer(models.BPE())
+    if step is not None:
+        backend.pre_tokenizer = step
+    encoder = IncrementalEncoder(backend, BoundedMemo(2**20))
+    assert len(encoder.begin("some plain words " * 9, add_special_tokens=False).segments) == 1
+
+
 def test_what_one_salt_keeps_no_other_finds() -> None:
     """Else the time that a prompt takes would tell a tenant what another one has sent."""
     _, encoder = _made("BERT")
