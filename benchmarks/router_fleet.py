@@ -3,9 +3,10 @@
     python -m benchmarks.router_fleet [--record]
 
 Four replicas of SmolLM2 on this machine, one thread each, behind a real router with each policy in
-turn; the trace is replayed as `octavo replay` does. The simulator gets the rates that were measured
-on that fleet before, with as many replicas busy as there are cores: on a machine with fewer cores
-than replicas those share them, which the simulator does not know, so the load is kept below that.
+turn; the trace is replayed as `octavo replay` does. The simulator gets the rates of that fleet, as
+measured before and after each policy (others may use the machine too), with as many replicas busy
+as there are cores: on a machine with fewer cores than replicas those share them, which the
+simulator does not know, so the load is kept below that.
 
 The trace is made here: conversations that begin at random and grow turn by turn behind one system
 prompt. Compared: share of prompt tokens found cached, mean time to first token, and whether both
@@ -71,6 +72,11 @@ class Rates:
     decode_sequence_s: float
 
 
+def _mean(first: Rates, second: Rates) -> Rates:
+    pairs = zip(dataclasses.astuple(first), dataclasses.astuple(second), strict=True)
+    return Rates(*(sum(pair) / 2 for pair in pairs))
+
+
 def conversations(num: int, rng: random.Random) -> list[TraceRequest]:
     """By arrival; turns of one conversation follow after 5 to 15 s, conversations within a minute
     for every 12 of them.
@@ -97,20 +103,21 @@ def main() -> None:
     with EmbeddedRedis() as redis:
         flags = ["--redis-url", redis.url, "--deployment", "fleet"]
         with _replicas(given.model, flags) as urls:
-            rates = asyncio.run(_rates(urls))
-            print(rates, flush=True)
-            requests = _at_load(conversations(given.chats, random.Random(0)), rates)
-            real = {
-                policy: _real(policy, requests, flags, seed)
-                for seed, policy in enumerate(POLICIES, start=1)
-            }
-            after = asyncio.run(_rates(urls))
-    simulated = {policy: _simulated(policy, requests, rates) for policy in POLICIES}
+            rates = [asyncio.run(_rates(urls))]
+            requests = _at_load(conversations(given.chats, random.Random(0)), rates[0])
+            real: Figures = {}
+            for seed, policy in enumerate(POLICIES, start=1):
+                real[policy] = _real(policy, requests, flags, seed)
+                rates.append(asyncio.run(_rates(urls)))
+                print(rates[-2:], flush=True)
+    simulated = {
+        policy: _simulated(policy, requests, _mean(*rates[index : index + 2]))
+        for index, policy in enumerate(POLICIES)
+    }
     row = {
         "num_requests": len(requests),
         "seconds": requests[-1].arrival_s,
-        "rates": dataclasses.asdict(rates),
-        "rates_after": dataclasses.asdict(after),
+        "rates": [dataclasses.asdict(each) for each in rates],
         "load_average_before": load,
         "real": real,
         "simulated": simulated,
