@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from typing import Generic, TypeVar
 
 from octavo_kernels.allocator import trim_allocator
+from octavo_protocol.errors import ConfigError
 from octavo_runtime.config import EngineConfig
 from octavo_runtime.engine.messages import EngineInfo, StepOutputs
 from octavo_runtime.engine.profiler import StepProfiler
@@ -111,12 +112,23 @@ class EngineCoreBase(ABC, Generic[Request]):
             self._sleep.has_weights = True
         if KV_CACHE in waking and self.info.num_blocks:
             self._model.allocate_kv_cache(self.info.num_blocks)
+        if waking & {KV_CACHE, WEIGHTS} and waking == self._sleep.parts:
+            self._warm_up(waking)
         self._sleep.parts -= waking
-        if waking & {KV_CACHE, WEIGHTS} and not self._sleep.is_asleep:
-            self._model.warm_up(self.info.max_model_len)
         self._is_draining = False
         self._release_held()
         return not self._sleep.is_asleep
+
+    def _warm_up(self, waking: set[str]) -> None:
+        """Raises `ConfigError` where the memory does not suffice; what `waking` took is free."""
+        try:
+            self._model.warm_up(self.info.max_model_len)
+        except ConfigError:
+            if KV_CACHE in waking:
+                self._model.drop_kv_cache()
+            if WEIGHTS in waking:
+                self._model.offload_model()
+            raise
 
     def is_sleeping(self) -> bool:
         return self._sleep.is_asleep

@@ -179,6 +179,26 @@ def test_weights_that_cannot_be_read_again_leave_the_engine_asleep(
     assert answer(llm)
 
 
+@pytest.mark.parametrize("level", [1, 2])
+def test_first_steps_without_room_leave_the_engine_asleep_and_its_memory_free(
+    new_engine: NewEngine, monkeypatch: pytest.MonkeyPatch, level: int
+) -> None:
+    llm = new_engine()
+    llm.sleep(level)
+
+    def fail(max_model_len: int) -> None:
+        raise ConfigError("no room")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(llm.core.runner, "warm_up", fail)
+        with pytest.raises(ConfigError, match="no room"):
+            llm.wake_up()
+    assert llm.is_sleeping()
+    assert llm.core.runner.kv_caches == []
+    assert llm.wake_up()
+    assert answer(llm)
+
+
 def test_sleep_forgets_the_prefix_cache_with_the_kv_cache(new_engine: NewEngine) -> None:
     llm = new_engine()
     answer(llm)

@@ -158,11 +158,17 @@ class GpuModelRunner(ModelRunner):
         return left
 
     def warm_up(self, max_model_len: int) -> None:
-        """Loads what steps launch, and captures the graphs."""
-        with torch.inference_mode():
-            with self.model.only_first_layer():
-                self._run_each_kind(max_model_len)
-            self._forward.capture()
+        """Loads what steps launch, and captures the graphs. Raises `ConfigError` without room."""
+        try:
+            with torch.inference_mode():
+                with self.model.only_first_layer():
+                    self._run_each_kind(max_model_len)
+                self._forward.capture()
+        except torch.OutOfMemoryError as error:
+            raise ConfigError(
+                f"the first steps do not fit beside the weights and the KV cache: {error} Lower "
+                "--gpu-memory-utilization, or use a GPU that no other process uses"
+            ) from error
 
     @torch.inference_mode()
     def _compile_kernels(self) -> None:
