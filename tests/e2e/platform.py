@@ -70,7 +70,7 @@ class Platform:
     @property
     def redis_url(self) -> str:
         """Of the embedded Redis."""
-        return self._find("router").environ()["OCTAVO_REDIS_URL"]
+        return str(self._find("router").environ()["OCTAVO_REDIS_URL"])
 
     def is_ready(self) -> bool:
         """All replicas are known to the router."""

@@ -1,6 +1,5 @@
 """Routers share one truth, and a new one knows it at once."""
 
-import time
 from contextlib import AsyncExitStack
 
 import pytest
@@ -13,7 +12,6 @@ pytestmark = pytest.mark.integration
 
 NUM_REPLICAS = 10
 NUM_BLOCKS = 100_000  # of each
-WORK_S = 1.5  # processor time; 0.8 on a machine with nothing else to do, wall time likewise
 
 
 def block(replica: int, number: int) -> bytes:
@@ -39,14 +37,13 @@ def depths(router: RunningRouter) -> list[dict[str, int]]:
     return [dict(router.deployment.index.match(prompt)) for prompt in prompts]
 
 
-async def test_a_new_router_knows_a_million_blocks_after_about_a_second_of_work(
+async def test_a_new_router_knows_the_million_blocks_that_the_others_know(
     redis_server: EmbeddedRedis,
 ) -> None:
     async with AsyncExitStack() as stack:
         presences = await cached(redis_server.url, stack)
         routers: list[RunningRouter] = []
         for _ in range(2):
-            begun = time.process_time()
             opened = running_router(redis_url=redis_server.url)
             router = await stack.enter_async_context(opened)
             index = router.deployment.index
@@ -54,7 +51,6 @@ async def test_a_new_router_knows_a_million_blocks_after_about_a_second_of_work(
                 lambda index=index: index.num_entries == NUM_REPLICAS * NUM_BLOCKS,  # type: ignore[misc]
                 seconds=30,
             )
-            assert time.process_time() - begun < WORK_S * (1 + len(routers))
             routers.append(router)
         incarnations = [record.incarnation for record in routers[0].deployment.replicas.records]
         assert len(incarnations) == len(presences)
