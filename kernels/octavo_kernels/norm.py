@@ -57,11 +57,12 @@ def layer_norm(
 
         return gpu.layer_norm(x, weight, bias, eps, residual)
     fits = _fits_numba(x, weight) and _fits_numba(x if residual is None else residual, bias)
-    if cpu_backend() is CpuBackend.NUMBA and fits and x.shape[-1] <= 8192:
+    if cpu_backend() is CpuBackend.NUMBA and fits:
         from octavo_kernels.cpu import layer_norm as cpu
 
-        dense = None if residual is None else residual.contiguous()
-        return cpu.layer_norm(x.contiguous(), weight, bias, eps, dense)
+        if x.shape[-1] <= cpu.MAX_WIDTH:
+            dense = None if residual is None else residual.contiguous()
+            return cpu.layer_norm(x.contiguous(), weight, bias, eps, dense)
     return reference.layer_norm(x, weight, bias, eps, residual)
 
 

@@ -71,6 +71,15 @@ def test_layer_norm_matches_reference(
     torch.testing.assert_close(actual, expected, atol=tolerance, rtol=tolerance)
 
 
+def test_layer_norm_of_a_row_too_wide_for_the_stack(
+    backend: str, generator: torch.Generator
+) -> None:
+    x = torch.randn(2, 8208, generator=generator)
+    expected = torch.nn.functional.layer_norm(x, (8208,))
+    actual = layer_norm(x, torch.ones(8208), torch.zeros(8208), 1e-5)
+    torch.testing.assert_close(actual, expected, atol=4e-6, rtol=4e-6)
+
+
 def test_layer_norm_of_a_row_far_from_zero(backend: str, generator: torch.Generator) -> None:
     x = torch.randn(4, 64, generator=generator) + 1000
     ones, zeros = torch.ones(64), torch.zeros(64)

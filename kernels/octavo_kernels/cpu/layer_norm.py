@@ -31,13 +31,13 @@ splat, add, sub, mul, fma, to_bf16, sum_lanes = (
 read_f32, read_i64, atomic_next = simd.read_f32, simd.read_i64, simd.atomic_next
 stack_f32 = simd.stack_f32
 
-_MAX_WIDTH = 8192
+MAX_WIDTH = 8192  # a row stays on the stack between its passes
 
 
 @functools.cache
 def _kernel(bf16: int, has_residual: int) -> int:
     size = 2 if bf16 else 4
-    max_width = _MAX_WIDTH
+    max_width = MAX_WIDTH
 
     def kernel(arguments: Any) -> None:  # pragma: no cover - compiled
         source = read_i64(arguments + 8)
