@@ -13,6 +13,7 @@ import msgspec
 
 from octavo.chat_client import make_http_client, said_error, unreachable
 from octavo_protocol.errors import ConfigError
+from octavo_protocol.openai.answers import ModelList
 from octavo_protocol.openai.batches import ENDED, Batch, BatchList
 from octavo_protocol.openai.files import FileObject
 
@@ -30,13 +31,18 @@ class BatchClient:
         transport: httpx.BaseTransport | None = None,
     ) -> None:
         """Raises `ConfigError` for what is no address or cannot be a key."""
-        self._base_url = base_url
+        self.base_url = base_url
         self._http = make_http_client(
             base_url, api_key=api_key, timeout_s=_FILE_TIMEOUT_S, transport=transport
         )
 
     def close(self) -> None:
         self._http.close()
+
+    def models(self) -> dict[str, int | None]:
+        """The served models and their longest context in tokens, where it is known."""
+        listed = msgspec.json.decode(self._ask("GET", "/v1/models"), type=ModelList)
+        return {model.id: model.max_model_len for model in listed.data}
 
     def upload(self, path: Path) -> FileObject:
         """Stores a file of requests. Raises `ConfigError` where it cannot be read."""
@@ -82,13 +88,13 @@ class BatchClient:
                     raise said_error(response)
                 yield from response.iter_bytes()
         except httpx.HTTPError as error:
-            raise unreachable(self._base_url, error) from error
+            raise unreachable(self.base_url, error) from error
 
     def _ask(self, method: str, path: str, **fields: Any) -> bytes:
         try:
             response = self._http.request(method, path, **fields)
         except httpx.HTTPError as error:
-            raise unreachable(self._base_url, error) from error
+            raise unreachable(self.base_url, error) from error
         if response.status_code != httpx.codes.OK:
             raise said_error(response)
         return response.content

@@ -40,8 +40,31 @@ class LLM(PoolingCalls):
 
     One line on standard error tells how long each stage of the start took.
 
+    With `cluster="http://…"` the model is one that a running platform serves, and the calls are
+    durable batches there: see `cluster/llm.py`.
+
     Raises `ConfigError` when the model cannot be found or does not fit.
     """
+
+    def __new__(cls, *arguments: Any, **named: Any) -> Any:
+        if not named.get("cluster"):
+            return super().__new__(cls)
+        from octavo.cluster.llm import ClusterLLM
+
+        return ClusterLLM(*arguments, **named)
+
+    @staticmethod
+    def attach(
+        job_id: str,
+        *,
+        cluster: str | bool = True,
+        api_key: str | None = None,
+        use_tqdm: ProgressBar = True,
+    ) -> list[Any]:
+        """The outputs of a job that `LLM(cluster=…).submit` or a call that was cut short began."""
+        from octavo.cluster.llm import attach
+
+        return attach(job_id, cluster=cluster, api_key=api_key, use_tqdm=use_tqdm)
 
     def __init__(self, model: str, **arguments: Any) -> None:
         self._start(EngineArgs(model=model, **arguments))
@@ -49,7 +72,7 @@ class LLM(PoolingCalls):
     @classmethod
     def from_engine_args(cls, engine_args: EngineArgs) -> "LLM":
         """As the constructor, from arguments that are already together."""
-        llm = cls.__new__(cls)
+        llm: LLM = cls.__new__(cls)
         llm._start(engine_args)
         return llm
 

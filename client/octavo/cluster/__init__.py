@@ -1,0 +1,1 @@
+"""`LLM(cluster=…)`: the calls of an offline `LLM` as durable batches of a running platform."""
