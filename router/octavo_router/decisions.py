@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 from octavo_protocol.bounded_memo import BoundedMemo
-from octavo_protocol.errors import UnavailableError
+from octavo_protocol.errors import UnavailableError, ValidationError
 from octavo_protocol.hashing import BlockHasher, HashIdentity, cached_tokens
 from octavo_protocol.openai import ChatCompletionRequest, CompletionRequest
 from octavo_protocol.overrides import NO_OVERRIDES, PromptTokens, RequestOverrides
@@ -330,7 +330,10 @@ def _begin(request: GenerationRequest, tokenizer: Tokenizer) -> list[Tokenizatio
 
 
 def _complete(begun: Sequence[Tokenization | bytes], tokenizer_id: str) -> PromptTokens:
-    prompts = (each.packed() if isinstance(each, Tokenization) else each for each in begun)
+    """Raises `ValidationError` for a prompt without tokens."""
+    prompts = [each.packed() if isinstance(each, Tokenization) else each for each in begun]
+    if not all(prompts):
+        raise ValidationError("prompt cannot be empty", parameter="prompt")
     return PromptTokens(tokenizer_id, tuple(prompts))
 
 

@@ -88,7 +88,7 @@ async def test_a_line_waits_for_capacity_and_is_given_up_where_it_fails_replicas
 ) -> None:
     platform.model.statuses = {
         "patient": [(503, "service_unavailable"), (429, "rate_limit_exceeded")],
-        "poison": [(503, "replicas_failed")] * 5,
+        "poison": [(503, "replicas_failed")] * 9,
         "unlucky": [(500, "internal_error")],
     }
     platform.worker()
@@ -97,8 +97,8 @@ async def test_a_line_waits_for_capacity_and_is_given_up_where_it_fails_replicas
     assert [line["custom_id"] for line in output] == ["patient", "unlucky"]
     (error,) = await platform.lines(batch.error_file_id)
     assert (error["custom_id"], error["error"]["code"]) == ("poison", "replicas_failed")
-    assert "3 tries failed" in error["error"]["message"]
-    assert platform.model.asked == {"patient": 3, "poison": 3, "unlucky": 2}
+    assert "5 tries failed" in error["error"]["message"]
+    assert platform.model.asked == {"patient": 3, "poison": 5, "unlucky": 2}
 
 
 @pytest.mark.parametrize(

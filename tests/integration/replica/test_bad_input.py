@@ -334,7 +334,7 @@ def test_chunked_body_of_fifty_megabytes(replica: Replica) -> None:
     assert error["message"] == f"the body is larger than {MAX_BODY_BYTES} bytes"
 
 
-@pytest.mark.parametrize("path", ["/", "/v1", "/v1/chat", "/v1/embeddings", "/nope", "/v2/models"])
+@pytest.mark.parametrize("path", ["/", "/v1", "/v1/chat", "/nope", "/v2/models"])
 def test_unknown_route(replica: Replica, path: str) -> None:
     for answer in (replica.http.get(path), replica.http.post(path, json={})):
         assert error_of(answer, 404)["message"] == f"there is no route {path}"

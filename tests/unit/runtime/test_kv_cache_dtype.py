@@ -12,7 +12,7 @@ from octavo_protocol.errors import ConfigError
 from octavo_protocol.hashing import HashIdentity
 from octavo_protocol.outputs import RequestOutput
 from octavo_runtime.model_config import kv_identity, resolve_kv_cache_dtype
-from octavo_runtime.worker import model_runner
+from octavo_runtime.worker import loaded_model
 
 __all__ = ["folder"]
 
@@ -68,7 +68,7 @@ def test_log_probabilities_stay_close(
     """The references of the kernels, which know fp8 on a CPU too."""
     wanted = {"prompt": PROMPT, "prompt_logprobs": 0, "max_tokens": 1}
     [exact] = generate(engine(folder, **options), wanted)
-    monkeypatch.setattr(model_runner, "resolve_kv_cache_dtype", lambda *_: FP8)
+    monkeypatch.setattr(loaded_model, "resolve_kv_cache_dtype", lambda *_: FP8)
     [rounded] = generate(engine(folder, **options), wanted)
 
     check_close(prompt_logprobs(rounded), prompt_logprobs(exact))
@@ -79,7 +79,7 @@ def test_the_cache_holds_more_blocks_in_fewer_bytes(
 ) -> None:
     options: dict[str, Any] = {"kv_cache_memory_bytes": 2**17, "num_gpu_blocks_override": None}
     exact = engine(folder, **options)
-    monkeypatch.setattr(model_runner, "resolve_kv_cache_dtype", lambda *_: FP8)
+    monkeypatch.setattr(loaded_model, "resolve_kv_cache_dtype", lambda *_: FP8)
     rounded = engine(folder, **options)
 
     assert rounded.info.num_blocks == 4 * exact.info.num_blocks
