@@ -200,7 +200,8 @@ class ReplicaHealth:
         old = record.ejection
         if old is not None and not (attempt.is_trial and attempt.sent_at >= old.until):
             return None  # what was sent before the ejection's end tells nothing new
-        if old is None and cause is not Cause.BROKEN and not self._is_room():
+        is_counted = old is not None and old.cause is not Cause.BROKEN
+        if cause is not Cause.BROKEN and not is_counted and not self._is_room():
             return None
         first_s, max_s = cause.seconds
         is_again = now - record.last_until < _MEMORY_S

@@ -74,6 +74,27 @@ TestHealth = HealthMachine.TestCase
 TestHealth.settings = settings(max_examples=60, stateful_step_count=60)
 
 
+def test_a_trial_after_a_broken_connection_ejects_for_something_else_only_where_there_is_room() -> (
+    None
+):
+    now = 0.0
+    health = ReplicaHealth(lambda: now)
+    health.keep(NAMES)
+    health.failed(health.sent("c", 1), Cause.BROKEN)
+    for name in ("a", "b"):
+        health.failed(health.sent(name, 1), Cause.STALLED)
+    now = 0.6
+    trial = health.sent("c", 1)
+    assert trial.is_trial
+    assert health.failed(trial, Cause.STALLED) is None
+    health.ended(trial)
+    assert [health.ejected(name) for name in NAMES] == [
+        *(Cause.STALLED, Cause.STALLED),
+        *(None, None, None),
+    ]
+    assert health.sent("c", 1).is_trial
+
+
 @given(
     slowness=st.floats(1, 50),
     spread=st.floats(1, 2),
