@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import httpx
 
-from octavo.run_batch_lines import BatchRequest, answer_line, parse_line, refusal_line
+from octavo.run_batch_lines import answer_line, refusal_line
+from octavo_protocol.batch_lines import BatchRequest, parse_line
 from octavo_protocol.errors import ValidationError, error_body
 
 if TYPE_CHECKING:

@@ -42,13 +42,17 @@ def parse_line(line: bytes, urls: Collection[str]) -> BatchRequest:
         raise ValidationError(f"method must be POST, not {method!r}", parameter="method")
     if url not in urls:
         raise ValidationError(
-            f"url {url!r} cannot be used in this batch; use {' or '.join(sorted(urls))}",
+            f"url {url!r} cannot be used in a batch; these can: {', '.join(sorted(urls))}",
             parameter="url",
         )
     if not isinstance(body, dict):
         raise ValidationError("body must be a JSON object", parameter="body")
     if body.get("stream"):
         raise ValidationError("an answer in a batch cannot be streamed", parameter="stream")
+    if body.get("encoding_format") in ("bytes", "bytes_only"):
+        raise ValidationError(
+            "an answer in a batch is JSON: write float or base64", parameter="encoding_format"
+        )
     return BatchRequest(custom_id, url, body)
 
 

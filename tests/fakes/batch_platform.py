@@ -29,7 +29,7 @@ from octavo_router.files.routes import FileRoutes
 from octavo_router.files.storage import FileStorage
 from octavo_router.options import RouterOptions
 
-LEASE_S = 0.4
+LEASE_S = 1.0
 
 
 def completion(prompt: str) -> dict[str, Any]:

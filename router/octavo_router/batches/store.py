@@ -226,6 +226,13 @@ class BatchStore:
             if line.isdigit()
         }
 
+    async def has_result(self, batch_id: str, number: int, line: int) -> bool:
+        """Whether a line of chunk `number` needs no answer any more."""
+        async with self._redis.pipeline(transaction=False) as pipe:
+            pipe.hexists(batch_key(batch_id, f"results:{number}"), str(line))
+            pipe.hexists(batch_key(batch_id, "done"), str(number))
+            return any(await pipe.execute())
+
     async def commit(
         self, batch_id: str, number: int, line: int, result: Result, tokens: TokenCounts
     ) -> bool:

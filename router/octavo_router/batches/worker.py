@@ -5,9 +5,9 @@ them; each may die at any point, and another goes on from what Redis and the sto
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import suppress
-from typing import Any
+from typing import Any, TypeVar
 
 import redis.exceptions
 
@@ -30,6 +30,7 @@ _ROUND_S = 0.2
 _SWEEP_S = 60.0
 _PAUSE_S = 2.0
 _MAX_CHUNKS = 16  # leased at once
+_T = TypeVar("_T")
 _REDIS_ERRORS = (redis.exceptions.RedisError, OSError)
 _UNFINISHED = {
     "batch_expired": "the batch's completion window ended before this request was answered",
@@ -174,20 +175,25 @@ class BatchWorker:
                 continue  # whether the lease is lost shows when Redis is back
 
     async def _answer(self, batch: BatchRecord, chunk: Chunk, place: int, line: bytes) -> None:
+        """Asks for an answer, unless the worker that had the chunk before has got one meanwhile."""
         request = parse_line(line, (batch.endpoint,))
-        request_id = f"{batch.id}-{chunk.number}-{place}"
-        result, tokens = await self._dispatcher.run(
-            request.model,
-            batch.expires_at,
-            prefix_of(request.body),
-            lambda: line_work.answer(
+        where = (batch.id, chunk.number, place)
+
+        async def ask() -> line_work.Outcome | None:
+            if await _patiently(lambda: self._store.has_result(*where)):
+                return None
+            return await line_work.answer(
                 request,
-                request_id,
+                "-".join(map(str, where)),
                 post=self._post(batch.owner),
-                count_try=lambda: self._store.note_try(batch.id, chunk.number, place),
-            ),
+                count_try=lambda: _patiently(lambda: self._store.note_try(*where)),
+            )
+
+        outcome = await self._dispatcher.run(
+            request.model, batch.expires_at, prefix_of(request.body), ask
         )
-        await self._commit(batch.id, chunk.number, place, result, tokens)
+        if outcome is not None:
+            await self._commit(*where, *outcome)
 
     async def _refuse(self, batch: BatchRecord, chunk: Chunk, data: bytes) -> None:
         """Results of the lines that are no requests."""
@@ -201,12 +207,7 @@ class BatchWorker:
         self, batch_id: str, number: int, place: int, result: Result, tokens: TokenCounts
     ) -> None:
         """An answer costs more than waiting for Redis, for as long as this worker has the chunk."""
-        while True:
-            try:
-                await self._store.commit(batch_id, number, place, result, tokens)
-                return
-            except _REDIS_ERRORS:
-                await asyncio.sleep(_ROUND_S)
+        await _patiently(lambda: self._store.commit(batch_id, number, place, result, tokens))
 
     # -- the end ----------------------------------------------------------------------------------
 
@@ -286,6 +287,15 @@ class BatchWorker:
         for (other, part), task in self._tasks.items():
             if other == batch_id and isinstance(part, int):
                 task.cancel()
+
+
+async def _patiently(ask: Callable[[], Awaitable[_T]]) -> _T:
+    """What Redis answers, when it does."""
+    while True:
+        try:
+            return await ask()
+        except _REDIS_ERRORS:
+            await asyncio.sleep(_ROUND_S)
 
 
 def _first(errors: BaseExceptionGroup[BaseException]) -> str:

@@ -76,7 +76,7 @@ async def test_lines_that_are_no_requests_end_in_the_error_file(platform: BatchP
     assert [each for each, _ in told] == [None, "get", "elsewhere", "streamed", "refused", "good"]
     assert "line 2: the line is not JSON" in told[0][1]
     assert "method must be POST, not 'GET'" in told[1][1]
-    assert "use /v1/completions" in told[2][1]
+    assert "these can: /v1/completions" in told[2][1]
     assert "cannot be streamed" in told[3][1]
     assert errors[4]["response"]["status_code"] == 400
     assert errors[4]["response"]["body"]["error"]["code"] == "bad"

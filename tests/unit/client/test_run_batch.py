@@ -18,7 +18,7 @@ from tests.fakes.fake_pooling import EMBEDDER
 
 from octavo.run_batch import answer_lines, batch_urls
 from octavo.run_batch_files import read_lines, writing
-from octavo.run_batch_lines import BatchRequest, parse_line
+from octavo_protocol.batch_lines import BatchRequest, parse_line
 from octavo_protocol.errors import ConfigError, ValidationError, error_body
 from octavo_runtime.server.app import create_app
 from octavo_runtime.server.metrics import ServerMetrics
