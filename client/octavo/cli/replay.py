@@ -6,10 +6,9 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import typer
-
 from octavo.cli.answering import DEFAULT_URL, ApiKey, Model, Url, connect, first_model
 from octavo.cli.options import option
+from octavo.cli.trace_options import BlockSize, Limit, Speed, Trace
 from octavo_protocol.errors import ConfigError, UnavailableError
 
 if TYPE_CHECKING:
@@ -21,33 +20,13 @@ if TYPE_CHECKING:
 
 def replay(
     *,
-    trace: Annotated[
-        Path,
-        typer.Argument(
-            help="Requests, one JSON object per line: timestamp (ms), input_length, output_length "
-            "and, where prefixes are shared, hash_ids of the prompt's blocks.",
-            show_default=False,
-        ),
-    ],
+    trace: Trace,
     url: Url = DEFAULT_URL,
     model: Model = None,
     api_key: ApiKey = None,
-    speed: Annotated[
-        float, option("--speed", help="Plays the trace so many times faster.", min=0.001)
-    ] = 1.0,
-    limit: Annotated[
-        int | None, option("--limit", help="Only the first so many requests.", min=1)
-    ] = None,
-    block_size: Annotated[
-        int | None,
-        option(
-            "--block-size",
-            help="Tokens of one block. Another size than the trace's makes its prompts and answers "
-            "longer or shorter by as much.",
-            min=1,
-            show_default="of the trace",
-        ),
-    ] = None,
+    speed: Speed = 1.0,
+    limit: Limit = None,
+    block_size: BlockSize = None,
     max_concurrency: Annotated[
         int | None,
         option("--max-concurrency", help="Most requests at once; others wait.", min=1),

@@ -4,9 +4,8 @@ import dataclasses
 from pathlib import Path
 from typing import Annotated, Any, get_args
 
-import typer
-
 from octavo.cli.options import option
+from octavo.cli.trace_options import BlockSize, Limit, Speed, Trace
 from octavo.sim.options import FleetOptions, ReplicaModel
 from octavo_protocol.errors import ConfigError
 from octavo_protocol.resources.model_deployment import RoutingPolicyName
@@ -18,14 +17,7 @@ _MODEL = ReplicaModel()
 
 def sim(
     *,
-    trace: Annotated[
-        Path,
-        typer.Argument(
-            help="Requests, one JSON object per line: timestamp (ms), input_length, output_length "
-            "and, where prefixes are shared, hash_ids of the prompt's blocks.",
-            show_default=False,
-        ),
-    ],
+    trace: Trace,
     policy: Annotated[
         list[str] | None,
         option("--policy", help="Routing policy; repeat it to compare several. Default: all."),
@@ -36,16 +28,7 @@ def sim(
     num_blocks: Annotated[
         int, option("--num-blocks", help="KV blocks of each replica.", min=1)
     ] = _MODEL.num_blocks,
-    block_size: Annotated[
-        int | None,
-        option(
-            "--block-size",
-            help="Tokens of one block. Another size than the trace's makes its prompts and answers "
-            "longer or shorter by as much.",
-            min=1,
-            show_default="of the trace",
-        ),
-    ] = None,
+    block_size: BlockSize = None,
     prefill_rate: Annotated[
         float, option("--prefill-rate", help="Prompt tokens per second of a replica.", min=1)
     ] = _MODEL.prefill_tokens_per_s,
@@ -61,12 +44,8 @@ def sim(
     max_num_batched_tokens: Annotated[
         int, option("--max-num-batched-tokens", help="Token budget of one step.", min=1)
     ] = _MODEL.max_num_batched_tokens,
-    speed: Annotated[
-        float, option("--speed", help="Plays the trace so many times faster.", min=0.001)
-    ] = 1.0,
-    limit: Annotated[
-        int | None, option("--limit", help="Only the first so many requests.", min=1)
-    ] = None,
+    speed: Speed = 1.0,
+    limit: Limit = None,
     fail_at: Annotated[
         float | None, option("--fail-at", help="Second at which half of the replicas die.", min=0)
     ] = None,
