@@ -148,7 +148,7 @@ class Kube:
 
 def conditions(found: Object) -> dict[str, Object]:
     """Conditions of an object's status by type."""
-    listed = found.get("status", {}).get("conditions", [])
+    listed = (found.get("status") or {}).get("conditions") or []
     return {condition["type"]: condition for condition in listed}
 
 

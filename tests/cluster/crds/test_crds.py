@@ -65,8 +65,8 @@ def becomes_strict(kube: Kube) -> bool:
 
 
 def is_established(kube: Kube, name: str) -> bool:
-    found = kube.get(CRD, name)
-    conditions = (found or {}).get("status", {}).get("conditions", [])
+    found = kube.get(CRD, name) or {}
+    conditions = (found.get("status") or {}).get("conditions") or []  # null until first looked at
     return {"Established": "True"}.items() <= {c["type"]: c["status"] for c in conditions}.items()
 
 
