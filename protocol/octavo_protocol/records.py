@@ -17,7 +17,9 @@ class ReplicaRecord(msgspec.Struct, omit_defaults=True):
     Rates are tokens per second, measured by the replica over its recent steps; 0 = not yet known.
     max_num_seqs: sequences that may run at once; 0 = not known. prefix_hit_tokens: prompt tokens
     that the prefix cache supplied since the start. takes_prompt_tokens: it reads the token ids of
-    `overrides.PromptTokens`.
+    `overrides.PromptTokens`. adapters: names it answers to now. adapter_versions: the version that
+    block hashes bind, by adapter. max_adapters: that it can hold; 0 = it takes none.
+    adapter_load_s: how long a load took lately, in seconds; 0 = not yet known.
     """
 
     replica_id: str
@@ -42,6 +44,22 @@ class ReplicaRecord(msgspec.Struct, omit_defaults=True):
     max_num_seqs: int = 0
     prefix_hit_tokens: int = 0
     takes_prompt_tokens: bool = False
+    adapter_versions: dict[str, str] = {}
+    max_adapters: int = 0
+    adapter_load_s: float = 0.0
+
+
+class AdapterSource(msgspec.Struct, omit_defaults=True):
+    """An adapter that replicas of a deployment can load.
+
+    source, revision: as in a manifest's model. on_demand: loaded where requests come; else
+    wherever the model is.
+    """
+
+    name: str
+    source: str
+    revision: str | None = None
+    on_demand: bool = False
 
 
 class DeploymentRecord(msgspec.Struct, omit_defaults=True):
@@ -49,6 +67,7 @@ class DeploymentRecord(msgspec.Struct, omit_defaults=True):
 
     served_names: models that clients ask for by these names. policy: a `RoutingPolicyName`.
     created_at: Unix time; of two deployments with one served name the older keeps it.
+    adapters: of its model, each under a name that clients may ask for.
     """
 
     namespace: str
@@ -56,6 +75,7 @@ class DeploymentRecord(msgspec.Struct, omit_defaults=True):
     served_names: list[str]
     policy: str
     created_at: float
+    adapters: list[AdapterSource] = []
 
 
 class DownloadRecord(msgspec.Struct, omit_defaults=True):

@@ -14,6 +14,7 @@ KVCacheDTypeName = Literal["auto", "fp8", "fp8_e4m3"]
 RunnerName = Literal["auto", "generate", "pooling"]
 ConvertName = Literal["auto", "none", "embed", "classify"]
 
+LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 _SEQUENCE_POOLING = ("CLS", "LAST", "MEAN")
 _TOKEN_POOLING = ("ALL", "STEP")
 
@@ -65,6 +66,47 @@ class PoolerConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class LoRAConfig:
+    """Room for adapters.
+
+    max_loras: in one step, each in a slot of the device. max_lora_rank: of the largest; slots are
+    made for it. max_cpu_loras: in host memory, those in slots counted; None = max_loras.
+    lora_dtype: of the adapters' matrices; auto = the model's. target_modules: the only ones that
+    adapters may change, by the ends of their names; None = every linear layer.
+
+    Raises `ValidationError` that names the field.
+    """
+
+    max_loras: int = 1
+    max_lora_rank: int = 16
+    max_cpu_loras: int | None = None
+    lora_dtype: DTypeName = "auto"
+    target_modules: tuple[str, ...] | None = None
+
+    def __post_init__(self) -> None:
+        if self.max_loras < 1:
+            raise ValidationError(
+                f"max_loras must be at least 1, got {self.max_loras}", parameter="max_loras"
+            )
+        if self.max_lora_rank not in LORA_RANKS:
+            ranks = ", ".join(map(str, LORA_RANKS))
+            raise ValidationError(
+                f"max_lora_rank must be one of {ranks}, got {self.max_lora_rank}",
+                parameter="max_lora_rank",
+            )
+        if self.max_cpu_loras is not None and self.max_cpu_loras < self.max_loras:
+            raise ValidationError(
+                f"max_cpu_loras={self.max_cpu_loras} must be at least max_loras={self.max_loras}: "
+                "every adapter on the device is in host memory too",
+                parameter="max_cpu_loras",
+            )
+
+    @property
+    def num_host_adapters(self) -> int:
+        return self.max_loras if self.max_cpu_loras is None else self.max_cpu_loras
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class EngineConfig:
     """What the user asked for. "auto" and None are resolved when the engine starts; those that
     depend on the device by `worker/device.py`.
@@ -92,6 +134,7 @@ class EngineConfig:
     enable_sleep_mode: sleep may free memory (levels 1 and 2), not only pause.
     logits_processors: `module:Class` of each engine-wide logits processor.
     profiler_dir: where profiles are written; None = profiling is refused.
+    lora: room for adapters; None = requests with one are refused.
     """
 
     model: Path
@@ -127,6 +170,7 @@ class EngineConfig:
     profiler_dir: Path | None = None
     seed: int = 0
     num_threads: int | None = None
+    lora: LoRAConfig | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

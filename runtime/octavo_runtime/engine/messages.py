@@ -23,7 +23,7 @@ class EngineRequest(msgspec.Struct, omit_defaults=True):
     text. is_reasoning: the output begins with reasoning, which lasts until
     `reasoning_end_token_ids` were generated and to which the grammar does not apply; where no such
     tokens are given, it applies from the start. output_token_ids: what was generated elsewhere
-    already; the sequence goes on from there.
+    already; the sequence goes on from there. adapter: `LoRAAdapter.identity`; empty: none.
     """
 
     request_id: str
@@ -146,6 +146,7 @@ class EngineStats(msgspec.Struct, omit_defaults=True, frozen=True):
 
     waiting_tokens: prompt tokens of waiting and running requests that are not yet computed.
     sleep_level: None = awake; see `engine/sleep.py`. The `*_total` counters only grow.
+    running_adapters, waiting_adapters: names of the adapters of running and of waiting requests.
     """
 
     running: int = 0
@@ -159,6 +160,8 @@ class EngineStats(msgspec.Struct, omit_defaults=True, frozen=True):
     prefix_hit_tokens_total: int = 0
     steps_total: int = 0
     sleep_level: int | None = None
+    running_adapters: list[str] = []
+    waiting_adapters: list[str] = []
 
 
 class StepOutputs(msgspec.Struct, omit_defaults=True, tag="step"):
@@ -201,11 +204,20 @@ class PoolingInfo(msgspec.Struct, omit_defaults=True):
         return by_task.get(self.task)
 
 
+class LoRAInfo(msgspec.Struct):
+    """Room for adapters: in one step, in host memory, and the largest rank."""
+
+    max_loras: int
+    max_cpu_loras: int
+    max_lora_rank: int
+
+
 class EngineInfo(msgspec.Struct, tag="info"):
     """What the engine resolved its configuration to.
 
     stages: seconds of start-up by stage; one begins where the other ends. num_graphs: CUDA graphs.
-    num_blocks: 0 where there is no KV cache. pooling: None of a model that generates.
+    num_blocks: 0 where there is no KV cache. pooling: None of a model that generates. lora: None
+    where requests with an adapter are refused.
     """
 
     model: str
@@ -222,6 +234,7 @@ class EngineInfo(msgspec.Struct, tag="info"):
     enable_prefix_caching: bool = True
     num_graphs: int = 0
     pooling: PoolingInfo | None = None
+    lora: LoRAInfo | None = None
 
     @property
     def runner_type(self) -> Literal["generate", "pooling"]:

@@ -14,6 +14,7 @@ class StepSequence:
     num_shared_tokens: leading positions whose KV exists and is not written again.
     key: names the sequence from step to step; needed where steps overlap.
     is_last_pending: one more token follows, which a step that still runs samples for `key`.
+    lora_slot: of its adapter; -1 = none.
     """
 
     token_ids: Sequence[int]
@@ -22,6 +23,7 @@ class StepSequence:
     num_shared_tokens: int = 0
     key: str = ""
     is_last_pending: bool = False
+    lora_slot: int = -1
 
     @property
     def num_new_tokens(self) -> int:
