@@ -67,6 +67,7 @@ class SimulatedEngine:
         policy: str = "fcfs",
         threshold: int = 0,
         overlap: bool = False,
+        background_budget: int | None = None,
     ) -> None:
         config = SchedulerConfig(
             max_num_seqs=max_num_seqs,
@@ -78,6 +79,7 @@ class SimulatedEngine:
             cache_model="m",
         )
         self.scheduler = Scheduler(config, BlockPool(num_blocks, enable_prefix_caching=caching))
+        self.background_budget = background_budget
         self.slots: dict[int, bytes] = {}
         self.max_in_flight = 1 if overlap else 0
         self.in_flight: deque[InFlight] = deque()
@@ -109,7 +111,7 @@ class SimulatedEngine:
 
     def step(self) -> StepPlan:
         """Plans and executes a step, and tells the tokens of the oldest that is due."""
-        plan = self.scheduler.schedule()
+        plan = self.scheduler.schedule(background_budget=self.background_budget)
         assert plan.num_tokens <= self.scheduler.config.max_num_batched_tokens
         assert plan.scheduled or self.in_flight, "there was work, but nothing was scheduled"
         if plan.scheduled:
@@ -209,6 +211,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         policy=st.sampled_from(["fcfs", "priority"]),
         threshold=st.integers(0, 5),
         overlap=st.booleans(),
+        background_budget=st.none() | st.integers(1, 12),
     )
     def start(
         self,
@@ -219,6 +222,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         policy: str,
         threshold: int,
         overlap: bool,
+        background_budget: int | None,
     ) -> None:
         self.engine = SimulatedEngine(
             num_blocks=-(-24 // block_size) + spare,
@@ -229,6 +233,7 @@ class SchedulerMachine(RuleBasedStateMachine):
             policy=policy,
             threshold=threshold,
             overlap=overlap,
+            background_budget=background_budget,
         )
         self.count = 0
 
@@ -322,11 +327,13 @@ def test_results_do_not_depend_on_caching_chunking_or_memory() -> None:
         {"max_num_seqs": 1},
         {"overlap": True},
         {"overlap": True, "num_blocks": 10, "budget": 6},
+        {"priority": BACKGROUND_PRIORITY, "background_budget": 2},
     ]
     for options in variants:
+        priority = options.pop("priority", 0)
         engine = SimulatedEngine(**options)
         for request_id, prompt in prompts.items():
-            engine.add(request_id, prompt, max_tokens=9, ignore_eos=True)
+            engine.add(request_id, prompt, max_tokens=9, ignore_eos=True, priority=priority)
         engine.run()
         results.append(engine.finished)
     assert all(result == results[0] for result in results)
@@ -453,6 +460,28 @@ def test_background_prompts_get_what_others_leave_of_the_budget() -> None:
     ] == [
         {"f": 6, "b": 2},
         {"f": 1, "b": 7},
+    ]
+
+
+def test_background_work_keeps_to_its_budget_and_waits_where_others_fill_it() -> None:
+    engine = SimulatedEngine(num_blocks=30, budget=40, background_budget=5)
+    for name, prompt in (("b0", [1] * 12), ("b1", [2] * 12)):
+        engine.add(name, prompt, max_tokens=3, priority=BACKGROUND_PRIORITY, ignore_eos=True)
+    plans = [engine.step()]
+    assert engine.scheduler.has_foreground is False
+    engine.add("f", [3] * 20, max_tokens=2, ignore_eos=True)
+    assert engine.scheduler.has_foreground is True
+    plans += [engine.step(), engine.step()]
+    assert engine.scheduler.has_foreground is False
+    plans += [engine.step(), engine.step()]
+    assert [
+        {i.sequence.request_id: i.num_new_tokens for i in plan.scheduled} for plan in plans
+    ] == [
+        {"b0": 5},
+        {"f": 20},
+        {"f": 1, "b0": 4},
+        {"b0": 3, "b1": 2},
+        {"b0": 1, "b1": 4},
     ]
 
 

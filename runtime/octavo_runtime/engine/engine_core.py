@@ -22,6 +22,7 @@ import torch
 from octavo_kernels.allocator import tune_allocator
 from octavo_protocol.errors import ValidationError
 from octavo_runtime.config import EngineConfig
+from octavo_runtime.engine.background_pace import BackgroundPace
 from octavo_runtime.engine.block_pool import BlockPool
 from octavo_runtime.engine.core_base import EngineCoreBase
 from octavo_runtime.engine.kv_capacity import max_model_len_limit, num_kv_blocks
@@ -123,6 +124,7 @@ class EngineCore(EngineCoreBase[EngineRequest]):
         )
         self._launched: deque[_Launched] = deque()
         self._rates = StepRates()
+        self._background_pace = BackgroundPace()
         self._timing = LaunchTiming()
         self._takes_more = True  # the last step left nobody waiting, and places free
         self._num_steps = 0
@@ -239,7 +241,8 @@ class EngineCore(EngineCoreBase[EngineRequest]):
         if any(sequence.needs_known_tokens for sequence in self.scheduler.running):
             outputs += self._finish_steps()
         started = time.perf_counter()
-        plan = self.scheduler.schedule(time.monotonic())
+        now = time.monotonic()
+        plan = self.scheduler.schedule(now, self._background_budget(now))
         has_places = len(self.scheduler.running) < self.scheduler.config.max_num_seqs
         self._takes_more = has_places and len(self.scheduler.waiting) == 0
         if plan.scheduled:
@@ -248,6 +251,13 @@ class EngineCore(EngineCoreBase[EngineRequest]):
             self._timing.launched(shape, started, time.perf_counter())
         is_waited_for = not (plan.scheduled and self._runner.overlaps)
         return outputs + self._finish_steps(keep=0 if is_waited_for else 1)
+
+    def _background_budget(self, now: float) -> int | None:
+        return self._background_pace.budget(
+            now,
+            has_foreground=self.scheduler.has_foreground,
+            tokens_per_s=self._rates.prefill_tokens_per_s,
+        )
 
     def _launch(self, plan: StepPlan) -> _Launched:
         started = time.perf_counter()

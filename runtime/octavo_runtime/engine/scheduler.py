@@ -6,7 +6,8 @@ run out, the running sequence that is last in queue order loses all of its block
 the prefix cache still holds what it computed until someone needs the room.
 
 Background requests (`octavo_protocol/priorities.py`) are planned after all others, from what these
-leave of the budget. Places and blocks that another request waits for are taken from them at once.
+leave of the budget, or of a smaller one that keeps steps short. Places and blocks that another
+request waits for are taken from them at once.
 
 Blocks are registered in the prefix cache when they are scheduled, not after the step: every layer
 writes a step's keys and values before any sequence attends to them, so a sequence admitted in the
@@ -96,6 +97,7 @@ class Scheduler:
         self.num_queried_tokens = 0
         self.num_hit_tokens = 0
         self._num_added = 0
+        self._background_budget = config.max_num_batched_tokens
         self._released: list[str] = []
 
     # -- requests in and out ------------------------------------------------------------------
@@ -133,6 +135,12 @@ class Scheduler:
         return bool(self.running) or len(self.waiting) > 0
 
     @property
+    def has_foreground(self) -> bool:
+        """There are requests that are no background work."""
+        is_waiting = len(self.waiting) > 0 and not self.waiting.peek().is_background
+        return is_waiting or any(not sequence.is_background for sequence in self.running)
+
+    @property
     def num_uncomputed_tokens(self) -> int:
         """Tokens of waiting sequences, and of running ones that are still in their prompt."""
         return self.waiting.num_tokens + sum(
@@ -141,18 +149,21 @@ class Scheduler:
 
     # -- the step -----------------------------------------------------------------------------
 
-    def schedule(self, now: float = 0.0) -> StepPlan:
+    def schedule(self, now: float = 0.0, background_budget: int | None = None) -> StepPlan:
         """Plans a step and counts its tokens as computed: the step must then be executed.
 
         Empty where all that run wait for their last token. now: the time, for
-        `Sequence.scheduled_ts`.
+        `Sequence.scheduled_ts`. background_budget: tokens of a step that are enough for background
+        work to wait; None: only a full step is.
         """
+        budget = self.config.max_num_batched_tokens
+        self._background_budget = min(budget, background_budget or budget)
         planned: dict[Sequence, int] = {}
         num_preemptions = self.num_preemptions
         has_background = any(sequence.is_background for sequence in self.running)
-        if self._schedule_running(self._running(background=False), planned):
+        if self._schedule_running(planned, background=False):
             self._admit(planned, now, with_background=not has_background)
-        if has_background and self._schedule_running(self._running(background=True), planned):
+        if has_background and self._schedule_running(planned, background=True):
             self._admit(planned, now, with_background=True)
         items = [
             ScheduledSequence(
@@ -234,24 +245,22 @@ class Scheduler:
 
     # -- internals ----------------------------------------------------------------------------
 
-    def _running(self, *, background: bool) -> list[Sequence]:
-        return [each for each in self.running if each.is_background is background]
+    def _budget(self, *, background: bool) -> int:
+        """Tokens of a whole step, for such sequences."""
+        return self._background_budget if background else self.config.max_num_batched_tokens
 
-    def _budget(self, planned: Mapping[Sequence, int]) -> int:
-        """Tokens that the step has left."""
-        return self.config.max_num_batched_tokens - sum(planned.values())
-
-    def _schedule_running(self, members: list[Sequence], planned: dict[Sequence, int]) -> bool:
+    def _schedule_running(self, planned: dict[Sequence, int], *, background: bool) -> bool:
         """Plans tokens for running sequences, blocks allocated, preempting where there are none.
 
-        False: one of `members` lost its blocks, so that nothing of their kind is to be admitted.
+        False: one of them lost its blocks, so that nothing of their kind is to be admitted.
         """
-        budget = self._budget(planned)
+        budget = self._budget(background=background) - sum(planned.values())
+        members = [each for each in self.running if each.is_background is background]
         new: dict[Sequence, int] = {}
         has_lost = False
         members.sort(key=lambda s: s.num_tokens - s.num_computed_tokens > 1)
         for sequence in members:
-            if budget == 0:
+            if budget <= 0:
                 break
             if sequence.status is not SequenceStatus.RUNNING:
                 continue  # preempted for an earlier one
@@ -276,9 +285,12 @@ class Scheduler:
 
     def _admit(self, planned: dict[Sequence, int], now: float, *, with_background: bool) -> None:
         """Moves sequences from the queue to `planned` while budget, places and blocks last."""
-        budget = self._budget(planned)
-        while budget > 0 and len(self.waiting) > 0:
+        num_planned = sum(planned.values())
+        while len(self.waiting) > 0:
             sequence = self.waiting.peek()
+            budget = self._budget(background=sequence.is_background) - num_planned
+            if budget <= 0:
+                return
             if sequence.is_background and not with_background:
                 return
             if sequence.num_pending_tokens > 0:
@@ -314,7 +326,7 @@ class Scheduler:
             self.running.append(sequence)
             self._register_full_blocks(sequence)
             planned[sequence] = count
-            budget -= count
+            num_planned += count
 
     def _make_way(self, sequence: Sequence, planned: Mapping[Sequence, int]) -> bool:
         """Preempts a background sequence for one that is not. False without one."""
