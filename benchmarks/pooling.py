@@ -1,19 +1,23 @@
 """Embeddings on the CPU beside sentence-transformers, in the same process and run.
 
     python -m benchmarks.pooling [--models minilm bge-small] [--dtypes float32 bfloat16]
+                                 [--vllm PYTHON]
 
 Texts are this repository's documentation and sources, cut to pieces of 3 to 250 words (seed 0),
 and truncated as the model says. Both sides get the same list and give vectors: `LLM.embed` and
 `SentenceTransformer.encode`, which sorts by length and pads batches of 32. They take turns, so that
-both meet the same noise; vectors are compared first. Floor: the operations of matrices and
+both meet the same noise; vectors are compared first. With --vllm, an interpreter that has vllm, it
+is the third (`benchmarks/vllm_embeddings.py`). Floor: the operations of matrices and
 attention without any padding, over the rate of a matrix product of 1,024 x 1,024 found between the
 rounds.
 """
 
 import argparse
+import json
 import os
 import random
 import statistics
+import subprocess
 import time
 from pathlib import Path
 from typing import Any
@@ -75,6 +79,46 @@ class SentenceTransformers:
         return [len(ids) for ids in encoded["input_ids"]]
 
 
+class Vllm:
+    """`version` is vLLM's. It has the threads of this process, which then does nothing."""
+
+    def __init__(self, python: str, folder: Path, dtype: str) -> None:
+        command = [python, "-m", "benchmarks.vllm_embeddings", str(folder), dtype]
+        self._process = subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            cwd=ROOT,
+            env={**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())},
+        )
+        self.version = str(self._answer()["version"])
+
+    def seconds(self, texts: list[str]) -> float:
+        return float(self._ask(texts, vectors=False)["seconds"])
+
+    def embed(self, texts: list[str]) -> Vectors:
+        return np.array(self._ask(texts, vectors=True)["vectors"], dtype=np.float32)
+
+    def close(self) -> None:
+        self._process.kill()
+        self._process.communicate()
+
+    def _ask(self, texts: list[str], *, vectors: bool) -> dict[str, Any]:
+        assert self._process.stdin is not None
+        self._process.stdin.write(json.dumps({"texts": texts, "vectors": vectors}) + "\n")
+        self._process.stdin.flush()
+        return self._answer()
+
+    def _answer(self) -> dict[str, Any]:
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        if not line:
+            raise SystemExit(f"vLLM ended with status {self._process.wait()}; see above")
+        answer: dict[str, Any] = json.loads(line)
+        return answer
+
+
 def flops(config: ModelConfig, lengths: list[int]) -> float:
     """Of whole prompts: four square matrices and two of the MLP a layer, scores and their sums."""
     hidden = config.hidden_size
@@ -105,11 +149,18 @@ def measure(name: str, dtype: str, options: argparse.Namespace) -> dict[str, flo
     ours = Octavo(folder, dtype, options.step_tokens)
     theirs = SentenceTransformers(folder, dtype)
     lengths = theirs.num_tokens(texts)
-    similarity = float((ours.embed(texts) * theirs.embed(texts)).sum(1).min())
+    our_vectors = ours.embed(texts)
+    similarity = float((our_vectors * theirs.embed(texts)).sum(1).min())
     samples: dict[str, list[float]] = {"octavo_s": [], "sentence_transformers_s": [], "rate": []}
+    vllm = Vllm(options.vllm, folder, dtype) if options.vllm else None
+    if vllm is not None:
+        samples["vllm_s"] = []
+        with_vllm = float((our_vectors * vllm.embed(texts)).sum(1).min())
     for _ in range(options.repeats):
         samples["octavo_s"].append(_seconds(lambda: ours.embed(texts)))
         samples["sentence_transformers_s"].append(_seconds(lambda: theirs.embed(texts)))
+        if vllm is not None:
+            samples["vllm_s"].append(vllm.seconds(texts))
         samples["rate"].append(matrix_rate(getattr(torch, dtype)))
     medians = {key: statistics.median(values) for key, values in samples.items()}
     floor_s = flops(ModelConfig.from_folder(folder), lengths) / max(samples["rate"])
@@ -120,6 +171,10 @@ def measure(name: str, dtype: str, options: argparse.Namespace) -> dict[str, flo
         "over_floor": medians["octavo_s"] / floor_s,
         "similarity": similarity,
     }
+    if vllm is not None:
+        figures["speedup_vllm"] = medians["vllm_s"] / medians["octavo_s"]
+        figures["similarity_vllm"] = with_vllm
+        vllm.close()
     record = {
         "model": name,
         "dtype": dtype,
@@ -128,6 +183,7 @@ def measure(name: str, dtype: str, options: argparse.Namespace) -> dict[str, flo
         "longest": max(lengths),
         "threads": torch.get_num_threads(),
         "step_tokens": options.step_tokens,
+        "vllm": None if vllm is None else vllm.version,
         "repeats": options.repeats,
         "floor_s": floor_s,
         "medians": medians,
@@ -149,6 +205,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--step-tokens", type=int, help="max_num_batched_tokens; default: Octavo's")
     parser.add_argument("--threads", type=int, help="default: torch's")
+    parser.add_argument("--vllm", metavar="PYTHON", help="an interpreter that has vllm (for CPUs)")
     parser.add_argument("--dry", action="store_true", help="record nothing")
     options = parser.parse_args()
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
