@@ -17,6 +17,7 @@ from octavo_kernels.linear import (
     linear_silu_and_mul,
     pack_linear_weight,
 )
+from octavo_runtime.layers.lora import LayerAdapters
 
 
 class FusedLinear(nn.Module):
@@ -34,6 +35,8 @@ class FusedLinear(nn.Module):
     ) -> None:
         super().__init__()
         self.parts = dict(parts)
+        self.adapters: LayerAdapters | None = None
+        self.adapter_inputs = in_features
         out_features = sum(self.parts.values())
         self.weight: Tensor | None = torch.empty(out_features, in_features, dtype=dtype)
         self.bias: Tensor | None = torch.empty(out_features, dtype=dtype) if bias else None
@@ -49,6 +52,9 @@ class FusedLinear(nn.Module):
                 yield f"{prefix}{name}.bias", self.bias[row : row + rows]
             row += rows
 
+    def adapter_parts(self, prefix: str) -> dict[str, int]:
+        return {f"{prefix}{name}": rows for name, rows in self.parts.items()}
+
     def pack(self) -> None:
         """Brings the loaded matrix into the kernel's layout and gives up the plain one."""
         assert self.weight is not None, "pack() is called once"
@@ -58,11 +64,14 @@ class FusedLinear(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """x: [num_tokens, in_features] → [num_tokens, out_features]."""
         assert self._packed is not None, "pack() comes before the first step"
-        return linear(x, self._packed, self.bias)
+        y = linear(x, self._packed, self.bias)
+        if self.adapters is not None:
+            self.adapters.add(y, x)
+        return y
 
     def silu_and_mul(self, x: Tensor) -> Tensor:
         """silu(first half of y) * second half: [num_tokens, out_features / 2]."""
-        if self.bias is not None:
+        if self.bias is not None or (self.adapters is not None and self.adapters.is_used):
             return silu_and_mul(self(x))
         assert self._packed is not None, "pack() comes before the first step"
         return linear_silu_and_mul(x, self._packed)
@@ -89,17 +98,28 @@ class Embedding(nn.Module):
         super().__init__()
         self.name = name
         self.weight = torch.empty(vocab_size, hidden_size, dtype=dtype)
+        self.adapters: LayerAdapters | None = None
+        self.adapter_inputs = vocab_size
 
     def weight_targets(self, prefix: str) -> Iterator[tuple[str, Tensor]]:
         yield f"{prefix}{self.name}.weight", self.weight
 
+    def adapter_parts(self, prefix: str) -> dict[str, int]:
+        return {f"{prefix}{self.name}": self.weight.shape[1]}
+
     def forward(self, token_ids: Tensor) -> Tensor:
         """token_ids: [num_tokens] int64 → [num_tokens, hidden_size]."""
-        return nn.functional.embedding(token_ids, self.weight)
+        y = nn.functional.embedding(token_ids, self.weight)
+        if self.adapters is not None:
+            self.adapters.add_embedding(y, token_ids)
+        return y
 
 
 class OutputHead(nn.Module):
-    """Hidden states to logits: its own matrix, or the embedding's when tied."""
+    """Hidden states to logits: its own matrix, or the embedding's when tied.
+
+    What adapters add to the embedding is not added here: to PEFT they are two modules.
+    """
 
     def __init__(
         self, vocab_size: int, hidden_size: int, dtype: torch.dtype, *, tied_to: Embedding | None
@@ -110,10 +130,16 @@ class OutputHead(nn.Module):
             None if tied_to else torch.empty(vocab_size, hidden_size, dtype=dtype)
         )
         self._packed: PackedWeight | None = None
+        self._vocab_size = vocab_size
+        self.adapters: LayerAdapters | None = None
+        self.adapter_inputs = hidden_size
 
     def weight_targets(self, prefix: str) -> Iterator[tuple[str, Tensor]]:
         if self.weight is not None:
             yield f"{prefix}lm_head.weight", self.weight
+
+    def adapter_parts(self, prefix: str) -> dict[str, int]:
+        return {f"{prefix}lm_head": self._vocab_size}
 
     def pack(self) -> None:
         (embedding,) = self._tied_to
@@ -125,4 +151,7 @@ class OutputHead(nn.Module):
     def forward(self, hidden: Tensor) -> Tensor:
         """hidden: [num_rows, hidden_size] → logits [num_rows, vocab_size]."""
         assert self._packed is not None
-        return linear(hidden, self._packed, None)
+        logits = linear(hidden, self._packed, None)
+        if self.adapters is not None:
+            self.adapters.add(logits, hidden)
+        return logits

@@ -60,17 +60,20 @@ class CpuModelRunner(ModelRunner):
             kv_caches=self.kv_caches,
             cos_sin=self.cos_sin,
         )
+        slots = [each.lora_slot for each in sequences]
+        if self._adapters is not None:
+            self._adapters.use(slots, [each.num_new_tokens for each in sequences])
         hidden = self.model(batch)
         starts = step.query_start_loc
         scores = {
-            index: self._score(hidden[starts[index] : starts[index + 1]], part)
+            index: self._score(hidden[starts[index] : starts[index + 1]], part, slots[index])
             for index, part in work.prompts.items()
         }
         if not work.rows:
             return FinishedStep(StepResult(prompts=scores))
         last = starts[1:] - 1
         indices = list(work.rows)
-        logits = self.model.compute_logits(hidden[torch.from_numpy(last[indices])])
+        logits = self._logits(hidden[torch.from_numpy(last[indices])], [slots[i] for i in indices])
         if work.masks is not None:
             places = {index: place for place, index in enumerate(indices)}
             apply_token_masks(logits, {places[i]: mask for i, mask in work.masks().items()})

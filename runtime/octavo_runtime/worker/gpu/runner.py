@@ -89,12 +89,15 @@ class GpuModelRunner(ModelRunner):
         hidden = self._forward.run(sequences, work.rows, released)
         starts = np.cumsum([0, *(each.num_new_tokens for each in sequences)])
         prompts = {
-            index: self._score(hidden[starts[index] : starts[index + 1]], part)
+            index: self._score(
+                hidden[starts[index] : starts[index + 1]], part, sequences[index].lora_slot
+            )
             for index, part in work.prompts.items()
         }
         indices = list(work.rows)
         is_decode = sequences[-1].num_new_tokens == 1  # those with one token come first
-        samples = self._sample(hidden, work, is_decode) if indices else None
+        slots = [sequences[index].lora_slot for index in indices]
+        samples = self._sample(hidden, work, slots, is_decode) if indices else None
         return RunningGpuStep(indices, samples, prompts, begin, new_event(self.device))
 
     def _compute(self, token_ids: Tensor, attention: AttentionMetadata) -> Tensor:
@@ -109,12 +112,15 @@ class GpuModelRunner(ModelRunner):
         )
         return hidden
 
-    def _sample(self, hidden: Tensor, work: SampleWork, is_decode: bool) -> DeviceSamples:
+    def _sample(
+        self, hidden: Tensor, work: SampleWork, slots: Sequence[int], is_decode: bool
+    ) -> DeviceSamples:
+        """slots: of the adapters of the sequences that are sampled."""
         rows, inputs = list(work.rows.values()), self._forward.samples
         count = len(rows)
         is_whole = is_decode and list(work.rows) == list(range(count))
         last = hidden[:count] if is_whole else hidden[inputs.index[:count]]
-        logits = self.model.compute_logits(last)
+        logits = self._logits(last, slots)
         if work.masks is not None:
             places = {index: place for place, index in enumerate(work.rows)}
             apply_token_masks(logits, {places[i]: mask for i, mask in work.masks().items()})
