@@ -4,7 +4,8 @@ Instead of a model, every slot of the simulated cache stores a digest of the who
 position. Steps may overlap: the tokens of one are told to the scheduler after the next was planned.
 Each step first writes the slots that the plan says, then reads every position that
 attention would read and compares it with the sequence's own tokens. A block shared wrongly, written
-twice, freed too early or not computed shows as a wrong digest.
+twice, freed too early or not computed shows as a wrong digest. Adapters are put into the device's
+slots as the plans say; each sequence must find its own in its slot.
 """
 
 import hashlib
@@ -43,6 +44,10 @@ def prefix_digests(token_ids: list[int], salt: str) -> Iterator[bytes]:
         yield state.digest()
 
 
+def _salt(request: EngineRequest) -> str:
+    return request.cache_salt + request.adapter
+
+
 @dataclass(frozen=True)
 class InFlight:
     """A step that was executed and of which the scheduler does not know."""
@@ -68,6 +73,7 @@ class SimulatedEngine:
         threshold: int = 0,
         overlap: bool = False,
         background_budget: int | None = None,
+        max_loras: int = 0,
     ) -> None:
         config = SchedulerConfig(
             max_num_seqs=max_num_seqs,
@@ -77,10 +83,13 @@ class SimulatedEngine:
             policy=policy,
             long_prefill_token_threshold=threshold,
             cache_model="m",
+            max_loras=max_loras,
         )
         self.scheduler = Scheduler(config, BlockPool(num_blocks, enable_prefix_caching=caching))
         self.background_budget = background_budget
         self.slots: dict[int, bytes] = {}
+        self.adapters: dict[int, str] = {}  # in the device's slots
+        self.num_copies = 0
         self.max_in_flight = 1 if overlap else 0
         self.in_flight: deque[InFlight] = deque()
         self.finished: dict[str, list[int]] = {}
@@ -94,6 +103,7 @@ class SimulatedEngine:
         *,
         cache_salt: str = "",
         priority: int = 0,
+        adapter: str = "",
         **params: Any,
     ) -> None:
         request = EngineRequest(
@@ -104,6 +114,7 @@ class SimulatedEngine:
             EOS,
             priority=priority,
             cache_salt=cache_salt,
+            adapter=adapter,
         )
         self.outputs[request_id] = []
         self.scored[request_id] = []
@@ -114,11 +125,20 @@ class SimulatedEngine:
         plan = self.scheduler.schedule(background_budget=self.background_budget)
         assert plan.num_tokens <= self.scheduler.config.max_num_batched_tokens
         assert plan.scheduled or self.in_flight, "there was work, but nothing was scheduled"
+        self._check_adapters(plan)
         if plan.scheduled:
             self.in_flight.append(self._execute(plan))
         while self.in_flight and (len(self.in_flight) > self.max_in_flight or not plan.scheduled):
             self._update(self.in_flight.popleft())
         return plan
+
+    def _check_adapters(self, plan: StepPlan) -> None:
+        self.adapters |= dict(plan.new_adapters)
+        self.num_copies += len(plan.new_adapters)
+        for sequence in (item.sequence for item in plan.scheduled):
+            found = self.adapters[sequence.lora_slot] if sequence.lora_slot >= 0 else ""
+            assert found == sequence.request.adapter
+        assert all(0 <= slot < self.scheduler.config.max_loras for slot in self.adapters)
 
     def _execute(self, plan: StepPlan) -> "InFlight":
         block_size = self.scheduler.config.block_size
@@ -136,7 +156,7 @@ class SimulatedEngine:
             block_size,
         )
         expected = [
-            list(prefix_digests(known, i.sequence.request.cache_salt))
+            list(prefix_digests(known, _salt(i.sequence.request)))
             for i, known in zip(plan.scheduled, tokens, strict=True)
         ]
         for row, item in enumerate(plan.scheduled):
@@ -212,6 +232,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         threshold=st.integers(0, 5),
         overlap=st.booleans(),
         background_budget=st.none() | st.integers(1, 12),
+        max_loras=st.integers(1, 3),
     )
     def start(
         self,
@@ -223,6 +244,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         threshold: int,
         overlap: bool,
         background_budget: int | None,
+        max_loras: int,
     ) -> None:
         self.engine = SimulatedEngine(
             num_blocks=-(-24 // block_size) + spare,
@@ -234,6 +256,7 @@ class SchedulerMachine(RuleBasedStateMachine):
             threshold=threshold,
             overlap=overlap,
             background_budget=background_budget,
+            max_loras=max_loras,
         )
         self.count = 0
 
@@ -241,6 +264,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         prompt=st.lists(st.integers(0, 1), min_size=1, max_size=20),
         max_tokens=st.integers(1, 12),
         salt=st.sampled_from(["", "tenant"]),
+        adapter=st.sampled_from(["", "", "a@1", "a@2", "b@1", "c@1", "d@1"]),
         priority=st.sampled_from([-1, 0, 1, BACKGROUND_PRIORITY, BACKGROUND_PRIORITY + 1]),
         ignore_eos=st.booleans(),
         prompt_logprobs=st.sampled_from([None, None, 1]),
@@ -250,6 +274,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         prompt: list[int],
         max_tokens: int,
         salt: str,
+        adapter: str,
         priority: int,
         ignore_eos: bool,
         prompt_logprobs: int | None,
@@ -259,6 +284,7 @@ class SchedulerMachine(RuleBasedStateMachine):
             prompt,
             max_tokens=max_tokens,
             cache_salt=salt,
+            adapter=adapter,
             priority=priority,
             ignore_eos=ignore_eos,
             prompt_logprobs=prompt_logprobs,

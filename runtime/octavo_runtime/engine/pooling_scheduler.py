@@ -174,12 +174,12 @@ class PoolingScheduler:
                 break
             chunks.append(self._plan(prompt, budget))
             budget -= chunks[-1].num_tokens
-        while len(self.waiting) > 0 and len(self.running) < self.config.max_num_seqs:
-            prompt = self.waiting.peek()
-            if not self._admit(prompt, budget):
+        while len(self.running) < self.config.max_num_seqs:
+            waiting = self.waiting.peek()
+            if waiting is None or not self._admit(waiting, budget):
                 break
-            prompt.scheduled_ts = prompt.scheduled_ts or now
-            chunks.append(self._plan(prompt, budget))
+            waiting.scheduled_ts = waiting.scheduled_ts or now
+            chunks.append(self._plan(waiting, budget))
             budget -= chunks[-1].num_tokens
         for chunk in chunks:
             if chunk.is_last:
@@ -207,7 +207,7 @@ class PoolingScheduler:
             return False
         if self.pool is not None and not self._allocate(self.pool, prompt):
             return False
-        self.waiting.pop()
+        self.waiting.remove(prompt.request_id)
         self.running.append(prompt)
         return True
 

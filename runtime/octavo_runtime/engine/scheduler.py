@@ -9,6 +9,9 @@ Background requests (`octavo_protocol/priorities.py`) are planned after all othe
 leave of the budget, or of a smaller one that keeps steps short. Places and blocks that another
 request waits for are taken from them at once.
 
+Sequences with an adapter need a slot for it while they run; see `lora/turns.py` for who gets one.
+Those that wait for a slot stand in nobody's way, and take slots that only background requests hold.
+
 Blocks are registered in the prefix cache when they are scheduled, not after the step: every layer
 writes a step's keys and values before any sequence attends to them, so a sequence admitted in the
 same step may already share them (this is how `n > 1` shares its prompt).
@@ -27,11 +30,12 @@ from octavo_runtime.engine.block_pool import BlockPool
 from octavo_runtime.engine.messages import EngineRequest, SequenceOutput, TokenLogprobs
 from octavo_runtime.engine.sequence import Sequence, SequenceStatus
 from octavo_runtime.engine.waiting_queue import WaitingQueue
+from octavo_runtime.lora.turns import AdapterTurns
 
 
 @dataclass(frozen=True, slots=True)
 class SchedulerConfig:
-    """Limits of one step. `cache_model` enters every block hash."""
+    """Limits of one step. `cache_model` enters every block hash. max_loras: slots for adapters."""
 
     max_num_seqs: int
     max_num_batched_tokens: int
@@ -40,6 +44,7 @@ class SchedulerConfig:
     policy: str = "fcfs"
     long_prefill_token_threshold: int = 0
     cache_model: str = ""
+    max_loras: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,10 +62,14 @@ class ScheduledSequence:
 
 @dataclass(frozen=True, slots=True)
 class StepPlan:
-    """Work of one step: sequences with one new token first, then prefill chunks."""
+    """Work of one step: sequences with one new token first, then prefill chunks.
+
+    new_adapters: (slot, `LoRAAdapter.identity`) of those to be put into slots before the step.
+    """
 
     scheduled: tuple[ScheduledSequence, ...]
     num_preempted: int = 0
+    new_adapters: tuple[tuple[int, str], ...] = ()
 
     @property
     def num_tokens(self) -> int:
@@ -93,6 +102,7 @@ class Scheduler:
             "priority" if config.policy == "priority" else "fcfs"
         )
         self.running: list[Sequence] = []
+        self.turns = AdapterTurns(config.max_loras, max_overtakes=config.max_num_seqs)
         self.num_preemptions = 0
         self.num_queried_tokens = 0
         self.num_hit_tokens = 0
@@ -103,7 +113,9 @@ class Scheduler:
     # -- requests in and out ------------------------------------------------------------------
 
     def add(self, request: EngineRequest) -> None:
-        """Queues a request. Its id must be unknown and its prompt shorter than max_model_len."""
+        """Queues a request. Its id must be unknown and its prompt shorter than max_model_len; one
+        with an adapter needs max_loras.
+        """
         identity = HashIdentity(self.config.cache_model, request.adapter, request.cache_salt)
         self.waiting.push(Sequence(request, self._num_added, identity.extra()))
         self._num_added += 1
@@ -137,7 +149,8 @@ class Scheduler:
     @property
     def has_foreground(self) -> bool:
         """There are requests that are no background work."""
-        is_waiting = len(self.waiting) > 0 and not self.waiting.peek().is_background
+        first = self.waiting.peek()
+        is_waiting = first is not None and not first.is_background
         return is_waiting or any(not sequence.is_background for sequence in self.running)
 
     @property
@@ -177,7 +190,11 @@ class Scheduler:
         for item in items:
             item.sequence.num_pending_tokens += item.samples
         items.sort(key=lambda item: item.num_new_tokens > 1)
-        return StepPlan(tuple(items), self.num_preemptions - num_preemptions)
+        return StepPlan(
+            tuple(items),
+            self.num_preemptions - num_preemptions,
+            self.turns.slots.take_changes(),
+        )
 
     def update(
         self,
@@ -242,6 +259,9 @@ class Scheduler:
                 in_use[block] = in_use.get(block, 0) + 1
         assert len(self.running) <= self.config.max_num_seqs
         assert self.pool.num_blocks - self.pool.num_free == len(in_use), "blocks leaked"
+        self.turns.slots.check()
+        adapters = [each.request.adapter for each in self.running if each.request.adapter]
+        assert self.turns.slots.held == {each: adapters.count(each) for each in adapters}
 
     # -- internals ----------------------------------------------------------------------------
 
@@ -286,8 +306,7 @@ class Scheduler:
     def _admit(self, planned: dict[Sequence, int], now: float, *, with_background: bool) -> None:
         """Moves sequences from the queue to `planned` while budget, places and blocks last."""
         num_planned = sum(planned.values())
-        while len(self.waiting) > 0:
-            sequence = self.waiting.peek()
+        while (sequence := self._next(planned)) is not None:
             budget = self._budget(background=sequence.is_background) - num_planned
             if budget <= 0:
                 return
@@ -310,7 +329,8 @@ class Scheduler:
                 if self._make_way(sequence, planned):
                     continue
                 return
-            self.waiting.pop()
+            self.waiting.remove(sequence.request_id)
+            self._start_adapter(sequence)
             self.pool.acquire(hit_blocks)
             sequence.block_table = hit_blocks + self.pool.allocate(num_new_blocks)
             sequence.num_registered_blocks = len(hit_blocks)
@@ -327,6 +347,43 @@ class Scheduler:
             self._register_full_blocks(sequence)
             planned[sequence] = count
             num_planned += count
+
+    def _next(self, planned: Mapping[Sequence, int]) -> Sequence | None:
+        """The first that waits, of those whose adapter has a slot or can have one."""
+        if not self.waiting.adapters:
+            return self.waiting.peek()
+        first = self.waiting.peek(self.turns.is_open)
+        blocked = self.waiting.peek(self.turns.is_closed)
+        if (
+            blocked is None
+            or blocked.is_background
+            or self.turns.slots.can_hold(blocked.request.adapter)
+            or (first is not None and self.waiting.key(first) < self.waiting.key(blocked))
+        ):
+            return first
+        return blocked if self._free_slot(planned) else first
+
+    def _free_slot(self, planned: Mapping[Sequence, int]) -> bool:
+        """Preempts the background sequences of an adapter that no others use. False without one."""
+        kept = {
+            each.request.adapter
+            for each in self.running
+            if not each.is_background or each in planned
+        }
+        victims = [each for each in self.running if each.request.adapter not in {"", *kept}]
+        for victim in victims:
+            if victim.request.adapter == victims[-1].request.adapter:
+                self._preempt(victim)
+        return bool(victims)
+
+    def _start_adapter(self, sequence: Sequence) -> None:
+        """Gives a sequence that leaves the queue its slot, and counts whom it overtakes."""
+        sequence.lora_slot = self.turns.start(sequence.request.adapter)
+        if sequence.lora_slot < 0:
+            return
+        blocked = self.waiting.peek(self.turns.is_closed)
+        if blocked is not None and self.waiting.key(blocked) < self.waiting.key(sequence):
+            self.turns.overtaken(blocked.order)
 
     def _make_way(self, sequence: Sequence, planned: Mapping[Sequence, int]) -> bool:
         """Preempts a background sequence for one that is not. False without one."""
@@ -377,6 +434,8 @@ class Scheduler:
         self.waiting.push(sequence)
 
     def _free(self, sequence: Sequence) -> None:
+        self.turns.end(sequence.request.adapter)
+        sequence.lora_slot = -1
         self.pool.release(sequence.block_table)
         sequence.block_table = []
         sequence.num_computed_tokens = 0

@@ -36,6 +36,7 @@ class Sequence:
     for; the first has none.
     needs_known_tokens: it can be sampled only where all of its tokens are known.
     scheduled_ts: when it was first admitted, by the caller's clock.
+    lora_slot: of its adapter while it runs; -1: none.
     is_background: it runs on what other requests leave, and makes room for them.
     sampling_row: what the sampler keeps of this sequence; made when it is first sampled.
     """
@@ -45,6 +46,7 @@ class Sequence:
         "block_table",
         "extra",
         "is_background",
+        "lora_slot",
         "needs_known_tokens",
         "num_cached_tokens",
         "num_computed_tokens",
@@ -77,6 +79,7 @@ class Sequence:
         self.num_cached_tokens: int | None = None
         self.num_preemptions = 0
         self.scheduled_ts = 0.0
+        self.lora_slot = -1
         self.block_table: list[int] = []
         self.block_hashes: list[bytes] = []
         self.num_scored_tokens = 1 if self.wants_prompt_logprobs else self.num_prompt_tokens
