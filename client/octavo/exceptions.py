@@ -5,6 +5,7 @@ with either name. `VLLMValidationError` is a ValueError too, as it was until 202
 """
 
 from octavo_protocol.errors import (
+    AdapterNotFoundError,
     ClientError,
     GenerationError,
     NotFoundError,
@@ -17,7 +18,8 @@ from octavo_protocol.errors import (
 VLLMError = OctavoError
 VLLMClientError = ClientError
 VLLMValidationError = ValidationError
-VLLMNotFoundError = LoRAAdapterNotFoundError = NotFoundError
+VLLMNotFoundError = NotFoundError
+LoRAAdapterNotFoundError = AdapterNotFoundError
 # Octavo answers 400 where vLLM tells 422 apart, and 503 for every kind of overload.
 VLLMUnprocessableEntityError = ChatTemplateResolutionError = ValidationError
 VLLMServerError = ServerError

@@ -6,6 +6,7 @@
     │   ├── AuthenticationError     401  authentication_error
     │   ├── ForbiddenError          403  permission_error
     │   ├── NotFoundError           404  not_found_error
+    │   │   └── AdapterNotFoundError 404  not_found_error
     │   ├── GoneError               410  invalid_request_error
     │   ├── RequestTooLargeError    413  invalid_request_error
     │   ├── OtherRequestError       422  invalid_request_error
@@ -93,6 +94,10 @@ class NotFoundError(ClientError):
 
     status_code = 404
     error_type = "not_found_error"
+
+
+class AdapterNotFoundError(NotFoundError):
+    """There is no such LoRA adapter: not at its source, or not in the engine any more."""
 
 
 class GoneError(ClientError):

@@ -8,11 +8,11 @@ from octavo_protocol.errors import ValidationError
 class LoRARequest(msgspec.Struct, omit_defaults=True, eq=False):
     """An adapter of the base model.
 
-    lora_int_id: a number from 1 on that no other adapter of this engine has. lora_path: folder or
-    hub name. load_inplace: load again even where the name is known. Two requests are equal when
-    their names are.
+    lora_int_id: a number from 1 on that no other adapter of this engine has. lora_path: folder,
+    hub name or URL. load_inplace: load again even where the name is known. base_model_name: told
+    as the adapter's parent. Two requests are equal when their names are.
 
-    Raises `ValidationError` for a number below 1 and for an empty path.
+    Raises `ValidationError` for a number below 1, and for an empty name or path.
     """
 
     lora_name: str
@@ -23,6 +23,8 @@ class LoRARequest(msgspec.Struct, omit_defaults=True, eq=False):
     is_3d_lora_weight: bool = False
 
     def __post_init__(self) -> None:
+        if not self.lora_name:
+            raise ValidationError("lora_name must not be empty", parameter="lora_name")
         if isinstance(self.lora_int_id, bool) or not isinstance(self.lora_int_id, int):
             raise ValidationError("lora_int_id must be an integer", parameter="lora_int_id")
         if self.lora_int_id < 1:
@@ -49,3 +51,8 @@ class LoRARequest(msgspec.Struct, omit_defaults=True, eq=False):
 
     def __hash__(self) -> int:
         return hash(self.lora_name)
+
+
+def adapter_identity(name: str, version: str) -> str:
+    """What block hashes bind (`HashIdentity.adapter`): another version shares no blocks."""
+    return f"{name}@{version}"

@@ -15,6 +15,7 @@ from octavo_protocol.tokenizer import Tokenizer
 from octavo_runtime.config import EngineConfig
 from octavo_runtime.engine.core_client import EngineProcess
 from octavo_runtime.engine.default_params import default_sampling_params
+from octavo_runtime.engine.failures import error_of
 from octavo_runtime.engine.heap import FrozenHeap
 from octavo_runtime.engine.input_processor import InputProcessor
 from octavo_runtime.engine.messages import (
@@ -292,7 +293,7 @@ class AsyncLLM:
     async def control(self, method: str, **arguments: Any) -> Any:
         """What one of `CONTROL_METHODS` of the engine returns, called between two steps.
 
-        Raises `ValidationError` where the engine refuses.
+        Raises what the method raises; `ValidationError` for what is none of Octavo's errors.
         """
         self._num_calls += 1
         answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
@@ -363,14 +364,14 @@ class AsyncLLM:
             case StartFailed():
                 kind = ConfigError if report.is_config else GenerationError
                 self._started.set_exception(kind(report.message))
-            case ControlResult(call_id, value, error):
+            case ControlResult(call_id, value, error, kind):
                 answer = self._calls.pop(call_id)
                 if answer.done():
                     return
                 if error is None:
                     answer.set_result(value)
                 else:
-                    answer.set_exception(ValidationError(error))
+                    answer.set_exception(error_of(kind, error, ValidationError))
 
     def _take_step(self, step: StepOutputs) -> None:
         self.stats = step.stats
@@ -401,7 +402,9 @@ class AsyncLLM:
         if collector is None:
             return
         self.abort(request_id)
-        if output.error:
+        if output.error_kind not in ("", "ValidationError"):
+            collector.put(error_of(output.error_kind, output.error, GenerationError))
+        elif output.error:
             collector.put(ValidationError(output.error, parameter="structured_outputs"))
         else:
             collector.put(GenerationError("the engine refused the request"))

@@ -21,6 +21,7 @@ import zmq
 
 from octavo_protocol.errors import ConfigError, OctavoError
 from octavo_runtime.config import EngineConfig
+from octavo_runtime.engine.failures import kind_of
 from octavo_runtime.engine.heap import FrozenHeap
 from octavo_runtime.engine.messages import (
     AbortRequests,
@@ -142,11 +143,16 @@ def _add(socket: "zmq.Socket[bytes]", core: Core, request: EngineRequest | Pooli
     except Exception as error:
         logger.exception("request %s was not accepted", request.request_id)
         cause = error.message if isinstance(error, OctavoError) else ""
+        kind = kind_of(error)
         if isinstance(request, PoolingRequest):
-            refused = PoolingResult(request.request_id, finish_reason="error", error=cause)
+            refused = PoolingResult(
+                request.request_id, finish_reason="error", error=cause, error_kind=kind
+            )
             _send(socket, StepOutputs(pooled=[refused]))
         else:
-            failed = SequenceOutput(request.request_id, [], finish_reason="error", error=cause)
+            failed = SequenceOutput(
+                request.request_id, [], finish_reason="error", error=cause, error_kind=kind
+            )
             _send(socket, StepOutputs([failed]))
 
 
@@ -169,7 +175,7 @@ def _control(core: Core, call_id: int, method: str, arguments: dict[str, Any]) -
     try:
         return ControlResult(call_id, getattr(core, method)(**arguments))
     except OctavoError as error:
-        return ControlResult(call_id, error=error.message)
+        return ControlResult(call_id, error=error.message, error_kind=kind_of(error))
     except Exception as error:
         logger.exception("%s failed", method)
         return ControlResult(call_id, error=f"{type(error).__name__}: {error}")

@@ -107,7 +107,7 @@ class SequenceOutput(msgspec.Struct, omit_defaults=True):
     it is in `new_token_ids`.
     num_cached_tokens: prompt tokens that the prefix cache supplied at first admission.
     scheduled_ts: when it was first admitted (monotonic clock, the same in all processes).
-    error: why it ended with "error".
+    error: why it ended with "error"; error_kind: see `engine/failures.py`.
     new_prompt_logprobs: of the next prompt tokens, in order, from the second token on; outputs in
     the middle of a prompt carry them without new tokens.
     """
@@ -121,6 +121,7 @@ class SequenceOutput(msgspec.Struct, omit_defaults=True):
     num_preemptions: int = 0
     scheduled_ts: float = 0.0
     error: str = ""
+    error_kind: str = ""
     new_prompt_logprobs: list[TokenLogprobs] | None = None
 
 
@@ -128,7 +129,7 @@ class PoolingResult(msgspec.Struct, omit_defaults=True):
     """The end of one pooling request.
 
     data: the tensor's values, little-endian fp32, row by row; shape: its sizes.
-    finish_reason: "stop" | "abort" | "error"; then there are no data. error: why.
+    finish_reason: "stop" | "abort" | "error"; then there are no data. error, error_kind: why.
     num_cached_tokens, scheduled_ts: as in `SequenceOutput`.
     """
 
@@ -139,6 +140,7 @@ class PoolingResult(msgspec.Struct, omit_defaults=True):
     num_cached_tokens: int = 0
     scheduled_ts: float = 0.0
     error: str = ""
+    error_kind: str = ""
 
 
 class EngineStats(msgspec.Struct, omit_defaults=True, frozen=True):
@@ -253,11 +255,12 @@ class StartFailed(msgspec.Struct, tag="start_failed"):
 
 
 class ControlResult(msgspec.Struct, tag="control_result"):
-    """error: why the call failed; None when it did not."""
+    """error: why the call failed; None when it did not. error_kind: see `engine/failures.py`."""
 
     call_id: int
     value: Any = None
     error: str | None = None
+    error_kind: str = ""
 
 
 Report = EngineInfo | StartFailed | StepOutputs | ControlResult

@@ -10,6 +10,7 @@ import numpy as np
 from octavo_protocol.errors import GenerationError, UnavailableError, ValidationError
 from octavo_protocol.outputs import RequestStateStats
 from octavo_protocol.pooling import PoolingOutput, PoolingParams, PoolingRequestOutput
+from octavo_runtime.engine.failures import error_of
 from octavo_runtime.engine.messages import EngineInfo, PoolingInfo, PoolingRequest, PoolingResult
 from octavo_runtime.engine.request_checks import check_id_and_priority, check_token_ids
 
@@ -70,7 +71,8 @@ def pooling_output(
     if result.finish_reason == "abort":
         raise UnavailableError("the engine has aborted the request: it sleeps or stops")
     if result.finish_reason == "error":
-        raise GenerationError(result.error or "the engine refused the request")
+        message = result.error or "the engine refused the request"
+        raise error_of(result.error_kind, message, GenerationError)
     data = np.frombuffer(result.data, dtype="<f4").reshape(result.shape)
     return PoolingRequestOutput(
         request_id=request.request_id,

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from octavo_protocol.lora import adapter_identity
+
 
 @dataclass(frozen=True, slots=True)
 class LoRAMatrices:
@@ -40,7 +42,7 @@ class LoRAAdapter:
     @property
     def identity(self) -> str:
         """`HashIdentity.adapter`: blocks of another version are never shared."""
-        return f"{self.name}@{self.version}"
+        return adapter_identity(self.name, self.version)
 
     @property
     def num_bytes(self) -> int:

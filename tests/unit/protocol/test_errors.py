@@ -15,6 +15,7 @@ EXPECTED: dict[type[OctavoError], tuple[int, str]] = {
     errors.AuthenticationError: (401, "authentication_error"),
     errors.ForbiddenError: (403, "permission_error"),
     errors.NotFoundError: (404, "not_found_error"),
+    errors.AdapterNotFoundError: (404, "not_found_error"),
     errors.GoneError: (410, "invalid_request_error"),
     errors.OtherRequestError: (422, "invalid_request_error"),
     errors.RequestTooLargeError: (413, "invalid_request_error"),
