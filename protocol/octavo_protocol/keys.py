@@ -14,7 +14,7 @@ octavo:files_expiring        sorted set: id of a file with an end -> Unix time o
 octavo:batch:{id}            hash of one batch; beside it `:chunks` (stream), `:results:{n}` and
                              `:done` (hashes) while it runs (`octavo_router/batches/store.py`)
 octavo:batches:{owner}       sorted set: batch id -> Unix time of its creation
-octavo:batches_open          sorted set: id of a batch that has not ended -> Unix time of its end
+octavo:batches_open          sorted set: id of a batch that has not ended -> `BatchRecord.rank`
 
 and under `octavo:{namespace}:{deployment}:`
 

@@ -11,6 +11,7 @@ from octavo_protocol.openai.strict import Strict
 
 _UNITS = {"m": 60, "h": 3600, "d": 86400}
 _MAX_WINDOW_S = 30 * 86400
+MAX_PRIORITY = 1000
 _MAX_METADATA, _MAX_KEY_CHARS, _MAX_VALUE_CHARS = 16, 64, 512
 
 
@@ -43,6 +44,7 @@ class CreateBatchRequest(Strict):
     """Body of POST /v1/batches.
 
     completion_window: until when lines are worked on: "24h", or any number of m, h or d up to 30d.
+    priority: batches of lower numbers go first, before all that end sooner; Octavo's own.
     """
 
     input_file_id: str = Field(max_length=128)
@@ -50,6 +52,7 @@ class CreateBatchRequest(Strict):
     completion_window: str = "24h"
     metadata: dict[str, str] | None = None
     output_expires_after: ExpiresAfter | None = None
+    priority: int = Field(default=0, ge=-MAX_PRIORITY, le=MAX_PRIORITY)
 
     @field_validator("completion_window")
     @classmethod
@@ -124,8 +127,8 @@ class BatchUsage(msgspec.Struct):
 class Batch(msgspec.Struct, kw_only=True):
     """One batch. Times are Unix seconds.
 
-    estimated_completion_at: at the speed so far; status_details: what it waits for. Both are
-    Octavo's own.
+    estimated_completion_at: at the speed so far; status_details: what it waits for; priority: lower
+    numbers go first. These are Octavo's own.
     """
 
     id: str
@@ -135,6 +138,7 @@ class Batch(msgspec.Struct, kw_only=True):
     errors: BatchErrors | None = None
     input_file_id: str
     completion_window: str
+    priority: int = 0
     status: str
     output_file_id: str | None = None
     error_file_id: str | None = None

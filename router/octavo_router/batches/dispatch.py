@@ -1,7 +1,8 @@
 """Which line is sent when: the order of lines, and how many may be under way.
 
-Lines of one model wait in one lane: those of the batch that ends first go first, and of these, the
-ones that begin alike go one after the other, so that they find that beginning in a replica's cache.
+Lines of one model wait in one lane: those of the batch of the lowest rank go first, and of these,
+the ones that begin alike go one after the other, so that they find that beginning in a replica's
+cache.
 As many are under way as the model's replicas have places that online requests leave free.
 """
 
@@ -16,7 +17,7 @@ _PREFIX_CHARS = 512
 
 @dataclass(order=True, slots=True)
 class _Waiting:
-    deadline: int
+    rank: int
     prefix: str
     number: int
     turn: asyncio.Future[None] = field(compare=False)
@@ -41,13 +42,13 @@ class Dispatcher:
         return sum(len(lane.waiting) for lane in self._lanes.values())
 
     async def run(
-        self, model: str, deadline: int, prefix: str, work: Callable[[], Awaitable[Any]]
+        self, model: str, rank: int, prefix: str, work: Callable[[], Awaitable[Any]]
     ) -> Any:
         """What `work` gives, when its turn has come."""
         lane = self._lanes.setdefault(model, _Lane())
         self._num_seen += 1
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        heapq.heappush(lane.waiting, _Waiting(deadline, prefix, self._num_seen, turn))
+        heapq.heappush(lane.waiting, _Waiting(rank, prefix, self._num_seen, turn))
         self.fill(model)
         try:
             await turn

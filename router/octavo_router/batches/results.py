@@ -2,8 +2,9 @@
 
 from collections.abc import Mapping
 
+from octavo_protocol.batch_record import BatchRecord
 from octavo_protocol.openai.batches import BatchStatus
-from octavo_router.batches.records import BatchRecord, Result, Sizes
+from octavo_router.batches.records import Result, Sizes
 from octavo_router.batches.store import BatchStore
 from octavo_router.files.file_store import FileStore
 

@@ -14,6 +14,7 @@ from octavo_router.batches.store import BatchStore
 from octavo_router.files.availability import needs_redis
 from octavo_router.files.file_store import FileStore
 from octavo_router.files.paging import Page
+from octavo_router.resumption.asked import idempotency_key
 
 _MAX_BODY_BYTES = 64 * 1024
 _PAGE, _MAX_PAGE = 20, 100
@@ -41,7 +42,8 @@ class BatchRoutes:
                 "with purpose batch",
                 parameter="input_file_id",
             )
-        batch = await self._batches.create(owner, body)
+        key = idempotency_key(request.headers)
+        batch = await self._batches.create(owner, body, key=key)
         return json_response(batch.as_answer())
 
     async def list_batches(self, request: Request) -> Response:
@@ -69,7 +71,7 @@ class BatchRoutes:
                     "Have every line of a file answered.",
                     (CreateBatchRequest,),
                     _ONE,
-                    errors=(404,),
+                    errors=(404, 422),
                 ),
                 "POST",
             ),

@@ -1,18 +1,13 @@
 """The steps of a batch that must happen as one: Lua, which Redis runs whole or not at all."""
 
-# A batch moves from one of several statuses to another. Any number of pairs of fields are set too.
-# KEYS: batch. ARGV: to, now, number of statuses, the statuses, field, value, ...
-TRANSITION = """
-local status = redis.call('HGET', KEYS[1], 'status')
-local count = tonumber(ARGV[3])
-for i = 4, 3 + count do
-  if ARGV[i] == status then
-    redis.call('HSET', KEYS[1], 'status', ARGV[1], ARGV[1] .. '_at', ARGV[2])
-    for j = 4 + count, #ARGV, 2 do redis.call('HSET', KEYS[1], ARGV[j], ARGV[j + 1]) end
-    return 1
-  end
-end
-return 0
+# A batch is made, once. KEYS: batch, batches of its owner, open batches.
+# ARGV: id, creation time, rank, field, value, ...
+CREATE = """
+if redis.call('EXISTS', KEYS[1]) == 1 then return 0 end
+for i = 4, #ARGV, 2 do redis.call('HSET', KEYS[1], ARGV[i], ARGV[i + 1]) end
+redis.call('ZADD', KEYS[2], ARGV[2], ARGV[1])
+redis.call('ZADD', KEYS[3], ARGV[3], ARGV[1])
+return 1
 """
 
 # A validated batch gets its chunks, once. KEYS: batch, chunks. ARGV: now, group, total, chunk, ...

@@ -12,16 +12,18 @@ when their results are in the storage. So a line that has a result is never comp
 what Redis holds is bounded by the chunks in work.
 """
 
+import hashlib
 import secrets
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, cast
 
 import msgspec
 import redis.asyncio
 
-from octavo_protocol.errors import NotFoundError, ValidationError
+from octavo_protocol.batch_record import TRANSITION, BatchRecord, cancellation
+from octavo_protocol.errors import NotFoundError, OtherRequestError, ValidationError
 from octavo_protocol.keys import BATCHES_OPEN, batch_index_key, batch_key
 from octavo_protocol.openai.batches import (
     BatchError,
@@ -31,7 +33,7 @@ from octavo_protocol.openai.batches import (
     window_seconds,
 )
 from octavo_router.batches import scripts
-from octavo_router.batches.records import BatchRecord, Chunk, Result, Sizes, TokenCounts
+from octavo_router.batches.records import Chunk, Result, Sizes, TokenCounts
 from octavo_router.files.file_store import is_id
 from octavo_router.files.paging import Page, page_of
 
@@ -72,7 +74,8 @@ class BatchStore:
         self.lease_s = lease_s
         self._lease_ms = int(lease_s * 1000)
         self.consumer = consumer or secrets.token_hex(8)
-        self._transition = client.register_script(scripts.TRANSITION)
+        self._transition = client.register_script(TRANSITION)
+        self._create = client.register_script(scripts.CREATE)
         self._start = client.register_script(scripts.START)
         self._renew = client.register_script(scripts.RENEW)
         self._commit = client.register_script(scripts.COMMIT)
@@ -81,28 +84,30 @@ class BatchStore:
 
     # -- batches ----------------------------------------------------------------------------------
 
-    async def create(self, owner: str, request: CreateBatchRequest) -> BatchRecord:
-        batch_id = f"batch_{secrets.token_hex(16)}"
-        now = self._clock()
-        expires_at = int(now) + window_seconds(request.completion_window)
-        lifetime = request.output_expires_after
-        fields = {
-            "owner": owner,
-            "status": BatchStatus.VALIDATING.value,
-            "endpoint": request.endpoint,
-            "input_file_id": request.input_file_id,
-            "completion_window": request.completion_window,
-            "metadata": msgspec.json.encode(request.metadata).decode(),
-            "output_lifetime_s": "" if lifetime is None else str(lifetime.seconds),
-            "created_at": str(int(now)),
-            "expires_at": str(expires_at),
-        }
-        async with self._redis.pipeline(transaction=True) as pipe:
-            pipe.hset(batch_key(batch_id), mapping=cast(Mapping[Any, Any], fields))
-            pipe.zadd(batch_index_key(owner), {batch_id: now})
-            pipe.zadd(BATCHES_OPEN, {batch_id: expires_at})
-            await pipe.execute()
-        return BatchRecord(batch_id, fields)
+    async def create(
+        self, owner: str, request: CreateBatchRequest, *, key: str | None = None
+    ) -> BatchRecord:
+        """key: the client's own; a second batch of one key is the first one again.
+
+        Raises `OtherRequestError` where the key came with another request before.
+        """
+        fingerprint = _digest(request.model_dump_json())
+        name = secrets.token_hex(16) if key is None else _digest(f"{len(owner)}:{owner}{key}")
+        made = _new_batch(f"batch_{name}", owner, request, fingerprint, self._clock())
+        if not await self._store_new(made):
+            found = await self.get(made.id, owner=owner)
+            if found.fields.get("fingerprint") != fingerprint:
+                raise OtherRequestError(
+                    "this Idempotency-Key was used for another batch; use a new key for a new one"
+                )
+            return found
+        return made
+
+    async def _store_new(self, batch: BatchRecord) -> bool:
+        """False where one of its id is there already."""
+        pairs = [each for pair in batch.fields.items() for each in pair]
+        keys = [batch_key(batch.id), batch_index_key(batch.owner), BATCHES_OPEN]
+        return bool(await self._create(keys, [batch.id, self._clock(), batch.rank, *pairs]))
 
     async def get(self, batch_id: str, *, owner: str | None = None) -> BatchRecord:
         """Raises `NotFoundError`, also for a batch of another owner."""
@@ -138,12 +143,7 @@ class BatchStore:
     async def cancel(self, owner: str, batch_id: str) -> BatchRecord:
         """Raises `NotFoundError`, and `ValidationError` for a batch that has ended."""
         batch = await self.get(batch_id, owner=owner)
-        is_cancelled = await self.move(
-            batch_id,
-            BatchStatus.CANCELLING,
-            {BatchStatus.VALIDATING, BatchStatus.IN_PROGRESS},
-            unfinished_code="batch_cancelled",
-        )
+        is_cancelled = await self._transition([batch_key(batch_id)], cancellation(self._clock()))
         if not is_cancelled and batch.status is not BatchStatus.CANCELLING:
             raise ValidationError(
                 f"the batch is {batch.status}; only one that is validating or in_progress can be "
@@ -278,6 +278,30 @@ class BatchStore:
 
     async def let_go(self, batch_id: str) -> None:
         await self._hold([batch_key(batch_id, "lock")], [self.consumer, 0])
+
+
+def _new_batch(
+    batch_id: str, owner: str, request: CreateBatchRequest, fingerprint: str, now: float
+) -> BatchRecord:
+    lifetime = request.output_expires_after
+    fields = {
+        "owner": owner,
+        "status": BatchStatus.VALIDATING.value,
+        "endpoint": request.endpoint,
+        "input_file_id": request.input_file_id,
+        "completion_window": request.completion_window,
+        "priority": str(request.priority),
+        "metadata": msgspec.json.encode(request.metadata).decode(),
+        "output_lifetime_s": "" if lifetime is None else str(lifetime.seconds),
+        "created_at": str(int(now)),
+        "expires_at": str(int(now) + window_seconds(request.completion_window)),
+        "fingerprint": fingerprint,
+    }
+    return BatchRecord(batch_id, fields)
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
 def _stream_entries(answer: Any) -> list[Any]:

@@ -12,13 +12,14 @@ from typing import Any, TypeVar
 import redis.exceptions
 
 from octavo_protocol.batch_lines import custom_id_of, error_line, parse_line
+from octavo_protocol.batch_record import BatchRecord
 from octavo_protocol.errors import NotFoundError, ValidationError
 from octavo_protocol.openai.batches import BatchStatus
 from octavo_protocol.tasks import stop_tasks
 from octavo_router.batches import line as line_work
 from octavo_router.batches.dispatch import Dispatcher, prefix_of
 from octavo_router.batches.planning import BatchPlan, lines_of
-from octavo_router.batches.records import BatchRecord, Chunk, Result, TokenCounts
+from octavo_router.batches.records import Chunk, Result, TokenCounts
 from octavo_router.batches.results import LockLostError, ResultFiles
 from octavo_router.batches.store import BatchStore, Lease
 from octavo_router.files.file_store import FileStore
@@ -190,7 +191,7 @@ class BatchWorker:
             )
 
         outcome = await self._dispatcher.run(
-            request.model, batch.expires_at, prefix_of(request.body), ask
+            request.model, batch.rank, prefix_of(request.body), ask
         )
         if outcome is not None:
             await self._commit(*where, *outcome)

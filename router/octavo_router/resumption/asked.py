@@ -31,15 +31,13 @@ def asked(
 
     Raises `ValidationError`.
     """
-    key, after = headers.get(KEY_HEADER), headers.get(AFTER_HEADER)
+    key, after = idempotency_key(headers), headers.get(AFTER_HEADER)
     if key is None:
         if after is not None:
             raise ValidationError(
                 "Last-Event-ID needs the Idempotency-Key with which the stream was begun"
             )
         return None
-    if not _KEY.fullmatch(key):
-        raise ValidationError("Idempotency-Key must be 1 to 255 printable ASCII characters")
     if after is not None and not _NUMBER.fullmatch(after):
         raise ValidationError(f"Last-Event-ID must be the number of an event, not {after[:40]!r}")
     return Asked(
@@ -47,6 +45,14 @@ def asked(
         fingerprint=_digest(path.encode(), body)[:32],
         after=int(after or 0) if is_stream else 0,
     )
+
+
+def idempotency_key(headers: Mapping[str, str]) -> str | None:
+    """The client's own name of its request, if it gave one. Raises `ValidationError`."""
+    key = headers.get(KEY_HEADER)
+    if key is not None and not _KEY.fullmatch(key):
+        raise ValidationError("Idempotency-Key must be 1 to 255 printable ASCII characters")
+    return key
 
 
 def _digest(*parts: bytes) -> str:

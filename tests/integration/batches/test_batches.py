@@ -1,5 +1,6 @@
 """/v1/batches by the official client: what becomes of every line."""
 
+import asyncio
 import errno
 from typing import Any
 
@@ -242,3 +243,41 @@ async def test_a_full_storage_is_told_and_the_batch_goes_on_when_there_is_room(
     batch = await platform.ended(batch_id)
     assert (batch.status, batch.request_counts.completed) == ("completed", 5)
     assert set(platform.model.asked.values()) == {1}
+
+
+async def test_a_key_makes_one_batch_however_often_it_is_sent(platform: BatchPlatform) -> None:
+    file_id = await platform.upload("a")
+    headers = {"Idempotency-Key": "nightly"}
+
+    async def create(**fields: Any) -> Any:
+        return await platform.client.batches.create(
+            **{
+                "input_file_id": file_id,
+                "endpoint": "/v1/completions",
+                "completion_window": "24h",
+                "extra_headers": headers,
+                **fields,
+            }
+        )
+
+    made = await asyncio.gather(*(create() for _ in range(8)))
+    assert len({batch.id for batch in made}) == 1
+    with pytest.raises(openai.UnprocessableEntityError, match="used for another batch"):
+        await create(completion_window="1h")
+    platform.owner = "other"
+    file_id = await platform.upload("a")
+    assert (await create()).id != made[0].id, "keys of tenants have nothing to do with each other"
+
+
+async def test_batches_of_a_lower_priority_number_go_first(platform: BatchPlatform) -> None:
+    platform.room = 1
+    for prompt, priority in (("late", 1), ("next", 0), ("first", -1)):
+        await platform.client.batches.create(
+            input_file_id=await platform.upload(prompt),
+            endpoint="/v1/completions",
+            completion_window="24h" if prompt != "late" else "30m",  # type: ignore[arg-type]
+            extra_body={"priority": priority},
+        )
+    open_ids = await platform.store.open_ids()
+    ranked = [(await platform.store.get(each)).priority for each in open_ids]
+    assert ranked == [-1, 0, 1]
