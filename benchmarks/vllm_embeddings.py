@@ -20,7 +20,10 @@ def main() -> None:
     os.dup2(2, 1)  # what vLLM prints
     import vllm
 
-    model: Any = vllm.LLM(model=folder, runner="pooling", dtype=dtype, seed=0)
+    # On a CPU the share is of the host's memory, and all of it must be free at the start.
+    model: Any = vllm.LLM(
+        model=folder, runner="pooling", dtype=dtype, seed=0, gpu_memory_utilization=0.2
+    )
 
     def answer(value: dict[str, Any]) -> None:
         print(json.dumps(value), file=answers, flush=True)
