@@ -18,8 +18,10 @@ class ReplicaRecord(msgspec.Struct, omit_defaults=True):
     max_num_seqs: sequences that may run at once; 0 = not known. prefix_hit_tokens: prompt tokens
     that the prefix cache supplied since the start. takes_prompt_tokens: it reads the token ids of
     `overrides.PromptTokens`. adapters: names it answers to now. adapter_versions: the version that
-    block hashes bind, by adapter. max_adapters: that it can hold; 0 = it takes none.
-    adapter_load_s: how long a load took lately, in seconds; 0 = not yet known.
+    block hashes bind, by adapter. adapter_sources: what each was loaded from, as
+    `AdapterSource.origin` writes it; empty where that is not known. max_adapters: that it can
+    hold; 0 = it takes none. adapter_load_s: how long a load took lately, in seconds; 0 = not yet
+    known.
     """
 
     replica_id: str
@@ -45,6 +47,7 @@ class ReplicaRecord(msgspec.Struct, omit_defaults=True):
     prefix_hit_tokens: int = 0
     takes_prompt_tokens: bool = False
     adapter_versions: dict[str, str] = {}
+    adapter_sources: dict[str, str] = {}
     max_adapters: int = 0
     adapter_load_s: float = 0.0
 
@@ -60,6 +63,11 @@ class AdapterSource(msgspec.Struct, omit_defaults=True):
     source: str
     revision: str | None = None
     on_demand: bool = False
+
+    @property
+    def origin(self) -> str:
+        """`source@revision`, or the source alone."""
+        return adapter_origin(self.source, self.revision)
 
 
 class DeploymentRecord(msgspec.Struct, omit_defaults=True):
@@ -124,6 +132,11 @@ class KVSnapshot(msgspec.Struct, array_like=True):
 
     seq: int
     hashes: list[bytes]
+
+
+def adapter_origin(source: str, revision: str | None) -> str:
+    """One text for where an adapter's files come from."""
+    return source if revision is None else f"{source}@{revision}"
 
 
 _encoder = msgspec.msgpack.Encoder()

@@ -207,6 +207,9 @@ class Routes:
         for record in deployment.replicas.records:
             if name in record.served_names:
                 return Model(name, created, record.max_model_len, record.model)
+            if name in deployment.replicas.adapters:
+                root = deployment.replicas.adapters.origin(name)
+                return Model(name, created, record.max_model_len, root, parent=record.model)
         return Model(name, created, None)
 
     def _proxied(self, request: Request, call: Call, raw: bytes, key: PromptKey) -> ProxyRequest:

@@ -137,11 +137,18 @@ def choose(
         if not records:
             raise UnavailableError(f"the replica {key.replica!r} that was asked for is not ready")
     if not records:
+        if (error := deployment.replicas.adapters.error(model)) is not None:
+            raise error
         raise UnavailableError(
             f"no replica could serve the request; {len(tried)} were tried"
             if tried
             else "no replica is ready; try again in a moment"
         )
+    policy = deployment.policy_for(key.policy)
+    loads_s = deployment.replicas.adapters.load_seconds(records, model)
+    if not policy.weighs_adapters and not all(loads_s):
+        records = [record for record, load_s in zip(records, loads_s, strict=True) if not load_s]
+        loads_s = [0.0] * len(records)
     loads = deployment.loads
     depths = deployment.index.match(key.hashes) if key.hashes else {}
     prefill_rate = _mean_known([record.prefill_tokens_per_s for record in records])
@@ -155,10 +162,10 @@ def choose(
             num_running=loads.num_running(record.incarnation),
             prefill_tokens_per_s=record.prefill_tokens_per_s or prefill_rate,
             decode_tokens_per_s=record.decode_tokens_per_s or decode_rate,
+            adapter_s=load_s,
         )
-        for record in records
+        for record, load_s in zip(records, loads_s, strict=True)
     )
-    policy = deployment.policy_for(key.policy)
     choice = policy.choose(key.request(deployment.index), views)
     record = next(
         record for record, view in zip(records, views, strict=True) if view is choice.replica
@@ -209,6 +216,7 @@ class Decider:
         record = next((each for each in usable if each.block_size), None)
         if record is None:
             return PromptKey()
+        adapter = deployment.replicas.adapters.identity(usable, request.model)
         tokenizer = await self._tokenizers.get(record)
         if tokenizer is None:
             return PromptKey()
@@ -225,20 +233,27 @@ class Decider:
 
         def complete() -> PromptKey:
             tokens = _complete(prompts, tokenizer.id)
-            key = self._key(request, tokens.packed, record)
+            key = self._key(request, tokens.packed, record, adapter)
             return replace(key, tokens=tokens) if is_text else key
 
         return await _maybe_in_thread(num_new_chars, complete)
 
     def _key(
-        self, request: GenerationRequest, prompts: Sequence[bytes], record: ReplicaRecord
+        self,
+        request: GenerationRequest,
+        prompts: Sequence[bytes],
+        record: ReplicaRecord,
+        adapter: str | None,
     ) -> PromptKey:
-        """prompts: packed ids, whole."""
+        """prompts: packed ids, whole. adapter: what hashes bind; None: it is nowhere yet."""
         used = [_truncated(request, each, record.max_model_len) for each in prompts]
         longest = max(used, key=len)
-        extra = HashIdentity(record.cache_model, "", request.cache_salt or "").extra()
+        hashes: Sequence[bytes] = ()
+        if adapter is not None:
+            extra = HashIdentity(record.cache_model, adapter, request.cache_salt or "").extra()
+            hashes = self._hasher.hashes(longest, record.block_size, extra)
         return PromptKey(
-            hashes=tuple(self._hasher.hashes(longest, record.block_size, extra)),
+            hashes=tuple(hashes),
             num_tokens=len(longest) // ID_BYTES,
             num_other_tokens=(sum(map(len, used)) - len(longest)) // ID_BYTES,
             block_size=record.block_size,

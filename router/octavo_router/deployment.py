@@ -3,6 +3,7 @@
 import logging
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import get_args
 
 import msgspec
@@ -11,6 +12,7 @@ from octavo_protocol.errors import UnavailableError
 from octavo_protocol.keys import RECORD_TTL_S, Keys, deployment_field
 from octavo_protocol.records import ReplicaRecord, decode_record
 from octavo_protocol.resources.model_deployment import RoutingPolicyName
+from octavo_router.adapters.demand import AdapterDemand
 from octavo_router.cached_blocks import CachedBlocks
 from octavo_router.health import MAX_EJECTED_SHARE
 from octavo_router.load_tracker import LoadTracker
@@ -50,6 +52,7 @@ class Deployment:
         self.replicas = ReplicaSet(clock, max_ejected_share=max_ejected_share)
         self.stalls = StallWatch(clock)
         self.loads = LoadTracker(clock)
+        self.demand = AdapterDemand(clock)
         self.index = MemoryPrefixIndex(budget=budget, clock=clock)
         self.blocks = CachedBlocks(self.index)
         self.policy = make_policy(DEFAULT_POLICY, weights=weights)
@@ -86,8 +89,16 @@ class Deployment:
         """Notes that a request came. Raises `UnavailableError` without a replica that is ready."""
         self.asked_at = self._clock()
         if not self.replicas.usable(model):
+            if (error := self.replicas.adapters.error(model)) is not None:
+                raise error
             what = f"no replica of the model {model!r} is ready" if model else "no replica is ready"
             raise UnavailableError(f"{what}; try again in a moment")
+
+    def adapter_request(self, model: str | None) -> AbstractContextManager[None]:
+        """While a request for `model` is in flight, which counts where that is an adapter."""
+        if model is None or model not in self.replicas.adapters:
+            return nullcontext()
+        return self.demand.request(model)
 
     def take(self, raw: dict[str, bytes]) -> None:
         """Takes in all records of replicas there are, by replica id.

@@ -23,8 +23,8 @@ class Deployments:
     namespaces: only these are taken from the registry; empty: all. is_complete: the registry has
     been read, so that a model which is not in it does not exist.
 
-    A registered name belongs to the oldest deployment that has it. Names that only replicas tell of
-    come after every registered one.
+    A registered name belongs to the oldest deployment that has it, a model's before an adapter's.
+    Names that only replicas tell of come after every registered one.
     """
 
     def __init__(
@@ -154,6 +154,7 @@ class Deployments:
         )
         deployment.served_names = tuple(record.served_names)
         deployment.created_at = record.created_at
+        deployment.replicas.adapters.take_sources(record.adapters)
         deployment.set_policy(record.policy)
         self._registry[name] = record
         self._names = None
@@ -169,7 +170,10 @@ class Deployments:
                     shadowed.add((name, deployment.name))
                     self._warn(name, owner, deployment)
         for deployment in by_age:
-            for name in deployment.replicas.served_names():
+            for name in deployment.replicas.adapters.sources:
+                names.setdefault(name, deployment)
+        for deployment in by_age:
+            for name in sorted(deployment.replicas.served_names()):
                 names.setdefault(name, deployment)
         self._shadowed = shadowed
         return names

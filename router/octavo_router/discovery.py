@@ -140,13 +140,17 @@ async def _probe(session: aiohttp.ClientSession, url: str) -> ReplicaRecord | No
             models = (await response.json())["data"]
     except (aiohttp.ClientError, OSError, ValueError, KeyError, TypeError):
         return None
-    names = [model["id"] for model in models]
+    adapters = [model["id"] for model in models if model.get("parent")]
+    names = [model["id"] for model in models if not model.get("parent")]
+    if not names:
+        return None
     return ReplicaRecord(
         replica_id=url,
         incarnation=url,
         url=url,
         model=names[0],
         served_names=names,
+        adapters=adapters,
         cache_model="",
         block_size=0,  # unknown: no prediction, routing by load
         num_blocks=0,

@@ -13,6 +13,7 @@ from octavo_router.health import Cause
 
 _TTFT_BUCKETS = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30, 60)
 _DECISION_BUCKETS = (0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.05)
+_LOAD_BUCKETS = (0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100, 300)
 _PREFIX = "octavo_router_"
 MAX_LABELLED = 200
 _OTHER = "other"
@@ -64,6 +65,20 @@ class RouterMetrics:
             _PREFIX + "decision_seconds",
             "Hashing, index lookup and policy, without tokenization.",
             buckets=_DECISION_BUCKETS,
+            registry=registry,
+        )
+        self.adapter_loads = Counter(
+            _PREFIX + "adapter_loads",
+            "Adapters that replicas were asked to load, by outcome.",
+            ["outcome"],
+            registry=registry,
+        )
+        for outcome in ("loaded", "failed"):
+            self.adapter_loads.labels(outcome)
+        self.adapter_load_seconds = Histogram(
+            _PREFIX + "adapter_load_seconds",
+            "How long such a load took.",
+            buckets=_LOAD_BUCKETS,
             registry=registry,
         )
         self.prompt_characters = Counter(

@@ -30,7 +30,8 @@ class RouterOptions(HttpOptions):
     max_attempts: replicas that one request may be sent to. Timeouts in seconds; read_timeout_s is
     the longest silence of a replica, also before its first token. replica_api_key: what replicas
     ask for; without it they get the key that the client sent. continue_patience_s: how long a
-    stream whose replica broke it off waits for another one that can go on with it.
+    stream whose replica broke it off waits for another one that can go on with it. adapter_wait_s:
+    how long a request waits until a replica has loaded its adapter, before it goes elsewhere.
 
     resume_*: of answers that clients can come back to: seconds for which one is generated for a
     client that has left (grace) and kept after its end (ttl); most bytes of one and of all of a
@@ -61,6 +62,7 @@ class RouterOptions(HttpOptions):
     replica_api_key: str | None = field(default=None, repr=False)
     max_attempts: int = 4
     continue_patience_s: float = 10.0
+    adapter_wait_s: float = 60.0
     resume_grace_s: float = 30.0
     resume_ttl_s: float = 300.0
     resume_stream_bytes: int = 4 * 2**20

@@ -29,6 +29,7 @@ from octavo_protocol.overrides import RequestOverrides
 from octavo_protocol.priorities import is_background
 from octavo_protocol.records import ReplicaRecord
 from octavo_protocol.wire_formats import wire_format
+from octavo_router.adapters.loader import AdapterLoader
 from octavo_router.admission.admission import Admission
 from octavo_router.capture import TrafficCapture
 from octavo_router.decisions import DEFAULT_TOKENS_PER_S, Decider, Decision, PromptKey
@@ -43,6 +44,7 @@ logger = logging.getLogger(__name__)
 
 # OpenAI's and Anthropic's name.
 _CACHED_TOKENS = re.compile(rb'"(?:cached_tokens|cache_read_input_tokens)":\s*(\d+)')
+_MODEL_NOT_FOUND = b'"model_not_found"'
 _FAILURES = (aiohttp.ClientError, TimeoutError, OSError)
 ROUTE_HEADER = b"x-octavo-route"
 # Bodies pass as they came, so their encoding must be told, and what the bytes of vectors mean
@@ -99,10 +101,18 @@ class ProxyRequest:
 class _ReplicaFailed(Exception):
     """The answer is not complete, and the client does not know; another replica may try."""
 
-    def __init__(self, message: str, cause: Cause | None, *, is_busy: bool = False) -> None:
+    def __init__(
+        self,
+        message: str,
+        cause: Cause | None,
+        *,
+        is_busy: bool = False,
+        lacks_adapter: bool = False,
+    ) -> None:
         super().__init__(message)
         self.cause = cause  # None: nothing is wrong with the replica
         self.is_busy = is_busy  # it had no room, or was about to stop
+        self.lacks_adapter = lacks_adapter  # it had given it up
 
     @property
     def code(self) -> str | None:
@@ -123,6 +133,7 @@ class Proxy:
         session: aiohttp.ClientSession,
         decider: Decider,
         admission: Admission,
+        adapters: AdapterLoader,
         metrics: RouterMetrics,
         max_attempts: int,
         patience_s: float,
@@ -131,6 +142,7 @@ class Proxy:
         self._session = session
         self._decider = decider
         self._admission = admission
+        self._adapters = adapters
         self._metrics = metrics
         self._max_attempts = max_attempts
         self._patience_s = patience_s
@@ -156,11 +168,13 @@ class Proxy:
         """
         async with self._admission.admitted(request, stream, send) as watched:
             note_admitted(request)
-            await self._generate(request, stream, watched)
+            with request.deployment.adapter_request(request.model):
+                await self._generate(request, stream, watched)
 
     async def _generate(self, request: ProxyRequest, stream: StreamTrace, send: Send) -> None:
         tried: list[str] = []
         names: list[str] = []
+        reloaded: set[str] = set()
         deployment = request.deployment
         deployment.retries.request()
         # Background work is tried again by who sent it, so that poison costs one replica at a time.
@@ -185,6 +199,9 @@ class Proxy:
             # All that one dead replica had may move at once: that multiplies no load.
             is_free = failure.cause is Cause.BROKEN and not tried
             is_paid = failure.cause is Cause.STALLED  # see `Deployment.move_stalled`
+            if failure.lacks_adapter and incarnation not in reloaded:
+                reloaded.add(incarnation)  # it is asked once more, with a load before
+                continue
             tried = [*tried, incarnation]
             names = [*names, decision.replica.replica_id]
             may_retry = is_free or is_paid or deployment.retries.retry()
@@ -197,13 +214,20 @@ class Proxy:
     async def _choose(
         self, request: ProxyRequest, stream: StreamTrace, tried: list[str]
     ) -> Decision:
-        """A replica that was not tried; a stream that has begun waits for one."""
+        """A replica that was not tried and has the request's adapter; a stream that has begun waits
+        for one.
+        """
+        deployment = request.deployment
         deadline = time.monotonic() + self._patience_s
         while True:
             try:
-                return self._decider.choose(
-                    request.deployment, request.request_id, request.model, request.key, tried=tried
+                decision = self._decider.choose(
+                    deployment, request.request_id, request.model, request.key, tried=tried
                 )
+                adapters = deployment.replicas.adapters
+                if await self._adapters.ensure(adapters, decision.replica, request.model):
+                    return decision
+                continue  # it could not, and is no candidate for a while
             except UnavailableError:
                 if not stream.has_begun or time.monotonic() >= deadline:
                     raise
@@ -262,6 +286,8 @@ class Proxy:
                     is_busy = response.status == http.HTTPStatus.SERVICE_UNAVAILABLE
                     message = f"status {response.status}"
                     raise _ReplicaFailed(message, Cause.ERRORS, is_busy=is_busy)
+                if response.status == http.HTTPStatus.NOT_FOUND:
+                    await self._check_adapter(request, decision, response)
                 if stream.has_begun and not is_stream:
                     raise _ReplicaFailed(f"status {response.status}", None)
                 if not is_stream:
@@ -277,6 +303,21 @@ class Proxy:
             raise _ReplicaFailed(f"{type(error).__name__}: {error}", Cause.BROKEN) from error
         finally:
             loads.ended(incarnation, ticket)
+
+    async def _check_adapter(
+        self, request: ProxyRequest, decision: Decision, response: aiohttp.ClientResponse
+    ) -> None:
+        """Raises `_ReplicaFailed` where a replica has given up the request's adapter, and another
+        one, or this one after a load, can still answer.
+        """
+        replicas, model = request.deployment.replicas, request.model
+        if model is None or model in decision.replica.served_names:
+            return
+        if _MODEL_NOT_FOUND not in await response.read():
+            return
+        replicas.adapters.note_missing(decision.replica.incarnation, model)
+        if replicas.usable(model):
+            raise _ReplicaFailed("it does not have the adapter", None, lacks_adapter=True)
 
     async def _relay_whole(
         self,

@@ -4,11 +4,14 @@ import time
 from collections.abc import Callable, Iterable
 
 from octavo_protocol.records import ReplicaRecord
+from octavo_router.adapters.holdings import AdapterHoldings
 from octavo_router.health import MAX_EJECTED_SHARE, ReplicaHealth
 
 
 class ReplicaSet:
-    """Records by incarnation, and their health. Filled by discovery, read for every request."""
+    """Records by incarnation, their health and adapters. Filled by discovery, read for every
+    request.
+    """
 
     def __init__(
         self,
@@ -17,13 +20,18 @@ class ReplicaSet:
         max_ejected_share: float = MAX_EJECTED_SHARE,
     ) -> None:
         self.health = ReplicaHealth(clock, max_share=max_ejected_share)
+        self.adapters = AdapterHoldings(clock)
         self._records: dict[str, ReplicaRecord] = {}
+        self._served: frozenset[str] = frozenset()
 
     def replace(self, records: Iterable[ReplicaRecord]) -> set[str]:
         """Takes the newest truth; returns the incarnations that are gone."""
         known = set(self._records)
         self._records = {record.incarnation: record for record in records}
         self.health.keep(self._records.keys())
+        self.adapters.take_records(self._records.values())
+        told = {name for record in self._records.values() for name in record.served_names}
+        self._served = self.adapters.names() | told
         return known - set(self._records)
 
     def __contains__(self, incarnation: str) -> bool:
@@ -37,7 +45,8 @@ class ReplicaSet:
         return list(self._records.values())
 
     def usable(self, model: str | None, *, without: Iterable[str] = ()) -> list[ReplicaRecord]:
-        """Ready replicas that serve `model` (None: any), those of `without` left out.
+        """Ready replicas that serve `model` (None: any), or can load it where it is an adapter;
+        those of `without` left out.
 
         Ejected ones are left out too, unless nothing else is there.
         """
@@ -45,7 +54,7 @@ class ReplicaSet:
         candidates = [
             record
             for incarnation, record in self._records.items()
-            if incarnation not in skipped and _flaw(record, model) is None
+            if incarnation not in skipped and self._flaw(record, model) is None
         ]
         healthy = [
             record for record in candidates if self.health.ejected(record.incarnation) is None
@@ -61,7 +70,7 @@ class ReplicaSet:
         tried = set(without)
         reasons: dict[str, str] = {}
         for incarnation, record in self._records.items():
-            reason = "tried before" if incarnation in tried else _flaw(record, model)
+            reason = "tried before" if incarnation in tried else self._flaw(record, model)
             if reason is None and (cause := self.health.ejected(incarnation)) is not None:
                 left_s = self.health.seconds_left(incarnation)
                 reason = f"ejected: {cause}, " + (f"{left_s:.1f} s left" if left_s else "on trial")
@@ -69,16 +78,16 @@ class ReplicaSet:
                 reasons[record.replica_id] = reason
         return reasons
 
-    def served_names(self) -> list[str]:
-        return sorted({name for record in self._records.values() for name in record.served_names})
+    def served_names(self) -> frozenset[str]:
+        """Models and adapters that replicas tell of."""
+        return self._served
 
-
-def _flaw(record: ReplicaRecord, model: str | None) -> str | None:
-    """Why a replica takes no requests for `model`, by what it says of itself."""
-    if not record.ready:
-        return "not ready"
-    if record.draining:
-        return "draining"
-    if model is not None and model not in record.served_names:
-        return "serves other models"
-    return None
+    def _flaw(self, record: ReplicaRecord, model: str | None) -> str | None:
+        """Why a replica takes no requests for `model`."""
+        if not record.ready:
+            return "not ready"
+        if record.draining:
+            return "draining"
+        if model is None or model in record.served_names:
+            return None
+        return self.adapters.flaw(record, model)

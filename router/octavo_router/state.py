@@ -16,6 +16,8 @@ from octavo_protocol.keys import Keys
 from octavo_protocol.sampling_params import SamplingParams
 from octavo_protocol.tasks import stop_tasks
 from octavo_protocol.tracing import open_tracing
+from octavo_router.adapters.loader import AdapterLoader
+from octavo_router.adapters.spreading import AdapterSpreading
 from octavo_router.admission.admission import Admission
 from octavo_router.batches.service import BatchService
 from octavo_router.capture import TrafficCapture
@@ -133,10 +135,13 @@ class RouterState:
         memo: BoundedMemo[bytes] = BoundedMemo(options.token_memo_bytes)
         self._tokenizers = TokenizerCache(self._session, memo)
         self.decider = Decider(self._tokenizers, self.metrics, memo)
+        self._adapters = AdapterLoader(self._session, self.metrics, wait_s=options.adapter_wait_s)
+        self._start(AdapterSpreading(lambda: self.deployments, self._adapters).run())
         self.proxy = Proxy(
             session=self._session,
             decider=self.decider,
             admission=self.admission,
+            adapters=self._adapters,
             metrics=self.metrics,
             max_attempts=options.max_attempts,
             patience_s=options.continue_patience_s,
@@ -166,6 +171,7 @@ class RouterState:
         self.admission.close()
         if self._ledger is not None:
             await self._ledger.flush()
+        await self._adapters.close()
         await self._tokenizers.close()
         await self._session.close()
         if self.tracing is not None:

@@ -4,7 +4,8 @@
         replica.behaviour.drop_after_chunks = 3
 
 Its prefix cache is real in that it remembers block hashes: what it reports as cached is true unless
-it is told to lie. It answers with the words "w0 w1 w2 …", one per chunk.
+it is told to lie. It answers with the words "w0 w1 w2 …", one per chunk. With `max_adapters` in its
+record it loads and unloads adapters, and knows no other model than it has.
 """
 
 import asyncio
@@ -25,6 +26,7 @@ from octavo_protocol.keys import Keys
 from octavo_protocol.openai import ChatCompletionRequest, CompletionRequest
 from octavo_protocol.openai.answers import SSE_DONE, sse
 from octavo_protocol.overrides import RequestOverrides, split_overrides
+from octavo_protocol.records import adapter_origin
 from octavo_protocol.tokenizer import Tokenizer
 from tests.fakes.fake_presence import FakePresence, new_record
 from tests.fakes.tiny_model import tiny_bundle
@@ -40,7 +42,8 @@ class Behaviour:
     is_traced: streams can go on elsewhere, where the router asks for it. is_stalled: sends nothing,
     and waits. cached_tokens: reported instead of the truth. is_forgetful: caches nothing.
     first_token_s, chunk_s: pace. is_instant: does not look at the prompt; the words of its streams
-    are the monotonic times at which they were sent.
+    are the monotonic times at which they were sent. adapter_error: what loads are refused with, by
+    adapter. adapter_load_s: how long they take.
     """
 
     status: int | None = None
@@ -55,6 +58,8 @@ class Behaviour:
     first_token_s: float = 0.0
     chunk_s: float = 0.0
     num_chunks: int = 8
+    adapter_load_s: float = 0.0
+    adapter_errors: dict[str, tuple[int, str]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,17 +73,21 @@ class Received:
 
 @dataclass(slots=True)
 class Seen:
-    """What a fake counts. num_abandoned: requests whose client left before the end."""
+    """What a fake counts. num_abandoned: requests whose client left before the end. loads: what it
+    was asked to load.
+    """
 
     requests: list[Received] = field(default_factory=list)
     num_open: int = 0
     num_abandoned: int = 0
+    loads: list[dict[str, Any]] = field(default_factory=list)
 
 
 class FakeReplica:
     """An async context manager; serves on a free loopback port while it is open.
 
-    fields: of its `ReplicaRecord`, over the defaults of `new_record`.
+    fields: of its `ReplicaRecord`, over the defaults of `new_record`; the adapters that it begins
+    with are those of `adapter_sources`.
     """
 
     def __init__(
@@ -87,6 +96,8 @@ class FakeReplica:
         self.behaviour = Behaviour()
         self.seen = Seen()
         self.record = new_record(replica_id, **{"tokenizer_id": tiny_bundle().id, **fields})
+        self.adapters = dict(self.record.adapter_sources)  # each with its origin
+        self._tell_adapters()
         self.presence: FakePresence | None = None
         self._redis_url = redis_url
         self._keys = keys
@@ -103,6 +114,8 @@ class FakeReplica:
                 web.post(CONTINUE + "/v1/chat/completions", self._go_on),
                 web.post(CONTINUE + "/v1/completions", self._go_on),
                 web.post("/tokenize", self._tokenize),
+                web.post("/v1/load_lora_adapter", self._load_adapter),
+                web.post("/v1/unload_lora_adapter", self._unload_adapter),
                 web.get("/v1/models", self._models),
                 web.get("/octavo/tokenizer", self._bundle),
             ]
@@ -137,6 +150,34 @@ class FakeReplica:
         self.record.draining = True
         if self.presence is not None:
             await self.presence.beat()
+
+    def forget_adapter(self, name: str, *, is_told: bool = True) -> None:
+        """Evicts it. Not told: its record goes on to list it."""
+        self.adapters.pop(name)
+        if is_told:
+            self._tell_adapters()
+
+    async def _load_adapter(self, request: web.Request) -> web.Response:
+        body = await request.json()
+        name = body["lora_name"]
+        self.seen.loads.append(body)
+        await asyncio.sleep(self.behaviour.adapter_load_s)
+        if (error := self.behaviour.adapter_errors.get(name)) is not None:
+            return _refusal(*error)
+        if name in self.adapters and not body.get("load_inplace"):
+            return _refusal(400, f"The lora adapter '{name}' has already been loaded.")
+        self.adapters[name] = adapter_origin(body["lora_path"], body.get("revision"))
+        self._tell_adapters()
+        return web.Response(text="Success")
+
+    async def _unload_adapter(self, request: web.Request) -> web.Response:
+        self.forget_adapter((await request.json())["lora_name"])
+        return web.Response(text="Success")
+
+    def _tell_adapters(self) -> None:
+        self.record.adapters = list(self.adapters)
+        self.record.adapter_versions = dict(self.adapters)
+        self.record.adapter_sources = dict(self.adapters)
 
     async def _close(self, *, is_clean: bool) -> None:
         presence, self.presence = self.presence, None
@@ -184,6 +225,9 @@ class FakeReplica:
             return _refusal(503, "the server takes no requests now: draining")
         if doing.status is not None:
             return _refusal(doing.status, "as told")
+        if not self._knows(data.get("model")):
+            message = f"the model {data['model']!r} does not exist"
+            return _refusal(404, message, code="model_not_found")
         if doing.is_stalled:
             await asyncio.Event().wait()
         prompt_tokens, num_cached = 1, 0
@@ -207,6 +251,10 @@ class FakeReplica:
         _abort(request)
         return response
 
+    def _knows(self, model: str | None) -> bool:
+        names = {None, *self.record.served_names, *self.adapters}
+        return not self.record.max_adapters or model in names
+
     async def _prefill(self, path: str, data: dict[str, Any]) -> tuple[int, int]:
         """Prompt tokens, and those of them that were cached; the rest is cached from now on."""
         if path == "/v1/chat/completions":
@@ -218,7 +266,9 @@ class FakeReplica:
             salt = text.cache_salt
         if self.presence is None:
             return len(token_ids), 0
-        extra = HashIdentity(self.record.cache_model, "", salt or "").extra()
+        version = self.adapters.get(data.get("model", ""))
+        adapter = "" if version is None else f"{data['model']}@{version}"
+        extra = HashIdentity(self.record.cache_model, adapter, salt or "").extra()
         hashes = block_hashes(token_ids, self.record.block_size, extra)
         held = self.presence.cached
         depth = next((i for i, each in enumerate(hashes) if each not in held), len(hashes))
@@ -299,8 +349,8 @@ def _abort(request: web.Request) -> None:
         request.transport.abort()
 
 
-def _refusal(status: int, message: str) -> web.Response:
-    body = error_body(message, error_type="service_unavailable", code=status)
+def _refusal(status: int, message: str, *, code: str | None = None) -> web.Response:
+    body = error_body(message, error_type="service_unavailable", code=code or status)
     return web.json_response(body, status=status)
 
 

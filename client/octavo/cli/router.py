@@ -56,7 +56,8 @@ def router(
         Path | None,
         option(
             "--policy-weights",
-            help="YAML file with the factors of expected-ttft: uncached, recent, running, tie_ms.",
+            help="YAML file with the factors of expected-ttft: uncached, recent, running, "
+            "adapter, tie_ms.",
             show_default=False,
         ),
     ] = None,
@@ -74,6 +75,15 @@ def router(
             max=1,
         ),
     ] = _ROUTER["max_ejected_share"],
+    adapter_wait: Annotated[
+        float,
+        option(
+            "--adapter-wait",
+            help="Seconds that a request waits until a replica has loaded its adapter, before it "
+            "goes to another one.",
+            min=0,
+        ),
+    ] = _ROUTER["adapter_wait_s"],
     continue_patience: Annotated[
         float,
         option(
@@ -241,6 +251,7 @@ def router(
         namespaces=_names(namespaces),
         policy=policy,
         policy_weights=read_weights(policy_weights) if policy_weights else DEFAULT_WEIGHTS,
+        adapter_wait_s=adapter_wait,
         continue_patience_s=continue_patience,
         resume_grace_s=resume_grace,
         resume_ttl_s=resume_ttl,

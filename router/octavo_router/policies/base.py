@@ -27,7 +27,8 @@ class ReplicaView:
 
     num_cached_tokens: of this request's prompt, predicted. num_queued_tokens: prompt tokens ahead
     of it. num_recent_tokens: prompt tokens sent there in the last minute or so. num_running:
-    sequences being decoded. Rates in tokens per second, never 0.
+    sequences being decoded. Rates in tokens per second, never 0. adapter_s: seconds until it has
+    loaded the request's adapter; 0 where it has it, and of requests without one.
     """
 
     replica_id: str
@@ -37,12 +38,13 @@ class ReplicaView:
     num_running: int
     prefill_tokens_per_s: float
     decode_tokens_per_s: float
+    adapter_s: float = 0.0
 
     def expected_s(self, num_prompt_tokens: int) -> float:
         """Until the first token of a prompt that is sent there now."""
         num_uncached = max(0, num_prompt_tokens - self.num_cached_tokens)
         prefill_s = (self.num_queued_tokens + num_uncached) / self.prefill_tokens_per_s
-        return prefill_s + self.num_running / self.decode_tokens_per_s
+        return self.adapter_s + prefill_s + self.num_running / self.decode_tokens_per_s
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,10 +56,14 @@ class Choice:
 
 
 class RoutingPolicy(Protocol):
-    """reads_session: whether `RouteRequest.session` matters to it."""
+    """reads_session: whether `RouteRequest.session` matters to it. weighs_adapters: whether it
+    compares `ReplicaView.adapter_s` itself; others see only replicas that have the adapter, if any
+    has it.
+    """
 
     name: ClassVar[str]
     reads_session: ClassVar[bool]
+    weighs_adapters: ClassVar[bool]
 
     def choose(self, request: RouteRequest, replicas: Sequence[ReplicaView]) -> Choice:
         """Picks one of `replicas` (all ready, never empty). No I/O; within microseconds."""

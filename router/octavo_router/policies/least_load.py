@@ -10,6 +10,7 @@ from octavo_router.policies.base import Choice, ReplicaView, RouteRequest
 class LeastLoad:
     name: ClassVar[str] = "least-load"
     reads_session: ClassVar[bool] = False
+    weighs_adapters: ClassVar[bool] = False
 
     def __init__(self, rng: random.Random | None = None) -> None:
         self._rng = rng or random.Random()

@@ -15,6 +15,7 @@ from octavo_router.policies.base import Choice, ReplicaView, RouteRequest
 class PowerOfTwo:
     name: ClassVar[str] = "power-of-two"
     reads_session: ClassVar[bool] = False
+    weighs_adapters: ClassVar[bool] = False
 
     def __init__(self, rng: random.Random | None = None) -> None:
         self._rng = rng or random.Random()

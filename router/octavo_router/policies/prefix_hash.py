@@ -22,6 +22,7 @@ _KEY_TOKENS = 1024
 class PrefixHash:
     name: ClassVar[str] = "prefix-hash"
     reads_session: ClassVar[bool] = False
+    weighs_adapters: ClassVar[bool] = False
 
     def __init__(self, rng: random.Random | None = None) -> None:
         self._unkeyed = LeastLoad(rng)

@@ -11,6 +11,7 @@ class RoundRobin:
 
     name: ClassVar[str] = "round-robin"
     reads_session: ClassVar[bool] = False
+    weighs_adapters: ClassVar[bool] = False
 
     def __init__(self) -> None:
         self._last = ""

@@ -17,6 +17,7 @@ from octavo_router.policies.prefix_hash import PrefixHash
 class SessionAffinity:
     name: ClassVar[str] = "session-affinity"
     reads_session: ClassVar[bool] = True
+    weighs_adapters: ClassVar[bool] = False
 
     def __init__(self, rng: random.Random | None = None) -> None:
         self._without_session = PrefixHash(rng)

@@ -3,6 +3,7 @@
     uncached: 4        # price of a prompt token that is not cached, in queued tokens
     recent: 0.05       # price of a prompt token that was sent there in the last minute
     running: 1         # price of a running sequence, in its share of a decode step
+    adapter: 4         # price of a second in which the replica loads the request's adapter
     tie_ms: 1          # costs this close to the best count as equal
 
 What is left out keeps its default. Measured defaults: docs/benchmarks.md, "Routing policies".
@@ -25,6 +26,7 @@ class PolicyWeights:
     uncached: float = 4.0
     recent: float = 0.05
     running: float = 1.0
+    adapter: float = 4.0
     tie_ms: float = 1.0
 
 

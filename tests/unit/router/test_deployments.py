@@ -2,12 +2,13 @@
 
 import logging
 
+import msgspec
 import pytest
 from tests.fakes.fake_presence import new_record
 
 from octavo_protocol.errors import NotFoundError, UnavailableError, ValidationError
 from octavo_protocol.keys import RECORD_TTL_S, Keys
-from octavo_protocol.records import DeploymentRecord, encode
+from octavo_protocol.records import AdapterSource, DeploymentRecord, encode
 from octavo_router.deployment import Deployment
 from octavo_router.deployments import Deployments
 from octavo_router.prefix_index import IndexBudget
@@ -114,6 +115,34 @@ def test_names_that_only_replicas_tell_of_come_after_registered_ones() -> None:
     deployments = registry(registered("n/a", "m", at=1.0), registered("n/b", "adapter", at=2.0))
     set_replicas(deployments, "n/a", "r", served_names=["m", "adapter", "mine"])
     assert [found(deployments, name) for name in ("adapter", "mine")] == ["n/b", "n/a"]
+
+
+def test_an_adapter_s_name_comes_after_every_model_s_and_leaves_with_its_registration() -> None:
+    younger = registered("n/b", "l", at=2.0)
+    with_adapters = msgspec.structs.replace(
+        registered("n/a", "m", at=1.0),
+        adapters=[AdapterSource("l", "hf://org/l"), AdapterSource("sql", "hf://org/sql")],
+    )
+    deployments = registry(with_adapters, younger)
+    set_replicas(deployments, "n/a", "r", served_names=["m"], max_adapters=2)
+    assert {name: found(deployments, name) for name in ("m", "l", "sql")} == {
+        "m": "n/a",
+        "l": "n/b",
+        "sql": "n/a",
+    }
+    assert deployments.is_ready("sql")
+    deployments.take_registry([registered("n/a", "m", at=1.0), younger])
+    with pytest.raises(NotFoundError):
+        deployments.find("sql")
+
+
+def test_an_adapter_that_no_replica_has_room_for_is_not_ready() -> None:
+    record = msgspec.structs.replace(
+        registered("n/a", "m"), adapters=[AdapterSource("sql", "hf://org/sql")]
+    )
+    deployments = registry(record)
+    set_replicas(deployments, "n/a", "r", served_names=["m"])
+    assert (deployments.is_ready("m"), deployments.is_ready("sql")) == (True, False)
 
 
 def test_only_the_namespaces_asked_for_are_served() -> None:

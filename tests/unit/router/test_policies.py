@@ -26,8 +26,9 @@ def replica(
     recent: int = 0,
     running: int = 0,
     prefill: float = 1000.0,
+    adapter_s: float = 0.0,
 ) -> ReplicaView:
-    return ReplicaView(name, cached, queued, recent, running, prefill, 100.0)
+    return ReplicaView(name, cached, queued, recent, running, prefill, 100.0, adapter_s)
 
 
 def ttft() -> ExpectedTTFT:
@@ -73,6 +74,17 @@ def test_a_short_shared_prefix_does_not_crowd_one_idle_replica() -> None:
     assert ttft().choose(RouteRequest(200), replicas).replica.replica_id == "empty"
     replicas = [replica("full", cached=160, recent=2000), replica("empty")]
     assert ttft().choose(RouteRequest(200), replicas).replica.replica_id == "full"
+
+
+def test_an_adapter_is_loaded_elsewhere_once_waiting_for_its_holder_costs_more() -> None:
+    request, elsewhere = (
+        RouteRequest(100, hashes=(b"x",), has_index=False),
+        replica("b", adapter_s=1),
+    )
+    short, long = replica("a", queued=3900), replica("a", queued=4100)
+    assert ttft().choose(request, [short, elsewhere]).replica.replica_id == "a"
+    assert ttft().choose(request, [long, elsewhere]).replica.replica_id == "b"
+    assert elsewhere.expected_s(100) == 1.1
 
 
 def test_ties_spread_at_random() -> None:
