@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from octavo.cli import batch_run
 from octavo.cli.answering import DEFAULT_URL, ApiKey, Url
 from octavo.cli.command import FlexibleCommand
 from octavo.cli.options import option
@@ -18,12 +19,12 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from octavo.batch_client import BatchClient
-    from octavo_protocol.openai.batches import Batch
 
 app = typer.Typer(
     help="Have a file of requests answered by a running platform, in its own time.",
     no_args_is_help=True,
 )
+app.command("run", cls=FlexibleCommand)(batch_run.run)
 _POLL_S = 1.0
 _FAILED = 1
 
@@ -51,8 +52,8 @@ def submit(
 
     Each line is {"custom_id": …, "method": "POST", "url": "/v1/chat/completions", "body": {…}}.
     """
-    notes = dict(_pair(text) for text in metadata or ())
-    with _connected(url, api_key) as client:
+    notes = dict(pair(text) for text in metadata or ())
+    with connected(url, api_key) as client:
         uploaded = client.upload(file)
         batch = client.create(uploaded.id, endpoint=endpoint, window=window, metadata=notes or None)
         print(batch.id, flush=True)
@@ -73,14 +74,16 @@ def status(
     """Print how far a batch is, or the newest batches."""
     import msgspec
 
-    with _connected(url, api_key) as client:
+    from octavo.batch_client import described
+
+    with connected(url, api_key) as client:
         if batch_id is not None:
             answer = msgspec.json.encode(client.get(batch_id))
             print(msgspec.json.format(answer, indent=2).decode())
             return
         for batch in client.newest(limit):
             created = datetime.fromtimestamp(batch.created_at, UTC).strftime("%Y-%m-%d %H:%M")
-            print(f"{batch.id}  {created}  {_state(batch)}")
+            print(f"{batch.id}  {created}  {described(batch)}")
 
 
 @app.command("watch", cls=FlexibleCommand)
@@ -89,15 +92,17 @@ def watch(batch_id: BatchId, url: Url = DEFAULT_URL, api_key: ApiKey = None) -> 
 
     The exit status is 1 where it failed, expired or was cancelled.
     """
-    with _connected(url, api_key) as client:
+    with connected(url, api_key) as client:
         _watch(client, batch_id)
 
 
 @app.command("cancel", cls=FlexibleCommand)
 def cancel(batch_id: BatchId, url: Url = DEFAULT_URL, api_key: ApiKey = None) -> None:
     """End a batch early; what is done stays."""
-    with _connected(url, api_key) as client:
-        print(_state(client.cancel(batch_id)))
+    from octavo.batch_client import described
+
+    with connected(url, api_key) as client:
+        print(described(client.cancel(batch_id)))
 
 
 @app.command("results", cls=FlexibleCommand)
@@ -114,12 +119,14 @@ def results(
     api_key: ApiKey = None,
 ) -> None:
     """Write the answers of a batch that has ended, in the order of its requests."""
-    with _connected(url, api_key) as client:
+    from octavo.batch_client import described
+
+    with connected(url, api_key) as client:
         batch = client.get(batch_id)
         file_id = batch.error_file_id if errors else batch.output_file_id
         if file_id is None:
             what = "failed requests" if errors else "answers"
-            raise ConfigError(f"the batch has no file of {what}; it is {_state(batch)}")
+            raise ConfigError(f"the batch has no file of {what}; it is {described(batch)}")
         if output is None:
             for piece in client.content(file_id):
                 sys.stdout.buffer.write(piece)
@@ -138,7 +145,8 @@ def _write(path: Path, pieces: "Iterator[bytes]") -> None:
 
 
 @contextmanager
-def _connected(url: str, api_key: str | None) -> "Iterator[BatchClient]":
+def connected(url: str, api_key: str | None) -> "Iterator[BatchClient]":
+    """A client of the platform at `url`, with or without /v1."""
     from octavo.batch_client import BatchClient
 
     client = BatchClient(url.rstrip("/").removesuffix("/v1"), api_key=api_key)
@@ -150,7 +158,7 @@ def _connected(url: str, api_key: str | None) -> "Iterator[BatchClient]":
 
 def _watch(client: "BatchClient", batch_id: str) -> None:
     """Exits with 1 for a batch that did not complete."""
-    from octavo.batch_client import has_ended
+    from octavo.batch_client import described, has_ended
     from octavo.progress import progress_bar
 
     batch = client.get(batch_id)
@@ -166,24 +174,13 @@ def _watch(client: "BatchClient", batch_id: str) -> None:
     except KeyboardInterrupt:
         print(f"\nthe batch goes on; see `octavo batch watch {batch_id}`", file=sys.stderr)
         raise typer.Exit(_FAILED) from None
-    print(_state(batch))
+    print(described(batch))
     if batch.status != "completed":
         raise typer.Exit(_FAILED)
 
 
-def _state(batch: "Batch") -> str:
-    """In one line."""
-    counts = batch.request_counts
-    text = f"{batch.status}: {counts.completed} of {counts.total} answered, {counts.failed} failed"
-    if batch.estimated_completion_at is not None:
-        left_s = max(0, batch.estimated_completion_at - int(time.time()))
-        text += f", about {left_s} s left"
-    if batch.errors is not None:
-        text += "; " + "; ".join(error.message for error in batch.errors.data)
-    return f"{text}; {batch.status_details}" if batch.status_details else text
-
-
-def _pair(text: str) -> tuple[str, str]:
+def pair(text: str) -> tuple[str, str]:
+    """Name and value of `--metadata`. Raises `ConfigError`."""
     name, equals, value = text.partition("=")
     if not (name and equals):
         raise ConfigError(f"--metadata is written KEY=VALUE, not {text!r}")
