@@ -10,6 +10,7 @@ import httpx
 import pytest
 
 from octavo import LLM, SamplingParams
+from octavo.sampling_params import BeamSearchParams
 from octavo_protocol.errors import (
     ClientError,
     ConfigError,
@@ -58,6 +59,21 @@ def compared(outputs: list[RequestOutput]) -> list[Any]:
     ]
 
 
+def assert_same_logprobs(told: Any, known: Any) -> None:
+    """The same tokens in the same order, with their ranks and texts."""
+    assert len(told) == len(known) > 0
+    for one, other in zip(told, known, strict=True):
+        if other is None:
+            assert one is None
+            continue
+        assert [(token, each.rank, each.decoded_token) for token, each in one.items()] == [
+            (token, each.rank, each.decoded_token) for token, each in other.items()
+        ]
+        assert [each.logprob for each in one.values()] == pytest.approx(
+            [each.logprob for each in other.values()], abs=1e-4
+        )
+
+
 def test_generation_and_chat_equal_those_in_process(here: LLM, there: Any) -> None:
     params = [
         SamplingParams(temperature=0, max_tokens=12, logprobs=2),
@@ -67,25 +83,74 @@ def test_generation_and_chat_equal_those_in_process(here: LLM, there: Any) -> No
     ours = here.generate(PROMPTS, params, use_tqdm=False)
     theirs = there.generate(PROMPTS, params, use_tqdm=False)
     assert compared(theirs) == compared(ours)
-    mine, told = ours[0].outputs[0].logprobs, theirs[0].outputs[0].logprobs
-    assert [list(each) for each in told] == [list(each) for each in mine or ()]
-    for one, other in zip(told, mine or (), strict=True):
-        assert [each.rank for each in one.values()] == [each.rank for each in other.values()]
-        for token in one:
-            assert one[token].logprob == pytest.approx(other[token].logprob, abs=1e-4)
-    assert theirs[2].prompt_logprobs[0] is None
-    assert len(theirs[2].prompt_logprobs) == len(theirs[2].prompt_token_ids)
+    assert_same_logprobs(theirs[0].outputs[0].logprobs, ours[0].outputs[0].logprobs)
+    assert_same_logprobs(theirs[2].prompt_logprobs, ours[2].prompt_logprobs)
+    assert theirs[0].outputs[0].cumulative_logprob == pytest.approx(
+        ours[0].outputs[0].cumulative_logprob, abs=1e-3
+    )
 
-    greedy = SamplingParams(temperature=0, max_tokens=10)
-    assert [each.outputs[0].text for each in there.chat(CHATS, greedy, use_tqdm=False)] == [
-        each.outputs[0].text for each in here.chat(CHATS, greedy, use_tqdm=False)
-    ]
+    greedy = SamplingParams(temperature=0, max_tokens=10, logprobs=1)
+    ours = here.chat(CHATS, greedy, use_tqdm=False)
+    theirs = there.chat(CHATS, greedy, use_tqdm=False)
+    assert compared(theirs) == compared(ours)
+    assert_same_logprobs(theirs[1].outputs[0].logprobs, ours[1].outputs[0].logprobs)
     ids = [here.get_tokenizer().encode(text) for text in PROMPTS]
     by_ids = there.generate([{"prompt_token_ids": each} for each in ids], greedy, use_tqdm=False)
     assert [each.outputs[0].text for each in by_ids] == [
         each.outputs[0].text for each in here.generate(PROMPTS, greedy, use_tqdm=False)
     ]
     assert there.generate([], greedy) == []
+
+
+def test_beams_equal_those_in_process(here: LLM, there: Any) -> None:
+    params = BeamSearchParams(beam_width=2, max_tokens=6, length_penalty=0.8)
+    prompts = [PROMPTS[0], {"prompt_token_ids": here.get_tokenizer().encode(PROMPTS[1])}]
+    ours, theirs = here.beam_search(prompts, params), there.beam_search(prompts, params)
+    for mine, told in zip(ours, theirs, strict=True):
+        assert len(mine.sequences) == 2
+        for one, other in zip(mine.sequences, told.sequences, strict=True):
+            assert (one.tokens, one.text, one.orig_prompt, one.finish_reason, one.stop_reason) == (
+                *(other.tokens, other.text, other.orig_prompt),
+                *(other.finish_reason, other.stop_reason),
+            )
+            assert other.cum_logprob == pytest.approx(one.cum_logprob, abs=1e-3)
+            assert [list(each) for each in other.logprobs] == [list(each) for each in one.logprobs]
+    with pytest.warns(DeprecationWarning, match="beam_search"):
+        former = there.generate(PROMPTS[:1], params, use_tqdm=False)
+    with pytest.warns(DeprecationWarning, match="beam_search"):
+        ours_former: Any = here.generate(PROMPTS[:1], params, use_tqdm=False)  # type: ignore[arg-type]
+    assert compared(former) == compared(ours_former)
+
+
+def test_a_script_says_the_same_here_and_there(here: LLM, there: Any, tmp_path: Path) -> None:
+    """What offline scripts do, with nothing but the constructor changed."""
+    (tmp_path / "prompts.txt").write_text("".join(f"Number {i} is\n" for i in range(70)))
+
+    def script(llm: Any) -> list[Any]:
+        said: list[Any] = []
+        greedy = SamplingParams(temperature=0, max_tokens=4)
+        for output in llm.generate(PROMPTS, greedy):
+            said.append((output.prompt, output.outputs[0].text))
+        each_its_own = [SamplingParams(temperature=0, max_tokens=i + 1) for i in range(3)]
+        said += [o.outputs[0].token_ids for o in llm.generate(PROMPTS, each_its_own)]
+        with (tmp_path / "prompts.txt").open() as file:
+            prompts = [line.strip() for line in file]
+        one = SamplingParams(temperature=0, max_tokens=1)
+        said += [o.outputs[0].text for o in llm.generate(prompts, one, use_tqdm=False)]
+        [answer] = llm.chat(CHATS[0], sampling_params=greedy, use_tqdm=False)
+        said.append(answer.outputs[0].text)
+        [search] = llm.beam_search(PROMPTS[:1], BeamSearchParams(beam_width=2, max_tokens=3))
+        return [*said, *(beam.text for beam in search.sequences)]
+
+    assert script(there) == script(here)
+
+
+def test_prompts_of_an_iterator_come_back_one_by_one(here: LLM, there: Any) -> None:
+    greedy = SamplingParams(temperature=0, max_tokens=4)
+    outputs = there.results(there.submit(iter(PROMPTS), greedy), use_tqdm=False)
+    assert [next(outputs).prompt for _ in PROMPTS] == PROMPTS
+    with pytest.raises(ValidationError, match="prompts must not be empty"):
+        there.submit(iter(()), greedy)
 
 
 def test_a_job_is_attached_to_after_its_client_was_killed(platform: Platform, here: LLM) -> None:
@@ -118,7 +183,7 @@ def test_what_goes_wrong_says_what(
         there.generate(["a"], [SamplingParams()] * 2)
     with pytest.raises(GenerationError, match="request 0"):
         there.embed(["a"], use_tqdm=False)
-    with pytest.raises(ValidationError, match="beam search"):
+    with pytest.raises(TypeError, match="expected BeamSearchParams"):
         there.beam_search(["a"], None)
     with pytest.raises(NotFoundError, match="does not serve 'other'; it serves smollm2"):
         LLM("other", cluster=platform.url)

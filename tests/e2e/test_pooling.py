@@ -10,6 +10,8 @@ import pytest
 import torch
 from openai import AsyncOpenAI
 
+from octavo import LLM
+from octavo_protocol.errors import GenerationError, ValidationError
 from tests.e2e.platform import Platform
 from tests.fakes.tiny_encoder import WORDS, token_ids, write_tiny_encoder
 
@@ -98,6 +100,28 @@ async def test_a_killed_replica_costs_no_embedding(platform: Platform, model: Pa
         assert len(vectors) == len(texts)
         assert np.allclose(vectors[:5], reference(model, texts[:5]), atol=1e-5)
     await asyncio.to_thread(platform.wait_until, platform.is_ready, 60)
+
+
+def test_a_cluster_pools_as_an_llm_in_process_does(platform: Platform, model: Path) -> None:
+    texts = REQUESTS[0][:4]
+    with LLM(str(model), dtype="float32") as here, LLM("tiny-bert", cluster=platform.url) as there:
+        ours, theirs = (llm.embed(texts, use_tqdm=False) for llm in (here, there))
+        assert [type(each) for each in theirs] == [type(each) for each in ours]
+        for one, other in zip(ours, theirs, strict=True):
+            assert np.allclose(one.outputs.embedding, other.outputs.embedding, atol=1e-5)
+        ours, theirs = (llm.score(texts[0], texts[1:], use_tqdm=False) for llm in (here, there))
+        assert [each.outputs.score for each in theirs] == pytest.approx(
+            [each.outputs.score for each in ours], abs=1e-5
+        )
+        ours, theirs = (
+            llm.encode(texts, pooling_task="token_embed", use_tqdm=False) for llm in (here, there)
+        )
+        for one, other in zip(ours, theirs, strict=True):
+            torch.testing.assert_close(one.outputs.data, other.outputs.data, atol=1e-5, rtol=1e-4)
+        with pytest.raises(GenerationError, match="request 0"):
+            there.classify(texts[:1], use_tqdm=False)
+        with pytest.raises(ValidationError, match="data_2 must not be empty"):
+            there.score("a", [])
 
 
 def test_the_router_says_what_the_model_cannot(platform: Platform) -> None:

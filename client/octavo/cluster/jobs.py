@@ -7,7 +7,7 @@ with neither. A job's input says what was asked, so that any process can attach 
 import sys
 import tempfile
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ import msgspec
 
 from octavo.batch_client import BatchClient, has_ended
 from octavo.cluster.bodies import Body
-from octavo.cluster.outputs import output_of
+from octavo.cluster.outputs import Json, output_of
 from octavo.progress import ProgressBar, progress_bar
 from octavo_protocol.errors import GenerationError, OctavoError, ServerError
 from octavo_protocol.openai.batches import Batch
@@ -57,8 +57,15 @@ class ClusterJobs:
             raise
         return batch
 
-    def outputs(self, batch: Batch) -> Iterator[Any]:
-        """Of every request, in their order. Raises `GenerationError` for the first that failed."""
+    def outputs(
+        self, batch: Batch, make: Callable[[str, str, Json, Json], Any] = output_of
+    ) -> Iterator[Any]:
+        """Of every request, in their order, as they come down.
+
+        make: an output from a request's place, endpoint, body and answer.
+
+        Raises `GenerationError` for the first that failed.
+        """
         if batch.errors is not None:
             raise GenerationError(f"job {batch.id} failed: {batch.errors.data[0].message}")
         answers = self._lines(batch.output_file_id)
@@ -68,7 +75,7 @@ class ClusterJobs:
             place = request["custom_id"]
             if answer is not None and answer["custom_id"] == place:
                 told = answer["response"]["body"]
-                yield output_of(place, batch.endpoint, request["body"], told)
+                yield make(place, batch.endpoint, request["body"], told)
                 answer = next(answers, None)
             elif error is not None and error["custom_id"] == place:
                 raise GenerationError(_complaint(batch, error))

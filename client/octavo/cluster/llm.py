@@ -1,29 +1,33 @@
 """An `LLM` whose engine is a cluster."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import chain
 from types import TracebackType
-from typing import Any, NoReturn, Self
+from typing import Any, Self
 
 from octavo.batch_client import BatchClient
-from octavo.cluster.bodies import Body, chat_body, completion_body, embedding_body
+from octavo.cluster.bodies import Body, beam_body, chat_body, completion_body
 from octavo.cluster.jobs import ClusterJobs
-from octavo.former_calls import with_token_ids
+from octavo.cluster.outputs import completions_of_beams, output_of
+from octavo.cluster.pooling_calls import ClusterPoolingCalls
+from octavo.former_calls import warn_of_beam_search, with_token_ids
 from octavo.progress import ProgressBar
 from octavo.prompts import as_list
 from octavo.request_queue import per_prompt
-from octavo_protocol.beam_search import BeamSearchParams
+from octavo.tokenization import TokenizationOptions
+from octavo_protocol.beam_search import BeamSearchOutput, BeamSearchParams
 from octavo_protocol.errors import ConfigError, NotFoundError, ValidationError
-from octavo_protocol.pooling import PoolingParams
+from octavo_protocol.outputs import RequestOutput
 from octavo_protocol.sampling_params import SamplingParams
 
-_COMPLETIONS, _CHAT, _EMBEDDINGS = "/v1/completions", "/v1/chat/completions", "/v1/embeddings"
+_COMPLETIONS, _CHAT = "/v1/completions", "/v1/chat/completions"
 Params = SamplingParams | Sequence[SamplingParams] | None
 
 
-class ClusterLLM:
-    """What `LLM(model, cluster=…)` makes: `generate`, `chat` and `embed` run as durable batches of
-    the platform at `cluster`; their results are those of an `LLM` in process.
+class ClusterLLM(ClusterPoolingCalls):
+    """What `LLM(model, cluster=…)` makes: its calls run as durable batches of the platform at
+    `cluster`; their results are those of an `LLM` in process.
 
     model: name that the platform serves. cluster: its address; True: `OCTAVO_URL`. api_key:
     default `OCTAVO_API_KEY`. window: how long a job may take, as `24h`.
@@ -57,9 +61,27 @@ class ClusterLLM:
 
     # -- jobs -------------------------------------------------------------------------------------
 
-    def submit(self, prompts: Any, sampling_params: Params = None) -> str:
-        """As `generate`, without waiting: the id of a job for `LLM.attach`."""
-        return self._jobs.submit(_COMPLETIONS, self._completions(as_list(prompts), sampling_params))
+    def submit(
+        self,
+        prompts: Any,
+        sampling_params: Params = None,
+        *,
+        lora_request: Any = None,
+        tokenization_kwargs: Mapping[str, Any] | None = None,
+    ) -> str:
+        """As `generate`, without waiting: the id of a job for `results` or `LLM.attach`.
+
+        Prompts of an iterator go up as it gives them, so that memory does not grow with them.
+        """
+        bodies = self._completions(prompts, sampling_params, lora_request, tokenization_kwargs)
+        first = next(bodies, None)
+        if first is None:
+            raise ValidationError("prompts must not be empty", parameter="prompts")
+        return self._jobs.submit(_COMPLETIONS, chain([first], bodies))
+
+    def results(self, job_id: str, use_tqdm: ProgressBar = True) -> Iterator[Any]:
+        """The outputs of a job one by one, as they come down; waits for its end."""
+        return self._jobs.outputs(self._jobs.wait(job_id, use_tqdm))
 
     def shutdown(self) -> None:
         """Closes the connection; jobs go on."""
@@ -74,13 +96,16 @@ class ClusterLLM:
         *,
         use_tqdm: ProgressBar = True,
         lora_request: Any = None,
+        tokenization_kwargs: Mapping[str, Any] | None = None,
         prompt_token_ids: Any = None,
-    ) -> list[Any]:
+    ) -> list[RequestOutput]:
         """Completes every prompt; results are in the order of the prompts."""
+        originals = with_token_ids(prompts, prompt_token_ids)
         if isinstance(sampling_params, BeamSearchParams):
-            self.beam_search()
-        originals = as_list(with_token_ids(prompts, prompt_token_ids))
-        bodies = self._completions(originals, sampling_params, lora_request)
+            warn_of_beam_search()
+            searches = self._searches(as_list(originals), sampling_params, lora_request)
+            return self._run(_COMPLETIONS, searches, use_tqdm, completions_of_beams)
+        bodies = self._completions(originals, sampling_params, lora_request, tokenization_kwargs)
         return self._run(_COMPLETIONS, bodies, use_tqdm)
 
     def chat(
@@ -95,7 +120,7 @@ class ClusterLLM:
         continue_final_message: bool = False,
         tools: Sequence[Mapping[str, Any]] | None = None,
         chat_template_kwargs: Mapping[str, Any] | None = None,
-    ) -> list[Any]:
+    ) -> list[RequestOutput]:
         """Answers one conversation (a list of messages) or many (a list of such lists)."""
         many = [messages] if messages and isinstance(messages[0], Mapping) else list(messages)
         params = per_prompt("sampling_params", sampling_params, len(many), None)
@@ -106,35 +131,38 @@ class ClusterLLM:
             "add_generation_prompt": None if add_generation_prompt else False,
             "continue_final_message": continue_final_message or None,
         }
-        model = self._name(lora_request)
-        bodies = [
+        models = self._models(lora_request, len(many))
+        bodies = (
             chat_body(model, each, one, options, max_model_len=self._max_model_len)
-            for each, one in zip(many, params, strict=True)
-        ]
+            for model, each, one in zip(models, many, params, strict=True)
+        )
         return self._run(_CHAT, bodies, use_tqdm)
 
-    def embed(
+    def beam_search(
         self,
         prompts: Any,
-        *,
-        use_tqdm: ProgressBar = True,
-        pooling_params: PoolingParams | None = None,
-    ) -> list[Any]:
-        """The vector of every prompt."""
-        dimensions = None if pooling_params is None else pooling_params.dimensions
-        bodies = [
-            embedding_body(self._model, each, dimensions=dimensions) for each in as_list(prompts)
-        ]
-        if not bodies:
-            raise ValidationError("prompts must not be empty", parameter="prompts")
-        return self._run(_EMBEDDINGS, bodies, use_tqdm)
+        params: BeamSearchParams,
+        lora_request: Any = None,
+        use_tqdm: ProgressBar = False,
+        concurrency_limit: int | None = None,
+    ) -> list[BeamSearchOutput]:
+        """The `params.beam_width` best continuations of each prompt, best first.
 
-    def beam_search(self, *_: Any, **__: Any) -> NoReturn:
-        """Not through a cluster."""
-        raise ValidationError(
-            "beam search does not run on a cluster through LLM; use LLM in process, or "
-            "use_beam_search of /v1/completions"
-        )
+        concurrency_limit: without effect; the cluster searches as many as it has room for.
+        """
+        if not isinstance(params, BeamSearchParams):
+            raise TypeError(f"expected BeamSearchParams, got {type(params).__name__}")
+        if concurrency_limit is not None and concurrency_limit < 1:
+            raise ValidationError(
+                "concurrency_limit must be at least 1", parameter="concurrency_limit"
+            )
+        originals = as_list(prompts)
+        searches = self._searches(originals, params, lora_request)
+        outputs: list[BeamSearchOutput] = self._run(_COMPLETIONS, searches, use_tqdm)
+        for original, output in zip(originals, outputs, strict=True):
+            for beam in output.sequences:
+                beam.orig_prompt = original
+        return outputs
 
     def __enter__(self) -> Self:
         return self
@@ -162,27 +190,55 @@ class ClusterLLM:
         return served[model]
 
     def _completions(
-        self, prompts: list[Any], sampling_params: Params, lora_request: Any = None
-    ) -> list[Body]:
-        params = per_prompt("sampling_params", sampling_params, len(prompts), None)
-        model = self._name(lora_request)
-        return [
-            completion_body(model, prompt, one, max_model_len=self._max_model_len)
-            for prompt, one in zip(prompts, params, strict=True)
-        ]
+        self,
+        prompts: Any,
+        sampling_params: Params,
+        lora_request: Any,
+        tokenization_kwargs: Mapping[str, Any] | None,
+    ) -> Iterator[Body]:
+        options = TokenizationOptions.parse(tokenization_kwargs)
+        for model, prompt, params in self._asked(prompts, sampling_params, lora_request):
+            yield completion_body(
+                model, prompt, params, max_model_len=self._max_model_len, options=options
+            )
 
-    def _name(self, lora_request: Any) -> str:
-        """An adapter is a model of its own name there."""
-        if lora_request is None:
-            return self._model
-        name: str = lora_request.lora_name
-        return name
+    def _asked(
+        self, prompts: Any, sampling_params: Params, lora_request: Any
+    ) -> Iterable[tuple[str, Any, SamplingParams | None]]:
+        """(model, prompt, parameters) of each request; an iterator is read as it goes."""
+        if isinstance(prompts, Iterator):
+            if isinstance(sampling_params, Sequence) or isinstance(lora_request, Sequence):
+                prompts = list(prompts)
+            else:
+                [model] = self._models(lora_request, 1)
+                return ((model, prompt, sampling_params) for prompt in prompts)
+        originals = as_list(prompts)
+        params = per_prompt("sampling_params", sampling_params, len(originals), None)
+        return zip(self._models(lora_request, len(originals)), originals, params, strict=True)
 
-    def _run(self, endpoint: str, bodies: list[Body], use_tqdm: ProgressBar) -> list[Any]:
-        if not bodies:
+    def _searches(
+        self, prompts: list[Any], params: BeamSearchParams, lora_request: Any
+    ) -> Iterator[Body]:
+        for model, prompt in zip(self._models(lora_request, len(prompts)), prompts, strict=True):
+            yield beam_body(model, prompt, params)
+
+    def _models(self, lora_request: Any, count: int) -> list[str]:
+        """The model of each request: an adapter is one of its own name there."""
+        requests = per_prompt("lora_request", lora_request, count, None)
+        return [self._model if each is None else each.lora_name for each in requests]
+
+    def _run(
+        self,
+        endpoint: str,
+        bodies: Iterator[Body],
+        use_tqdm: ProgressBar,
+        make: Callable[..., Any] = output_of,
+    ) -> list[Any]:
+        first = next(bodies, None)
+        if first is None:
             return []
-        batch = self._jobs.wait(self._jobs.submit(endpoint, bodies), use_tqdm)
-        return list(self._jobs.outputs(batch))
+        job_id = self._jobs.submit(endpoint, chain([first], bodies))
+        return list(self._jobs.outputs(self._jobs.wait(job_id, use_tqdm), make))
 
 
 def attach(

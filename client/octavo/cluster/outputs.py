@@ -1,16 +1,14 @@
-"""Answers of a batch as the outputs of an offline `LLM`. Pure.
-
-What HTTP does not tell is left out: `decoded_token` of log-probabilities, and the `rank` of a token
-that is not among the best that were asked for.
-"""
+"""Answers of a batch as the outputs of an offline `LLM`. Pure."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from octavo.cluster import pooling
+from octavo.offline_beam_search import as_request_output
+from octavo.prompts import RenderedPrompt
+from octavo_protocol.beam_search import BeamSearchOutput, BeamSearchSequence
 from octavo_protocol.outputs import CompletionOutput, Logprob, RequestOutput
-from octavo_protocol.pooling import EmbeddingOutput, EmbeddingRequestOutput
 
-_TOKEN_ID = "token_id:"
 Json = Mapping[str, Any]
 
 
@@ -19,55 +17,67 @@ def output_of(request_id: str, endpoint: str, body: Json, answer: Json) -> Any:
     return _MAKERS[endpoint](request_id, body, answer)
 
 
-def _completion(request_id: str, body: Json, answer: Json) -> RequestOutput:
+def completions_of_beams(request_id: str, endpoint: str, body: Json, answer: Json) -> RequestOutput:
+    """The beams as `LLM.generate` once returned them: one completion each."""
+    prompt = body["prompt"]
+    rendered = RenderedPrompt(
+        answer["choices"][0]["prompt_token_ids"], prompt if isinstance(prompt, str) else None
+    )
+    return as_request_output(_beams(body, answer), request_id, rendered)
+
+
+def _completion(request_id: str, body: Json, answer: Json) -> RequestOutput | BeamSearchOutput:
+    if body.get("use_beam_search"):
+        return _beams(body, answer)
     first = answer["choices"][0]
     prompt = body["prompt"]
     return _request_output(
         request_id,
         prompt if isinstance(prompt, str) else None,
-        first.get("prompt_token_ids"),
-        first.get("prompt_logprobs"),
+        first,
         answer,
-        [_choice(each, each["text"], _text_logprobs(each)) for each in answer["choices"]],
+        [_choice(each, each["text"]) for each in answer["choices"]],
+    )
+
+
+def _beams(body: Json, answer: Json) -> BeamSearchOutput:
+    return BeamSearchOutput([_beam(body, each) for each in answer["choices"]])
+
+
+def _beam(body: Json, choice: Json) -> BeamSearchSequence:
+    """An end token that is not shown counts in the score."""
+    positions = _output_logprobs(choice) or []
+    chosen = [*choice["token_ids"], choice["stop_reason"]][: len(positions)]
+    return BeamSearchSequence(
+        tokens=[*choice["prompt_token_ids"], *choice["token_ids"]],
+        logprobs=positions,
+        cum_logprob=sum(each[token].logprob for each, token in zip(positions, chosen, strict=True)),
+        text=choice["prompt_text"] + choice["text"],
+        finish_reason=choice["finish_reason"],
+        stop_reason=choice["stop_reason"],
+        orig_prompt=body["prompt"],
     )
 
 
 def _chat(request_id: str, body: Json, answer: Json) -> RequestOutput:
-    choices = [
-        _choice(each, each["message"]["content"] or "", _chat_logprobs(each))
-        for each in answer["choices"]
-    ]
-    return _request_output(
-        request_id,
-        answer.get("prompt_text"),
-        answer.get("prompt_token_ids"),
-        answer.get("prompt_logprobs"),
-        answer,
-        choices,
-    )
-
-
-def _embedding(request_id: str, body: Json, answer: Json) -> EmbeddingRequestOutput:
-    given = body["input"]
-    return EmbeddingRequestOutput(
-        request_id,
-        EmbeddingOutput(answer["data"][0]["embedding"]),
-        given if isinstance(given, list) else [],
-    )
+    choices = [_choice(each, each["message"]["content"] or "") for each in answer["choices"]]
+    return _request_output(request_id, answer.get("prompt_text"), answer, answer, choices)
 
 
 _MAKERS = {
     "/v1/completions": _completion,
     "/v1/chat/completions": _chat,
-    "/v1/embeddings": _embedding,
+    pooling.EMBEDDINGS: pooling.embedding,
+    pooling.CLASSIFY: pooling.classification,
+    pooling.SCORE: pooling.scoring,
+    pooling.POOLING: pooling.pooled,
 }
 
 
 def _request_output(
     request_id: str,
     prompt: str | None,
-    token_ids: list[int] | None,
-    prompt_logprobs: Sequence[Json | None] | None,
+    about_prompt: Json,
     answer: Json,
     outputs: list[CompletionOutput],
 ) -> RequestOutput:
@@ -75,19 +85,20 @@ def _request_output(
     return RequestOutput(
         request_id,
         prompt,
-        token_ids,
-        None if prompt_logprobs is None else [_prompt_logprob(each) for each in prompt_logprobs],
+        about_prompt.get("prompt_token_ids"),
+        _prompt_logprobs(about_prompt.get("prompt_logprobs")),
         outputs,
         finished=True,
         num_cached_tokens=details.get("cached_tokens"),
     )
 
 
-def _choice(choice: Json, text: str, logprobs: list[dict[int, Logprob]] | None) -> CompletionOutput:
+def _choice(choice: Json, text: str) -> CompletionOutput:
     token_ids = choice.get("token_ids") or []
+    logprobs = _output_logprobs(choice)
     total = None
     if logprobs is not None:
-        total = sum(each[token].logprob for each, token in zip(logprobs, token_ids, strict=False))
+        total = sum(each[token].logprob for each, token in zip(logprobs, token_ids, strict=True))
     return CompletionOutput(
         index=choice["index"],
         text=text,
@@ -99,45 +110,21 @@ def _choice(choice: Json, text: str, logprobs: list[dict[int, Logprob]] | None) 
     )
 
 
-def _text_logprobs(choice: Json) -> list[dict[int, Logprob]] | None:
-    told = choice.get("logprobs")
+def _output_logprobs(choice: Json) -> list[dict[int, Logprob]] | None:
+    told = choice.get("output_logprobs")
+    return None if told is None else [_position(each) for each in told]
+
+
+def _prompt_logprobs(
+    told: Sequence[Json | None] | None,
+) -> list[dict[int, Logprob] | None] | None:
     if told is None:
         return None
-    best = told["top_logprobs"] or [None] * len(told["tokens"])
-    return [
-        _entry(_id(token), logprob, {_id(name): value for name, value in (top or {}).items()})
-        for token, logprob, top in zip(told["tokens"], told["token_logprobs"], best, strict=True)
-    ]
+    return [None if each is None else _position(each) for each in told]
 
 
-def _chat_logprobs(choice: Json) -> list[dict[int, Logprob]] | None:
-    told = choice.get("logprobs")
-    if told is None:
-        return None
-    return [
-        _entry(
-            _id(each["token"]),
-            each["logprob"],
-            {_id(top["token"]): top["logprob"] for top in each["top_logprobs"]},
-        )
-        for each in told["content"]
-    ]
-
-
-def _entry(token: int, logprob: float, best: Mapping[int, float]) -> dict[int, Logprob]:
-    ordered = sorted(best.items(), key=lambda item: -item[1])
-    ranked = {each: Logprob(value, rank) for rank, (each, value) in enumerate(ordered, start=1)}
-    return {token: ranked.pop(token, Logprob(logprob)), **ranked}
-
-
-def _prompt_logprob(told: Json | None) -> dict[int, Logprob] | None:
-    if told is None:
-        return None
+def _position(told: Json) -> dict[int, Logprob]:
     return {
-        int(token): Logprob(each["logprob"], each.get("rank"), each.get("decoded_token"))
+        int(token): Logprob(each["logprob"], each["rank"], each["decoded_token"])
         for token, each in told.items()
     }
-
-
-def _id(token: str) -> int:
-    return int(token.removeprefix(_TOKEN_ID))

@@ -82,7 +82,7 @@ class PromptLogprob(msgspec.Struct):
     decoded_token: str | None = None
 
 
-# Per prompt token: by token id; None for the first.
+# Per token: by token id; None for the first of a prompt.
 WirePromptLogprobs = list[dict[str, PromptLogprob] | None]
 
 
@@ -127,6 +127,7 @@ class ChatChoice(msgspec.Struct, kw_only=True):
     finish_reason: str | None = None
     stop_reason: int | str | None = None
     token_ids: list[int] | None = None
+    output_logprobs: WirePromptLogprobs | msgspec.UnsetType = msgspec.UNSET
 
 
 class ChatCompletion(msgspec.Struct, kw_only=True):
@@ -180,6 +181,8 @@ class CompletionChoice(msgspec.Struct, kw_only=True):
     token_ids: list[int] | None = None
     prompt_token_ids: list[int] | None = None
     prompt_logprobs: WirePromptLogprobs | None = None
+    prompt_text: str | msgspec.UnsetType = msgspec.UNSET
+    output_logprobs: WirePromptLogprobs | msgspec.UnsetType = msgspec.UNSET
 
 
 class Completion(msgspec.Struct, kw_only=True):

@@ -196,6 +196,7 @@ class GenerationRequest(BaseModel):
     request_id: str | None = None
     return_token_ids: bool | None = None
     return_tokens_as_token_ids: bool | None = None
+    return_output_logprobs: bool = False
 
     @model_validator(mode="before")
     @classmethod
@@ -222,6 +223,11 @@ class GenerationRequest(BaseModel):
         if self.stream and self.prompt_logprobs not in (None, 0):
             raise ValidationError(
                 "prompt_logprobs is not allowed with stream=true", parameter="prompt_logprobs"
+            )
+        if self.stream and self.return_output_logprobs:
+            raise ValidationError(
+                "return_output_logprobs is not allowed with stream=true",
+                parameter="return_output_logprobs",
             )
         if self.stream and self.use_beam_search:
             raise ValidationError(

@@ -14,6 +14,7 @@ class CompletionRequest(GenerationRequest):
     logprobs: int | None = None
     echo: bool = False
     suffix: str | None = None
+    return_prompt_text: bool = False
 
     @model_validator(mode="after")
     def _check_completion(self) -> "CompletionRequest":

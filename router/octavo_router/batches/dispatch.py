@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 _PREFIX_CHARS = 512
+_PROMPTS = ("messages", "prompt", "input", "queries", "query", "data_1", "text_1")
 
 
 @dataclass(order=True, slots=True)
@@ -86,7 +87,7 @@ class Dispatcher:
 
 def prefix_of(body: dict[str, Any]) -> str:
     """How a request begins, for the order of lines: its first messages or its prompt."""
-    prompt = body.get("messages") or body.get("prompt") or body.get("input") or ""
+    prompt: Any = next((body[name] for name in _PROMPTS if body.get(name)), "")
     if isinstance(prompt, list):
         prompt = "\n".join(_text(each) for each in prompt[:4])
     return str(prompt)[:_PREFIX_CHARS]

@@ -82,10 +82,9 @@ def _output(
     *,
     with_logprobs: bool,
 ) -> CompletionOutput:
+    """An end token that is not shown still has its log-probabilities."""
     token_ids = sequence.tokens[num_prompt:]
-    # An end token that is not shown still has its entry.
-    positions = sequence.logprobs[: len(token_ids)]
-    for position in positions:
+    for position in sequence.logprobs:
         for token_id, logprob in position.items():
             logprob.decoded_token = tokenizer.token_text(token_id)
     return CompletionOutput(
@@ -93,7 +92,7 @@ def _output(
         text=tokenizer.decode(token_ids, skip_special_tokens=params.skip_special_tokens),
         token_ids=token_ids,
         cumulative_logprob=sequence.cum_logprob,
-        logprobs=positions if with_logprobs else None,
+        logprobs=sequence.logprobs if with_logprobs else None,
         finish_reason=sequence.finish_reason,
         stop_reason=sequence.stop_reason,
     )

@@ -28,6 +28,7 @@ from octavo_runtime.server.logprobs import (
     LogprobStyle,
     Position,
     chat_logprobs,
+    output_logprobs,
     prompt_logprobs,
 )
 from octavo_runtime.server.state import ServerState
@@ -161,6 +162,9 @@ class ChatWriter:
             finish_reason=choice.finish_reason,
             stop_reason=choice.stop_reason,
             token_ids=choice.token_ids if self._request.return_token_ids else None,
+            output_logprobs=output_logprobs(
+                choice.logprobs if self._request.return_output_logprobs else None
+            ),
         )
 
     def _echo(self) -> str:

@@ -86,7 +86,7 @@ class _ChoiceReader:
             reasoning=reasoning if self._request.include_reasoning else "",
             tool_calls=calls,
             token_ids=token_ids[num_hidden:],
-            logprobs=None if logprobs is None else logprobs[num_hidden:],
+            logprobs=None if logprobs is None else logprobs[num_hidden : len(token_ids)],
             finish_reason=self._finish_reason(completion),
             stop_reason=completion.stop_reason,
             num_tokens=self._num_tokens,

@@ -53,10 +53,11 @@ async def completion_job(
             for each in given
         ]
         check_vocabulary(info.vocab_size, token_ids)
-        return token_ids, _texts(tokenizer, request, prompts)
+        return token_ids, _texts(tokenizer, prompts, is_decoded=is_decoded)
 
     check_characters(state, request, [each for each in prompts if isinstance(each, str)])
-    num_chars = sum(len(each) for each in given if isinstance(each, str) or request.echo)
+    is_decoded = request.echo or request.return_prompt_text
+    num_chars = sum(len(each) for each in given if isinstance(each, str) or is_decoded)
     token_ids, prompt_texts = await maybe_in_thread(num_chars, encode)
     params = params_of(state, request, default_max_tokens=DEFAULT_MAX_TOKENS)
     if request.echo and params.logprobs is not None and params.prompt_logprobs is None:
@@ -89,9 +90,9 @@ def _check_counts(request: CompletionRequest, num_prompts: int) -> None:
 
 
 def _texts(
-    tokenizer: Tokenizer, request: CompletionRequest, prompts: Sequence[str | list[int]]
+    tokenizer: Tokenizer, prompts: Sequence[str | list[int]], *, is_decoded: bool
 ) -> list[str | None]:
-    """The prompts as `echo` repeats them."""
-    if not request.echo:
+    """The prompts as text. is_decoded: also those of token ids."""
+    if not is_decoded:
         return [prompt if isinstance(prompt, str) else None for prompt in prompts]
     return [prompt if isinstance(prompt, str) else tokenizer.decode(prompt) for prompt in prompts]

@@ -21,6 +21,7 @@ from octavo_runtime.server.logprobs import (
     LogprobStyle,
     Position,
     completion_logprobs,
+    output_logprobs,
     prompt_logprobs,
 )
 from octavo_runtime.server.state import ServerState
@@ -115,6 +116,8 @@ class CompletionWriter:
         echoed = output.prompt_logprobs if is_first and request.echo else None
         scored = output.prompt_logprobs if request.prompt_logprobs is not None else None
         logprobs = self._logprobs(index, said, completion, prompt, echoed)
+        with_logprobs = request.return_output_logprobs and request.generates
+        text_of_prompt = self._job.prompt_texts[prompt_index] or ""
         return CompletionChoice(
             index=index,
             text=text,
@@ -124,6 +127,8 @@ class CompletionWriter:
             token_ids=said if request.return_token_ids else None,
             prompt_token_ids=prompt if request.return_token_ids and is_first else None,
             prompt_logprobs=prompt_logprobs(scored),
+            prompt_text=text_of_prompt if request.return_prompt_text else msgspec.UNSET,
+            output_logprobs=output_logprobs(completion.logprobs if with_logprobs else None),
         )
 
     def _logprobs(

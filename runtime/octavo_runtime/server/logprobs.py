@@ -6,6 +6,8 @@ JSON has no infinity: what is impossible is written as -9999, as vLLM does.
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import msgspec
+
 from octavo_protocol.openai.answers import (
     ChatLogprobs,
     CompletionLogprobs,
@@ -92,6 +94,13 @@ def prompt_logprobs(positions: PromptLogprobs | None) -> WirePromptLogprobs | No
     if positions is None:
         return None
     return [None if position is None else _by_token_id(position) for position in positions]
+
+
+def output_logprobs(positions: Sequence[Position] | None) -> WirePromptLogprobs | msgspec.UnsetType:
+    """The same form for what was generated, as the engine gave it."""
+    if positions is None:
+        return msgspec.UNSET
+    return [_by_token_id(position) for position in positions]
 
 
 def _by_token_id(position: Position) -> dict[str, PromptLogprob]:

@@ -44,6 +44,22 @@ async def test_a_whole_answer_has_every_field(replica: Replica) -> None:
     }
 
 
+async def test_output_logprobs_tell_rank_and_text_of_each_token(replica: Replica) -> None:
+    replica.llm.script = "de"
+    body = {"logprobs": 1, "max_tokens": 2, "return_output_logprobs": True}
+    [choice] = (await _whole(replica, **body, return_prompt_text=True))["choices"]
+
+    d, e = replica.llm.tokenizer.encode("de")
+    for position, token, text in zip(choice["output_logprobs"], (d, e), "de", strict=True):
+        assert position[str(token)] == {"logprob": -0.5, "rank": 1, "decoded_token": text}
+    assert choice["prompt_text"] == "abc"
+    answer = await replica.http.post(
+        "/v1/completions", json={"prompt": "a", **body, "stream": True}
+    )
+    assert answer.status_code == 400
+    assert "return_output_logprobs is not allowed with stream=true" in answer.text
+
+
 @pytest.mark.parametrize("is_stream", [False, True])
 async def test_echo_with_logprobs_scores_prompt_and_output(
     replica: Replica, is_stream: bool

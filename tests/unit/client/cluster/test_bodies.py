@@ -1,16 +1,26 @@
 """Parameters of an offline call as the fields of a request that means the same."""
 
+from collections.abc import Iterator
+
 import hypothesis.strategies as st
 import pytest
 from hypothesis import given
 
-from octavo.cluster.bodies import chat_body, completion_body, embedding_body
+from octavo.cluster.bodies import beam_body, chat_body, completion_body
+from octavo.cluster.llm import ClusterLLM
+from octavo.cluster.pooling import pooling_body, score_body
+from octavo.lora.request import LoRARequest
+from octavo.tokenization import TokenizationOptions
+from octavo_protocol.beam_search import BeamSearchParams
+from octavo_protocol.errors import ValidationError
 from octavo_protocol.openai import ChatCompletionRequest, CompletionRequest
+from octavo_protocol.pooling import PoolingParams
 from octavo_protocol.sampling_params import RepetitionDetectionParams, SamplingParams
 from octavo_protocol.structured_outputs import StructuredOutputsParams
 
 # A model's own defaults, which explicit parameters must override.
 MODEL = SamplingParams(temperature=0.3, top_p=0.5, top_k=7, repetition_penalty=1.3)
+PLAIN = TokenizationOptions()
 PARAMS = st.builds(
     SamplingParams,
     n=st.integers(1, 4),
@@ -72,11 +82,67 @@ def test_prompts_may_be_dicts_with_a_salt() -> None:
     prompt = {"prompt_token_ids": [1], "prompt": "a", "cache_salt": "s"}
     body = completion_body("m", prompt, None, max_model_len=None)
     assert (body["prompt"], body["cache_salt"]) == ([1], "s")
-    assert embedding_body("m", {"prompt": "a"}, dimensions=8) == {
+    params = PoolingParams(dimensions=8, use_activation=False)
+    assert pooling_body("m", {"prompt": "a"}, params, PLAIN) == {
         "model": "m",
         "input": "a",
         "dimensions": 8,
+        "use_activation": False,
     }
+
+
+def test_texts_are_cut_and_lowered_as_the_options_say() -> None:
+    options = TokenizationOptions.parse(
+        {"truncate_prompt_tokens": 5, "truncation_side": "left", "do_lower_case": True}
+    )
+    cut = {"truncate_prompt_tokens": 5, "truncation_side": "left"}
+    body = completion_body("m", "ABC", None, max_model_len=None, options=options)
+    assert body == {"model": "m", "prompt": "abc", "return_token_ids": True, **cut}
+    assert score_body("m", ("A", {"prompt": "B"}), None, options, "{{ x }}") == {
+        "model": "m",
+        "queries": "a",
+        "documents": ["b"],
+        "chat_template": "{{ x }}",
+        **cut,
+    }
+
+
+def test_pooling_parameters_that_no_request_can_say_are_refused() -> None:
+    with pytest.raises(ValidationError, match="step_tag_id works in process only"):
+        pooling_body("m", "a", PoolingParams(step_tag_id=3), PLAIN)
+
+
+def test_beam_search_is_a_completion_of_as_many_choices() -> None:
+    params = BeamSearchParams(beam_width=3, max_tokens=7, length_penalty=0.5, ignore_eos=True)
+    read = CompletionRequest.model_validate(beam_body("m", [1, 2], params))
+    assert (read.use_beam_search, read.n, read.max_tokens) == (True, 3, 7)
+    assert (read.length_penalty, read.ignore_eos, read.temperature) == (0.5, True, 0.0)
+    assert read.return_output_logprobs
+
+
+def test_an_adapter_is_the_model_of_its_request() -> None:
+    llm = ClusterLLM.__new__(ClusterLLM)
+    llm._model, llm._max_model_len = "base", 100
+    adapter = LoRARequest("sql", 1, "anywhere")
+    bodies = llm._completions(["a", "b"], SamplingParams(), [adapter, None], None)
+    assert [body["model"] for body in bodies] == ["sql", "base"]
+    bodies = llm._completions(iter(["a", "b"]), SamplingParams(), adapter, None)
+    assert [body["model"] for body in bodies] == ["sql", "sql"]
+
+
+def test_prompts_of_an_iterator_are_read_one_by_one() -> None:
+    read = []
+
+    def prompts() -> Iterator[str]:
+        for i in range(3):
+            read.append(i)
+            yield str(i)
+
+    llm = ClusterLLM.__new__(ClusterLLM)
+    llm._model, llm._max_model_len = "base", 100
+    bodies = llm._completions(prompts(), SamplingParams(), None, None)
+    assert next(bodies)["prompt"] == "0"
+    assert read == [0]
 
 
 @pytest.mark.parametrize("prompt", [1.5, None, {"prompt": None}, ["a", 1], {"image": "x"}])
