@@ -1,36 +1,25 @@
-"""Which adapters belong where, what replicas are asked for that, and what each of them says.
+"""Which adapters belong where, and what replicas and routers are asked and told for that.
 
-Adapters come from `spec.adapters` and from LoraAdapters. An adapter counts as loaded where the
-replica's own record lists it, and nowhere else. Neither adding nor removing one touches a pod:
-only room for adapters (`spec.lora`) is part of the pods.
+Adapters come from `spec.adapters` and from LoraAdapters. Those that belong on every replica are
+loaded by us; routers are told of all, and have replicas load those that are on demand. One whose
+source has changed is replaced in place wherever it is. Neither adding nor removing one touches a
+pod: only room for adapters (`spec.lora`) is part of the pods.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
-from typing import Any
 
 from octavo_operator.children.replica import lora_room, secrets
-from octavo_operator.conditions import Finding, joined, old_conditions
-from octavo_operator.desired import AdapterAction, Manifest
-from octavo_operator.objects import KubernetesObject, name, number, text
+from octavo_operator.desired import AdapterAction
+from octavo_operator.objects import KubernetesObject, name, text
 from octavo_operator.observed import Observed
 from octavo_operator.reasons import Reason
-from octavo_operator.replicas import Replica, Stage, shortened
-from octavo_protocol.records import ReplicaRecord
-from octavo_protocol.resources.base import FieldError
+from octavo_operator.replicas import Replica, Stage
+from octavo_protocol.records import AdapterSource, ReplicaRecord, adapter_origin
 from octavo_protocol.resources.lora_adapter import LoraAdapter, LoraAdapterSpec
 from octavo_protocol.resources.model_deployment import ModelDeployment
 from octavo_protocol.resources.model_source import ModelSource
 from octavo_protocol.resources.parse import parse_lora_adapter
-from octavo_protocol.resources.status import (
-    AdapterReplicaStatus,
-    ConditionType,
-    LoraAdapterStatus,
-)
-
-_MAX_REPLICAS_TOLD = 100
-_MAX_NAMES_TOLD = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +34,15 @@ class WantedAdapter:
     is_everywhere: bool
     resource: KubernetesObject | None = None
     problem: tuple[Reason, str] | None = None
+
+    @property
+    def origin(self) -> str:
+        """As of `AdapterSource.origin`."""
+        return adapter_origin(self.source.source, self.source.revision)
+
+    def is_former_on(self, record: ReplicaRecord) -> bool:
+        """Whether the replica serves it from another source, or of another revision."""
+        return record.adapter_sources.get(self.name) not in (None, self.origin)
 
 
 def wanted_adapters(deployment: ModelDeployment, observed: Observed) -> list[WantedAdapter]:
@@ -112,15 +110,20 @@ def _age(resource: KubernetesObject) -> tuple[str, str]:
 def actions(
     wanted: Sequence[WantedAdapter], replicas: Sequence[Replica]
 ) -> tuple[AdapterAction, ...]:
-    """What the ready replicas must load and unload."""
+    """What the ready replicas must load, replace and unload."""
     usable = {each.name: each for each in wanted if each.problem is None}
     found = []
-    for record in _records(replicas):
+    for record in ready_records(replicas):
         url, replica_id = record.url, record.replica_id
         found += [
             AdapterAction(replica_id, url, each.name, each.source)
             for each in usable.values()
             if each.is_everywhere and each.name not in record.adapters
+        ]
+        found += [
+            AdapterAction(replica_id, url, each.name, each.source, in_place=True)
+            for each in usable.values()
+            if each.is_former_on(record)
         ]
         found += [
             AdapterAction(replica_id, url, adapter, None)
@@ -130,124 +133,20 @@ def actions(
     return tuple(found)
 
 
-def _records(replicas: Iterable[Replica]) -> list[ReplicaRecord]:
+def sources(wanted: Sequence[WantedAdapter]) -> list[AdapterSource]:
+    """What routers are told, in the order of the names."""
+    usable = sorted((each for each in wanted if each.problem is None), key=lambda each: each.name)
+    return [
+        AdapterSource(
+            name=each.name,
+            source=each.source.source,
+            revision=each.source.revision,
+            on_demand=not each.is_everywhere,
+        )
+        for each in usable
+    ]
+
+
+def ready_records(replicas: Iterable[Replica]) -> list[ReplicaRecord]:
     """Records of the replicas that take traffic."""
     return [r.record for r in replicas if r.stage is Stage.READY and r.record is not None]
-
-
-def finding(
-    wanted: Sequence[WantedAdapter], replicas: Sequence[Replica], observed: Observed
-) -> Finding | None:
-    """Condition `AdaptersLoaded`; None without adapters."""
-    if not wanted:
-        return None
-    if not _records(replicas):
-        return Finding(
-            ConditionType.ADAPTERS_LOADED, "Unknown", Reason.NO_REPLICA_READY, "no replica tells"
-        )
-    problems = [
-        (each.problem[0], f"{each.name}: {each.problem[1]}")
-        for each in wanted
-        if each.problem is not None
-    ]
-    missing = [
-        f"{each.name} on {replica.name}: {replica.message or 'not loaded yet'}"
-        for each in wanted
-        if each.is_everywhere and each.problem is None
-        for replica in _told(each, replicas, observed)
-        if not replica.loaded
-    ]
-    if problems or missing:
-        reason = problems[0][0] if problems else Reason.LOADING
-        if any(key[1] == each.name for key in observed.adapter_errors for each in wanted):
-            reason = Reason.LOAD_FAILED
-        return Finding(
-            ConditionType.ADAPTERS_LOADED,
-            "False",
-            reason,
-            _listed([*(told for _, told in problems), *missing]),
-        )
-    count = len(_records(replicas))
-    message = f"{len(wanted)} adapters are where they belong, on {count} ready replicas"
-    return Finding(ConditionType.ADAPTERS_LOADED, "True", Reason.LOADED, message)
-
-
-def _listed(sentences: Sequence[str]) -> str:
-    more = len(sentences) - _MAX_NAMES_TOLD
-    listed = "; ".join(sentences[:_MAX_NAMES_TOLD])
-    return f"{listed}; and {more} more" if more > 0 else listed
-
-
-def _told(
-    adapter: WantedAdapter, replicas: Sequence[Replica], observed: Observed
-) -> list[AdapterReplicaStatus]:
-    """What each ready replica says of the adapter."""
-    told = []
-    for record in _records(replicas):
-        loaded = adapter.name in record.adapters
-        error = observed.adapter_errors.get((record.replica_id, adapter.name))
-        message = None if loaded or error is None else shortened(error)
-        told.append(AdapterReplicaStatus(name=record.replica_id, loaded=loaded, message=message))
-    return told
-
-
-def statuses(
-    wanted: Sequence[WantedAdapter], replicas: Sequence[Replica], observed: Observed
-) -> dict[str, Manifest]:
-    """The status of each LoraAdapter, by its name; none while Redis does not tell."""
-    if not observed.is_fleet_known:
-        return {}
-    by_resource = {name(each.resource): each for each in wanted if each.resource is not None}
-    found = {}
-    for resource in observed.adapters:
-        if (adapter := by_resource.get(name(resource))) is not None:
-            told = _told(adapter, replicas, observed)
-            found[name(resource)] = _status(resource, _ready(adapter, told), told, observed.now)
-        elif isinstance(errors := parse_lora_adapter(resource), list):
-            found[name(resource)] = _status(resource, _invalid(errors), [], observed.now)
-    return found
-
-
-def status_without_target(resource: KubernetesObject, now: datetime) -> Manifest:
-    """The status of a LoraAdapter whose ModelDeployment does not exist."""
-    target = text(resource, "spec", "target", "name")
-    place = text(resource, "metadata", "namespace")
-    told = f"there is no ModelDeployment {target} in namespace {place}"
-    finding = Finding(ConditionType.READY, "False", Reason.TARGET_MISSING, told)
-    return _status(resource, finding, [], now)
-
-
-def _ready(adapter: WantedAdapter, told: Sequence[AdapterReplicaStatus]) -> Finding:
-    loaded = sum(each.loaded for each in told)
-    failed = [each for each in told if each.message is not None]
-    where = f"loaded on {loaded} of {len(told)} ready replicas"
-    if adapter.problem is not None:
-        return Finding(ConditionType.READY, "False", *adapter.problem)
-    if failed and adapter.is_everywhere:
-        told_why = f"{where}; {failed[0].name}: {failed[0].message}"
-        return Finding(ConditionType.READY, "False", Reason.LOAD_FAILED, told_why)
-    if not told:
-        return Finding(ConditionType.READY, "False", Reason.NO_REPLICA_READY, "no replica is ready")
-    if loaded < len(told) and adapter.is_everywhere:
-        return Finding(ConditionType.READY, "False", Reason.LOADING, where)
-    return Finding(ConditionType.READY, "True", Reason.LOADED, where)
-
-
-def _invalid(errors: Sequence[FieldError]) -> Finding:
-    return Finding(ConditionType.READY, "False", Reason.INVALID, _listed([str(e) for e in errors]))
-
-
-def _status(
-    resource: KubernetesObject,
-    ready: Finding,
-    told: Sequence[AdapterReplicaStatus],
-    now: datetime,
-) -> dict[str, Any]:
-    generation = number(resource, "metadata", "generation")
-    status = LoraAdapterStatus(
-        observed_generation=generation,
-        loaded_replicas=sum(each.loaded for each in told),
-        replicas=list(told[:_MAX_REPLICAS_TOLD]),
-        conditions=joined([ready], old_conditions(resource), generation, now),
-    )
-    return status.model_dump(mode="json", by_alias=True, exclude_none=True)

@@ -29,6 +29,7 @@ Place = tuple[str, str]  # replica id, adapter
 
 @dataclass(slots=True)
 class _Attempts:
+    action: AdapterAction
     error: str = ""
     failures: int = 0
     next_at: float = 0.0
@@ -76,11 +77,21 @@ class AdaptersClient:
             if (task := places.pop(place).task) is not None:
                 task.cancel()
         for action in actions:
-            attempts = places.setdefault((action.replica_id, action.adapter), _Attempts())
+            attempts = self._attempts_at(places, action)
             if attempts.task is None and self._clock() >= attempts.next_at:
                 attempts.task = asyncio.create_task(self._attempt(key, action, attempts))
         if not places:
             del self._attempts[key]
+
+    def _attempts_at(self, places: dict[Place, _Attempts], action: AdapterAction) -> _Attempts:
+        """Those at the same thing: another source has not failed yet."""
+        place = action.replica_id, action.adapter
+        attempts = places.get(place)
+        if attempts is None or attempts.action != action:
+            if attempts is not None and attempts.task is not None:
+                attempts.task.cancel()
+            attempts = places[place] = _Attempts(action)
+        return attempts
 
     def forget(self, key: Key) -> None:
         self.ask(key, ())
@@ -108,6 +119,8 @@ class AdaptersClient:
             body["lora_path"] = action.source.source
             if action.source.revision is not None:
                 body["revision"] = action.source.revision
+            if action.in_place:
+                body["load_inplace"] = True
         if self._session is None:
             return "the operator is stopping"
         try:

@@ -6,7 +6,7 @@ which spec is served (intent) ─► how many replicas (scaling) ─► manifest
 
 from collections.abc import Iterable, Sequence
 
-from octavo_operator import adapters, names
+from octavo_operator import adapter_status, adapters, names
 from octavo_operator.children import model_cache
 from octavo_operator.children.disruption_budget import disruption_budget
 from octavo_operator.children.redis_secret import redis_secret
@@ -49,7 +49,7 @@ def decide(observed: Observed, settings: OperatorSettings) -> Desired:
         template=_template_hash(children, intent),
         scaling=scaling,
         adapters=asked,
-        registration=_registration(intent, observed),
+        registration=_registration(intent, observed, asked),
     )
     whole_status, events = status(picture, settings)
     return Desired(
@@ -60,7 +60,7 @@ def decide(observed: Observed, settings: OperatorSettings) -> Desired:
         registration=picture.registration,
         deletion_costs=_deletion_costs(children, intent, wanted, current, observed),
         adapter_actions=() if intent.hold is Hold.PAUSED else adapters.actions(asked, current),
-        adapter_statuses=adapters.statuses(asked, current, observed),
+        adapter_statuses=adapter_status.statuses(asked, current, observed),
         recommendations=() if scaling is None else scaling.recommendations,
         look_again_s=_look_again_s(intent, scaling, wanted),
     )
@@ -155,10 +155,10 @@ def _mounted_claims(observed: Observed) -> Iterable[str]:
             yield text(volume, "persistentVolumeClaim", "claimName")
 
 
-def _registration(intent: Intent, observed: Observed) -> DeploymentRecord | None:
-    """None where no spec is known, so that nothing can be said. Adapters' names are not in it:
-    routers know from each replica which ones it holds.
-    """
+def _registration(
+    intent: Intent, observed: Observed, asked: Sequence[adapters.WantedAdapter]
+) -> DeploymentRecord | None:
+    """None where no spec is known, so that nothing can be said."""
     planned = intent.served or intent.written
     if planned is None:
         return None
@@ -171,6 +171,7 @@ def _registration(intent: Intent, observed: Observed) -> DeploymentRecord | None
         ],
         policy=planned.spec.routing.policy,
         created_at=0.0 if created is None else created.timestamp(),
+        adapters=adapters.sources(asked),
     )
 
 

@@ -31,12 +31,15 @@ class ObjectRef:
 
 @dataclass(frozen=True, slots=True)
 class AdapterAction:
-    """Asks one replica to load or to unload an adapter. source: None unloads."""
+    """Asks one replica to load or to unload an adapter. source: None unloads. in_place: in place of
+    what it has under that name.
+    """
 
     replica_id: str
     url: str
     adapter: str
     source: ModelSource | None
+    in_place: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

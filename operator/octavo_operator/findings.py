@@ -7,8 +7,8 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from octavo_operator.adapter_status import finding as adapters_finding
 from octavo_operator.adapters import WantedAdapter
-from octavo_operator.adapters import finding as adapters_finding
 from octavo_operator.conditions import Finding
 from octavo_operator.intent import Hold, Intent
 from octavo_operator.objects import condition, text

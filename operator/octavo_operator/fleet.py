@@ -254,6 +254,8 @@ def _visible(record: ReplicaRecord, *, with_load: bool) -> Seen:
         record.draining,
         record.num_blocks,
         tuple(record.adapters),
+        tuple(record.adapter_versions.items()),
+        tuple(record.adapter_sources.items()),
     )
     load = (record.running, record.waiting, record.waiting_tokens, round(record.kv_usage, 2))
     return (*state, *load) if with_load else state

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 
 from octavo_operator.act import Actor
-from octavo_operator.adapters import status_without_target
+from octavo_operator.adapter_status import status_without_target
 from octavo_operator.adapters_client import AdaptersClient
 from octavo_operator.cluster import ApiError, ApiUnreachableError
 from octavo_operator.desired import Desired

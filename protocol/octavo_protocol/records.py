@@ -9,6 +9,13 @@ one if it is not new enough (`keys.py`).
 import msgspec
 
 
+class AdapterError(msgspec.Struct, array_like=True):
+    """Why the last attempt to load an adapter failed. origin: as of `AdapterSource.origin`."""
+
+    origin: str
+    message: str
+
+
 class ReplicaRecord(msgspec.Struct, omit_defaults=True):
     """State of one live replica, refreshed every second.
 
@@ -17,11 +24,12 @@ class ReplicaRecord(msgspec.Struct, omit_defaults=True):
     Rates are tokens per second, measured by the replica over its recent steps; 0 = not yet known.
     max_num_seqs: sequences that may run at once; 0 = not known. prefix_hit_tokens: prompt tokens
     that the prefix cache supplied since the start. takes_prompt_tokens: it reads the token ids of
-    `overrides.PromptTokens`. adapters: names it answers to now. adapter_versions: the version that
-    block hashes bind, by adapter. adapter_sources: what each was loaded from, as
-    `AdapterSource.origin` writes it; empty where that is not known. max_adapters: that it can
-    hold; 0 = it takes none. adapter_load_s: how long a load took lately, in seconds; 0 = not yet
-    known.
+    `overrides.PromptTokens`. adapters: names it answers to now. loaded_adapters: those of them that
+    are in its memory; a request for another one waits until it is loaded again. adapter_versions:
+    the version that block hashes bind, by adapter. adapter_sources: what each was loaded from, as
+    `AdapterSource.origin` writes it. max_adapters: that fit its memory; 0 = it takes none.
+    adapter_load_s: how long a load took lately, in seconds; 0 = not yet known. adapter_errors: of
+    the last few adapters that could not be loaded.
     """
 
     replica_id: str
@@ -46,10 +54,12 @@ class ReplicaRecord(msgspec.Struct, omit_defaults=True):
     max_num_seqs: int = 0
     prefix_hit_tokens: int = 0
     takes_prompt_tokens: bool = False
+    loaded_adapters: list[str] = []
     adapter_versions: dict[str, str] = {}
     adapter_sources: dict[str, str] = {}
     max_adapters: int = 0
     adapter_load_s: float = 0.0
+    adapter_errors: dict[str, AdapterError] = {}
 
 
 class AdapterSource(msgspec.Struct, omit_defaults=True):

@@ -175,7 +175,7 @@ class FakeReplica:
         return web.Response(text="Success")
 
     def _tell_adapters(self) -> None:
-        self.record.adapters = list(self.adapters)
+        self.record.adapters = self.record.loaded_adapters = list(self.adapters)
         self.record.adapter_versions = dict(self.adapters)
         self.record.adapter_sources = dict(self.adapters)
 

@@ -32,6 +32,7 @@ from octavo_protocol.resources.pod_spec import PodTemplateSpec
 
 PORT = 8000
 CONTAINER = "engine"
+RUNTIME_LORA = "VLLM_ALLOW_RUNTIME_LORA_UPDATING"
 _PROBE_PERIOD_S = 2
 # Between the end of draining and the kill: what the process needs to end.
 _STOP_MARGIN_S = 30
@@ -133,6 +134,8 @@ def _environment(deployment: ModelDeployment) -> Iterable[Mapping[str, Any]]:
             "valueFrom": {"fieldRef": {"apiVersion": "v1", "fieldPath": path}},
         }
     yield redis_environment(deployment)
+    if lora_room(deployment) is not None:  # operator and routers have replicas load adapters
+        yield {"name": RUNTIME_LORA, "value": "1"}
     if deployment.spec.cache.node_path is not None:
         yield {"name": "TRITON_CACHE_DIR", "value": f"{CACHE_PATH}/triton"}
 

@@ -115,7 +115,12 @@ class AdapterReplicaStatus(ResourceModel):
 
     name: Annotated[str, Field(description="The replica.")]
     loaded: Annotated[bool, Field(description="Whether requests for it are answered there.")]
-    message: Annotated[str | None, Field(description="Why it is not loaded.")] = None
+    version: Annotated[
+        str | None, Field(description="Names the files that it answers with; others, another one.")
+    ] = None
+    message: Annotated[
+        str | None, Field(description="Why it is not loaded, or not from the source of the spec.")
+    ] = None
 
 
 class LoraAdapterStatus(ResourceModel):
@@ -123,6 +128,9 @@ class LoraAdapterStatus(ResourceModel):
         int | None, Field(description="Generation of the spec that this status is about.")
     ] = None
     loaded_replicas: Annotated[int, Field(description="Replicas that hold it.")] = 0
+    updated_replicas: Annotated[
+        int, Field(description="Replicas that hold it from the source of the spec.")
+    ] = 0
     replicas: Annotated[
         list[AdapterReplicaStatus],
         Field(max_length=100, description="Each replica's word on it, at most 100."),

@@ -82,7 +82,7 @@ class AdapterHoldings:
         return None if source is None else source.origin
 
     def has(self, record: ReplicaRecord, name: str) -> bool:
-        """Whether the replica answers for the adapter now."""
+        """Whether the replica answers for the adapter now, perhaps after a load of its own."""
         place = record.incarnation, name
         recent = self._clock() - _RECORD_AGE_S
         loaded, missing = self._loaded.get(place, -math.inf), self._missing.get(place, -math.inf)
@@ -109,11 +109,15 @@ class AdapterHoldings:
         known = [record.adapter_load_s for record in records if record.adapter_load_s]
         usual = sum(known) / len(known) if known else DEFAULT_LOAD_S
         return [
-            0.0
-            if name in record.served_names or self.has(record, name)
-            else record.adapter_load_s or usual
+            0.0 if self._is_loaded(record, name) else record.adapter_load_s or usual
             for record in records
         ]
+
+    def _is_loaded(self, record: ReplicaRecord, name: str) -> bool:
+        if name in record.served_names:
+            return True
+        is_told = name in record.loaded_adapters or name not in record.adapters
+        return is_told and self.has(record, name)
 
     def identity(self, records: Iterable[ReplicaRecord], name: str | None) -> str | None:
         """What blocks of requests for `name` bind, by the version that most replicas have: empty

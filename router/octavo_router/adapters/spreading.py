@@ -73,7 +73,7 @@ class AdapterSpreading:
         return (by_id[each.replica_id] for each in new_hosts(name, copies, hosts, demands))
 
     def _host(self, deployment: Deployment, record: ReplicaRecord, name: str) -> Host:
-        held = set(record.adapters) - {name}
+        held = set(record.loaded_adapters) - {name}
         is_there = deployment.replicas.adapters.has(record, name)
         if is_there or self._loader.is_loading(record.incarnation, name):
             held.add(name)

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from dataclasses import replace
 
 import pytest
 from aiohttp import web
@@ -131,3 +132,17 @@ async def test_a_replica_that_is_gone_is_an_error_and_is_forgotten_with_its_acti
     assert message.startswith("it does not answer: ")
     world.client.ask(KEY, [])
     assert world.client.errors(KEY) == {}
+
+
+async def test_another_source_is_tried_at_once_and_in_place(world: World, replica: Replica) -> None:
+    replica.status = 400
+    world.client.ask(KEY, [world.load])
+    await world.next_turn()
+    await world.next_turn()
+    repaired = ModelSource(source="hf://org/repaired")
+    replica.status = 200
+    world.client.ask(KEY, [replace(world.load, source=repaired, in_place=True)])
+    assert world.client.errors(KEY) == {}
+    assert await world.next_turn() == 0
+    body = {"lora_name": "sql", "lora_path": "hf://org/repaired", "load_inplace": True}
+    assert replica.requests[1:] == [("/v1/load_lora_adapter", body)]

@@ -5,10 +5,11 @@ from typing import Any
 
 from tests.fakes.observations import NAME, NOW, SETTINGS, condition, deployment, record, settled
 
-from octavo_operator.adapters import status_without_target
+from octavo_operator.adapter_status import status_without_target
 from octavo_operator.decide import decide
 from octavo_operator.desired import AdapterAction, Desired, Manifest
 from octavo_operator.observed import Observed
+from octavo_protocol.records import AdapterError, AdapterSource
 from octavo_protocol.resources.model_source import ModelSource
 
 SQL = {"name": "sql", "model": {"source": "hf://org/sql"}}
@@ -220,3 +221,120 @@ def test_an_adapter_cannot_have_the_name_of_another_deployment_s_model() -> None
     assert (ready["status"], ready["reason"]) == ("False", "NameTaken")
     assert "the name law belongs to ModelDeployment other/law" in ready["message"]
     assert condition(desired, "Ready")[0] == "True"
+
+
+def serving(name: str, origin: str, version: str = "v1", **fields: Any) -> dict[str, Any]:
+    """Fields of the record of a replica that has this adapter."""
+    return {
+        "adapters": [name],
+        "adapter_sources": {name: origin},
+        "adapter_versions": {name: version},
+        **fields,
+    }
+
+
+def test_another_source_is_loaded_in_place_and_the_status_says_which_version_is_where() -> None:
+    adapter = lora_adapter("sql", model={"source": "hf://org/sql", "revision": "new"})
+    observed = settled(deployment(**LORA, replicas=3), 3, adapters=[adapter])
+    error = "adapter_model.safetensors is cut off"
+    observed = replace(
+        observed,
+        replicas=[
+            record(f"{NAME}-0", **serving("sql", "hf://org/sql@new", "v2")),
+            record(f"{NAME}-1", **serving("sql", "hf://org/sql@old")),
+            record(f"{NAME}-2", **serving("sql", "hf://org/sql@old")),
+        ],
+        adapter_errors={("chat-2", "sql"): error},
+    )
+    desired = decide(observed, SETTINGS)
+    status = desired.adapter_statuses["sql"]
+    source = ModelSource(source="hf://org/sql", revision="new")
+
+    assert desired.adapter_actions == tuple(
+        AdapterAction(f"chat-{i}", f"http://chat-{i}:8000", "sql", source, in_place=True)
+        for i in (1, 2)
+    )
+    assert (status["loadedReplicas"], status["updatedReplicas"]) == (3, 1)
+    assert status["replicas"] == [
+        {"name": "chat-0", "loaded": True, "version": "v2"},
+        {
+            "name": "chat-1",
+            "loaded": True,
+            "version": "v1",
+            "message": "serves the former source: not replaced yet",
+        },
+        {
+            "name": "chat-2",
+            "loaded": True,
+            "version": "v1",
+            "message": f"serves the former source: {error}",
+        },
+    ]
+    [ready] = status["conditions"]
+    assert (ready["status"], ready["reason"], ready["message"]) == (
+        "False",
+        "LoadFailed",
+        f"loaded on 3 of 3 ready replicas, on 2 of them from the former source; chat-2: {error}",
+    )
+
+
+def test_an_on_demand_adapter_is_replaced_where_it_is_and_loaded_nowhere_else() -> None:
+    adapter = lora_adapter("sql", loadPolicy="OnDemand")
+    observed = settled(deployment(**LORA, replicas=2), 2, adapters=[adapter])
+    replicas = [record(f"{NAME}-0", **serving("sql", "hf://org/former")), record(f"{NAME}-1")]
+    desired = decide(replace(observed, replicas=replicas), SETTINGS)
+
+    assert [(a.replica_id, a.in_place) for a in desired.adapter_actions] == [("chat-0", True)]
+    assert desired.adapter_statuses["sql"]["conditions"][0]["reason"] == "Loading"
+    assert condition(desired, "AdaptersLoaded")[2] == (
+        "sql on chat-0: serves the former source: not replaced yet"
+    )
+
+
+def test_an_on_demand_adapter_that_failed_wherever_it_was_tried_is_not_ready() -> None:
+    """Routers ask for it; what the replica answered them it tells us in its record."""
+    adapter = lora_adapter("sql", loadPolicy="OnDemand")
+    observed = settled(deployment(**LORA, replicas=2), 2, adapters=[adapter])
+    failed = {"sql": AdapterError("hf://org/sql", "rank 64 is too much")}
+    replicas = [record(f"{NAME}-0", adapter_errors=failed), record(f"{NAME}-1")]
+    desired = decide(replace(observed, replicas=replicas), SETTINGS)
+    [ready] = desired.adapter_statuses["sql"]["conditions"]
+    assert desired.adapter_actions == ()
+    assert (ready["reason"], ready["message"]) == (
+        "LoadFailed",
+        "loaded on 0 of 2 ready replicas; chat-0: rank 64 is too much",
+    )
+
+    elsewhere = [replicas[0], record(f"{NAME}-1", **serving("sql", "hf://org/sql"))]
+    desired = decide(replace(observed, replicas=elsewhere), SETTINGS)
+    assert desired.adapter_statuses["sql"]["conditions"][0]["status"] == "True"
+
+    former = {"sql": AdapterError("hf://org/former", "rank 64 is too much")}
+    repaired = [record(f"{NAME}-0", adapter_errors=former), record(f"{NAME}-1")]
+    desired = decide(replace(observed, replicas=repaired), SETTINGS)
+    assert desired.adapter_statuses["sql"]["conditions"][0]["status"] == "True"
+
+
+def test_routers_are_told_of_every_adapter_that_can_be_loaded() -> None:
+    revised = {"source": "hf://org/b", "revision": "abc"}
+    adapters = [
+        lora_adapter("b", loadPolicy="OnDemand", servedName="other", model=revised),
+        lora_adapter("c", servedName=NAME),
+    ]
+    observed = settled(deployment(adapters=[SQL], replicas=1), 1, adapters=adapters)
+    registration = decide(fleet(observed, []), SETTINGS).registration
+    assert registration is not None
+    assert registration.adapters == [
+        AdapterSource("other", "hf://org/b", "abc", on_demand=True),
+        AdapterSource("sql", "hf://org/sql"),
+    ]
+
+
+def test_only_pods_with_room_for_adapters_let_them_be_loaded_at_run_time() -> None:
+    def names(**spec: Any) -> set[str]:
+        desired = decide(settled(deployment(**spec), 1), SETTINGS)
+        [workload] = [each for each in desired.children or () if each["kind"] == "Deployment"]
+        [container] = workload["spec"]["template"]["spec"]["containers"]
+        return {each["name"] for each in container["env"]}
+
+    assert names(**LORA) - names() == {"VLLM_ALLOW_RUNTIME_LORA_UPDATING"}

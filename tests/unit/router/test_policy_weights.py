@@ -22,14 +22,23 @@ def test_what_is_given_is_set_and_the_rest_keeps_its_default(tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("uncache: 4", "there is no weight 'uncache'; there are uncached, recent, running, adapter, tie_ms"),
+        (
+            "uncache: 4",
+            "there is no weight 'uncache'; there are uncached, recent, running, adapter, tie_ms",
+        ),
         ("uncached: four", "uncached must be a number from 0, such as 4, not 'four'"),
         ("recent: -1", "recent must be a number from 0, such as 0.05, not -1"),
         ("recent: .inf", "recent must be a number from 0, such as 0.05, not inf"),
         ("recent: .nan", "recent must be a number from 0, such as 0.05, not nan"),
         ("running: yes", "running must be a number from 0, such as 1, not True"),
-        ("- 4", "write one `name: number` a line; names are uncached, recent, running, adapter, tie_ms"),
-        ("", "write one `name: number` a line; names are uncached, recent, running, adapter, tie_ms"),
+        (
+            "- 4",
+            "write one `name: number` a line; names are uncached, recent, running, adapter, tie_ms",
+        ),
+        (
+            "",
+            "write one `name: number` a line; names are uncached, recent, running, adapter, tie_ms",
+        ),
         ("uncached: [", "are not valid YAML"),
     ],
 )

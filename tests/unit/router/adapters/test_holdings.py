@@ -70,10 +70,12 @@ def test_a_refusal_is_kept_for_longer_each_time_and_forgotten_with_another_sourc
 
 def test_the_seconds_of_a_load_are_the_replica_s_own_or_the_usual_ones() -> None:
     known = new_record("known", max_adapters=1, adapter_load_s=0.2)
-    new, has = new_record("new", max_adapters=1), new_record("has", adapters=["sql"])
+    new = new_record("new", max_adapters=1)
+    has = new_record("has", adapters=["sql"], loaded_adapters=["sql"])
+    had = new_record("had", adapters=["sql"])
     adapters = holdings(known, new, has)
     assert adapters.load_seconds([known, new, has], "sql") == [0.2, 0.2, 0.0]
-    assert adapters.load_seconds([new, has], "sql") == [1.0, 0.0]
+    assert adapters.load_seconds([new, has, had], "sql") == [1.0, 0.0, 1.0]
     assert adapters.load_seconds([known, new], "fake") == [0.0, 0.0]
     assert adapters.load_seconds([known, new], None) == [0.0, 0.0]
 
