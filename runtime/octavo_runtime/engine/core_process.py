@@ -29,7 +29,6 @@ from octavo_runtime.engine.messages import (
     AddRequest,
     Command,
     Control,
-    ControlResult,
     EngineInfo,
     EngineRequest,
     PoolingRequest,
@@ -40,16 +39,13 @@ from octavo_runtime.engine.messages import (
     StartFailed,
     StepOutputs,
 )
+from octavo_runtime.engine.waiting_calls import WaitingCalls
 from octavo_runtime.engine.wakeup import Wakeup
 
 logger = logging.getLogger(__name__)
 
 _PR_SET_PDEATHSIG = 1
 _LOOK_S = 0.0005  # between two looks whether the device still needs no new step
-# What the API side may call between steps. Values and arguments are what msgpack can carry.
-CONTROL_METHODS = frozenset(
-    {"reset_prefix_cache", "sleep", "wake_up", "is_sleeping", "start_profile", "stop_profile"}
-)
 _encoder = msgspec.msgpack.Encoder()
 _decoder: msgspec.msgpack.Decoder[Command] = msgspec.msgpack.Decoder(Command)
 
@@ -88,14 +84,14 @@ def run(socket: "zmq.Socket[bytes]", core: Core) -> None:
     poller = zmq.Poller()
     poller.register(socket, zmq.POLLIN)
     poller.register(core.wakeup.fd, zmq.POLLIN)
-    sleeps: list[Control] = []
+    waiting = WaitingCalls(lambda result: _send(socket, result))
     _send(socket, core.info)
     while True:
         if not core.has_work():
             poller.poll()
         while True:
             core.wakeup.clear()
-            if not _handle_all(socket, core, sleeps):
+            if not _handle_all(socket, core, waiting):
                 return
             if not (spare_s := core.spare_s()):
                 break
@@ -103,23 +99,21 @@ def run(socket: "zmq.Socket[bytes]", core: Core) -> None:
             # descriptor readable.
             select.select([socket.FD, core.wakeup.fd], (), (), min(spare_s, _LOOK_S))
         _send(socket, core.step())
-        for call in list(sleeps):
-            sleeps.remove(call)
-            _call(socket, core, call, sleeps)
+        waiting.look(core)
 
 
-def _handle_all(socket: "zmq.Socket[bytes]", core: Core, sleeps: list[Control]) -> bool:
+def _handle_all(socket: "zmq.Socket[bytes]", core: Core, waiting: WaitingCalls) -> bool:
     """Carries out the commands that are there; False when one was the last."""
     try:
         while True:
-            if not _handle(socket, core, _decoder.decode(socket.recv(zmq.NOBLOCK)), sleeps):
+            if not _handle(socket, core, _decoder.decode(socket.recv(zmq.NOBLOCK)), waiting):
                 return False
     except zmq.Again:
         return True
 
 
 def _handle(
-    socket: "zmq.Socket[bytes]", core: Core, command: Command, sleeps: list[Control]
+    socket: "zmq.Socket[bytes]", core: Core, command: Command, waiting: WaitingCalls
 ) -> bool:
     """Carries out one command; False when it was the last."""
     match command:
@@ -130,7 +124,7 @@ def _handle(
         case AbortRequests(request_ids):
             core.abort(request_ids)
         case Control():
-            _call(socket, core, command, sleeps)
+            waiting.call(core, command)
         case Shutdown():
             return False
     return True
@@ -154,31 +148,6 @@ def _add(socket: "zmq.Socket[bytes]", core: Core, request: EngineRequest | Pooli
                 request.request_id, [], finish_reason="error", error=cause, error_kind=kind
             )
             _send(socket, StepOutputs([failed]))
-
-
-def _call(socket: "zmq.Socket[bytes]", core: Core, call: Control, sleeps: list[Control]) -> None:
-    """Answers a control call, or keeps it in `sleeps` while the engine still drains for it."""
-    result = _control(core, call.call_id, call.method, call.arguments)
-    if call.method == "sleep" and result.value is False:
-        sleeps.append(call)
-        return
-    if call.method == "wake_up":  # whoever still waits for the sleep would wait for ever
-        for sleep in sleeps:
-            _send(socket, ControlResult(sleep.call_id, error="the engine was woken up meanwhile"))
-        sleeps.clear()
-    _send(socket, result)
-
-
-def _control(core: Core, call_id: int, method: str, arguments: dict[str, Any]) -> ControlResult:
-    if method not in CONTROL_METHODS:
-        return ControlResult(call_id, error=f"the engine has no method {method!r}")
-    try:
-        return ControlResult(call_id, getattr(core, method)(**arguments))
-    except OctavoError as error:
-        return ControlResult(call_id, error=error.message, error_kind=kind_of(error))
-    except Exception as error:
-        logger.exception("%s failed", method)
-        return ControlResult(call_id, error=f"{type(error).__name__}: {error}")
 
 
 def main(arguments: list[str]) -> int:
