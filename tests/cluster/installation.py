@@ -50,11 +50,13 @@ class Installation:
 
     @property
     def leader(self) -> str:
-        """Pod of the operator that works."""
-        lease = self.kube.get("coordination.k8s.io/v1/Lease", OPERATOR, SYSTEM)
-        assert lease is not None, "nobody has the lease"
-        holder: str = lease["spec"]["holderIdentity"]
-        return holder
+        """Pod of the operator that works; pods are ready before one of them leads."""
+
+        def holder() -> str:
+            lease = self.kube.get("coordination.k8s.io/v1/Lease", OPERATOR, SYSTEM) or {}
+            return str(lease.get("spec", {}).get("holderIdentity", ""))
+
+        return self.kube.wait("a leader", holder, seconds=60, namespace=SYSTEM)
 
 
 def values_for(made: Images | None, named: Images, model: Path | None) -> dict[str, Any]:

@@ -50,45 +50,39 @@ class Kube:
     def get(self, kind: str, name: str, namespace: str | None = None) -> Object | None:
         """None if it is not there."""
         try:
-            found: Object = self._resource(kind).get(name=name, namespace=namespace).to_dict()
+            return told(self._resource(kind).get(name=name, namespace=namespace))
         except NotFoundError:
             return None
-        return found
 
     def list(self, kind: str, namespace: str | None = None, **labels: str) -> list[Object]:
         selector = ",".join(f"{key}={value}" for key, value in labels.items())
         found = self._resource(kind).get(namespace=namespace, label_selector=selector)
-        listed: list[Object] = found.to_dict()["items"]
+        listed: list[Object] = told(found)["items"]
         return listed
 
     def apply(self, manifest: Object, *, field_manager: str = FIELD_MANAGER) -> Object:
         """Server-side apply; conflicts are errors. Raises `DynamicApiError`."""
         metadata = manifest["metadata"]
-        applied: Object = (
-            self._resource(f"{manifest['apiVersion']}/{manifest['kind']}")
-            .server_side_apply(
+        resource = self._resource(f"{manifest['apiVersion']}/{manifest['kind']}")
+        return told(
+            resource.server_side_apply(
                 body=manifest,
                 name=metadata["name"],
                 namespace=metadata.get("namespace"),
                 field_manager=field_manager,
             )
-            .to_dict()
         )
-        return applied
 
     def patch(self, kind: str, name: str, namespace: str, body: Object) -> Object:
         """Merge patch."""
-        patched: Object = (
-            self._resource(kind)
-            .patch(
+        return told(
+            self._resource(kind).patch(
                 body=body,
                 name=name,
                 namespace=namespace,
                 content_type="application/merge-patch+json",
             )
-            .to_dict()
         )
-        return patched
 
     def delete(self, kind: str, name: str, namespace: str | None = None, **options: Any) -> None:
         """Says nothing if it is not there. options: of the request, as `gracePeriodSeconds`."""
@@ -132,11 +126,12 @@ class Kube:
             yield f"--- ModelDeployment {deployment['metadata']['name']}\n{status}"
         for event in self.list("v1/Event", namespace)[-20:]:
             about = event["involvedObject"]
-            yield f"--- {about['kind']} {about['name']}: {event['reason']} {event['message']}"
+            yield f"--- {about['kind']} {about['name']}: {event['reason']} {event.get('message')}"
         for pod in self.list("v1/Pod", namespace)[:10]:
             name = pod["metadata"]["name"]
-            states = [each["state"] for each in pod["status"].get("containerStatuses", [])]
-            yield f"--- Pod {name} {pod['status']['phase']} {states}\n{self.logs(name, namespace)}"
+            status = pod.get("status", {})
+            states = [each.get("state") for each in status.get("containerStatuses", [])]
+            yield f"--- Pod {name} {status.get('phase')} {states}\n{self.logs(name, namespace)}"
 
     def logs(self, pod: str, namespace: str, *, lines: int = 30) -> str:
         """The last lines of a pod's log, or why there are none."""
@@ -146,10 +141,28 @@ class Kube:
         return done.stdout or done.stderr
 
 
+def told(answer: Any) -> Object:
+    """What the API server said, without fields that are null: Kubernetes takes them as absent."""
+    found: Object = _without_nulls(answer.to_dict())
+    return found
+
+
+def _without_nulls(part: Any) -> Any:
+    if isinstance(part, dict):
+        return {key: _without_nulls(each) for key, each in part.items() if each is not None}
+    return [_without_nulls(each) for each in part] if isinstance(part, list) else part
+
+
 def conditions(found: Object) -> dict[str, Object]:
-    """Conditions of an object's status by type."""
-    listed = (found.get("status") or {}).get("conditions") or []
+    """Conditions of an object's status by type; none before anybody has written a status."""
+    listed = found.get("status", {}).get("conditions", [])
     return {condition["type"]: condition for condition in listed}
+
+
+def is_seen(found: Object) -> bool:
+    """Whether its status is about the spec that is there now."""
+    observed = found.get("status", {}).get("observedGeneration", 0)
+    return bool(observed >= found["metadata"]["generation"])
 
 
 def is_true(found: Object, condition: str) -> bool:

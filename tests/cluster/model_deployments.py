@@ -60,7 +60,9 @@ class ModelDeployments:
         return found
 
     def pods(self, name: str) -> list[Object]:
-        return self.kube.list("v1/Pod", self.namespace, **{OWNER_LABEL: name})
+        """Its pods that are not about to end: one that drains may be there for a minute."""
+        listed = self.kube.list("v1/Pod", self.namespace, **{OWNER_LABEL: name})
+        return [pod for pod in listed if "deletionTimestamp" not in pod["metadata"]]
 
     def events(self, reason: str) -> list[Object]:
         listed = self.kube.list("v1/Event", self.namespace)

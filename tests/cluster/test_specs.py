@@ -17,6 +17,7 @@ from tests.cluster.kube import (
     MODEL_DEPLOYMENT,
     Object,
     conditions,
+    is_seen,
     is_true,
 )
 from tests.cluster.model_deployments import NOWHERE, SPEC, ModelDeployments
@@ -172,13 +173,9 @@ def test_a_paused_deployment_is_left_alone_until_it_goes_on(models: ModelDeploym
 
     models.kube.wait("the workload", workload, seconds=60, namespace=models.namespace)
     _patch(models, "paused", paused=True)
-    models.wait(
-        "paused", "seen", lambda each: each["status"]["observedGeneration"] == 2, seconds=30
-    )
+    models.wait("paused", "seen", is_seen, seconds=30)
     _patch(models, "paused", engine={"maxNumSeqs": 5}, replicas=2)
-    models.wait(
-        "paused", "seen", lambda each: each["status"]["observedGeneration"] == 3, seconds=30
-    )
+    models.wait("paused", "seen", is_seen, seconds=30)
     before = workload()
     assert before is not None
     assert before["spec"]["replicas"] == 1

@@ -12,7 +12,15 @@ import pytest
 from tests.cluster import faults
 from tests.cluster.environment import Scripts
 from tests.cluster.installation import NAMESPACE, OPERATOR, REDIS, ROUTER, SYSTEM, Installation
-from tests.cluster.kube import DEPLOYMENT, MODEL_DEPLOYMENT, Kube, Object, conditions, is_true
+from tests.cluster.kube import (
+    DEPLOYMENT,
+    MODEL_DEPLOYMENT,
+    Kube,
+    Object,
+    conditions,
+    is_seen,
+    is_true,
+)
 from tests.cluster.model_deployments import ModelDeployments
 from tests.cluster.report import Report
 from tests.cluster.streaming_load import Load, streaming_load
@@ -252,10 +260,5 @@ def test_a_node_whose_kubelet_stops_costs_no_request_and_shows_in_the_status(
 
 def _change(serving: ModelDeployments, spec: Object) -> None:
     """Changes the spec and waits until the operator has seen it, which takes seconds at most."""
-    changed = serving.kube.patch(MODEL_DEPLOYMENT, NAME, NAMESPACE, {"spec": spec})
-    generation: int = changed["metadata"]["generation"]
-
-    def is_seen(found: Object) -> bool:
-        return bool(found["status"]["observedGeneration"] >= generation)
-
+    serving.kube.patch(MODEL_DEPLOYMENT, NAME, NAMESPACE, {"spec": spec})
     serving.wait(NAME, "new spec seen", is_seen, seconds=30)

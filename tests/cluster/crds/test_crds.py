@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 from kubernetes.dynamic.exceptions import DynamicApiError, NotFoundError, ResourceNotFoundError
-from tests.cluster.kube import MODEL_DEPLOYMENT, Kube, Object, WaitError
+from tests.cluster.kube import MODEL_DEPLOYMENT, Kube, Object, WaitError, conditions, told
 from tests.fakes.manifests import (
     GOOD_SPECS,
     RULE_VIOLATIONS,
@@ -65,19 +65,16 @@ def becomes_strict(kube: Kube) -> bool:
 
 
 def is_established(kube: Kube, name: str) -> bool:
-    found = kube.get(CRD, name) or {}
-    conditions = (found.get("status") or {}).get("conditions") or []  # null until first looked at
-    return {"Established": "True"}.items() <= {c["type"]: c["status"] for c in conditions}.items()
+    return conditions(kube.get(CRD, name) or {}).get("Established", {}).get("status") == "True"
 
 
 def tried(kube: Kube, body: Object) -> Object:
     """What the server would store. Raises `DynamicApiError` where it refuses."""
     api_version, kind = body["apiVersion"], body["kind"]
     resource = kube.client.resources.get(api_version=api_version, kind=kind)
-    stored: Object = resource.create(
-        body=body, namespace=NAMESPACE, dry_run="All", field_validation="Strict"
-    ).to_dict()
-    return stored
+    return told(
+        resource.create(body=body, namespace=NAMESPACE, dry_run="All", field_validation="Strict")
+    )
 
 
 def is_refused(kube: Kube, violation: Violation) -> bool:
@@ -102,9 +99,9 @@ def test_definition_is_taken_without_complaint(server: Kube, name: str) -> None:
     found = server.get(CRD, name)
 
     assert found is not None
-    conditions = {c["type"]: (c["status"], c["message"]) for c in found["status"]["conditions"]}
-    assert conditions["Established"][0] == conditions["NamesAccepted"][0] == "True"
-    assert "NonStructuralSchema" not in conditions
+    known = conditions(found)
+    assert known["Established"]["status"] == known["NamesAccepted"]["status"] == "True"
+    assert "NonStructuralSchema" not in known
 
 
 @pytest.mark.parametrize("spec", GOOD_SPECS, ids=str)

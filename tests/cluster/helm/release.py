@@ -5,7 +5,7 @@ from typing import Any
 
 import helm_python
 from tests.cluster.installation import CHART
-from tests.cluster.kube import DEPLOYMENT, MODEL_DEPLOYMENT, Kube, Object
+from tests.cluster.kube import DEPLOYMENT, MODEL_DEPLOYMENT, Kube, Object, is_seen
 
 RELEASE = "octavo-story"
 SYSTEM, MODELS = "octavo-story-system", "octavo-story-models"
@@ -69,7 +69,7 @@ class Release:
         found = self.kube.get(kind, name, SYSTEM)
         if found is None:
             return False
-        status, wanted = found["status"], found["spec"]["replicas"]
+        status, wanted = found.get("status", {}), found["spec"]["replicas"]
         numbers = (status.get("replicas"), status.get("readyReplicas"))
         is_current: bool = status.get("observedGeneration") == found["metadata"]["generation"]
         is_updated: bool = status.get("updatedReplicas", wanted) == wanted
@@ -125,7 +125,7 @@ class Release:
 
         def is_done() -> bool:
             found = self.kube.get(POD, "chmod", SYSTEM)
-            return found is not None and found["status"].get("phase") == "Succeeded"
+            return found is not None and found.get("status", {}).get("phase") == "Succeeded"
 
         self.kube.wait("volume made", is_done, seconds=SECONDS, namespace=SYSTEM)
         self.kube.delete(POD, "chmod", SYSTEM)
@@ -140,8 +140,7 @@ class Release:
         def is_reconciled() -> bool:
             found = self.kube.get(MODEL_DEPLOYMENT, "story", MODELS)
             assert found is not None, "the ModelDeployment is gone"
-            seen = found.get("status", {}).get("observedGeneration")
-            return bool(seen == found["metadata"]["generation"])
+            return is_seen(found)
 
         self.kube.wait("model reconciled", is_reconciled, seconds=SECONDS, namespace=MODELS)
 

@@ -17,7 +17,15 @@ from typing import cast
 import pytest
 import redis
 from prometheus_client.parser import text_string_to_metric_families
-from tests.cluster.kube import DEPLOYMENT, LORA_ADAPTER, MODEL_DEPLOYMENT, Kube, Object, conditions
+from tests.cluster.kube import (
+    DEPLOYMENT,
+    LORA_ADAPTER,
+    MODEL_DEPLOYMENT,
+    Kube,
+    Object,
+    conditions,
+    is_seen,
+)
 
 from octavo.local.ports import free_port
 from octavo.local.redis_server import EmbeddedRedis
@@ -153,10 +161,8 @@ class World:
 
         def look() -> Object | None:
             found = self.kube.get(MODEL_DEPLOYMENT, name, NAMESPACE)
-            if found is None or "status" not in found:
-                return None
-            is_current = found["status"]["observedGeneration"] == found["metadata"]["generation"]
-            return found if is_current and name in self.registered() else None
+            is_settled = found is not None and is_seen(found) and name in self.registered()
+            return found if is_settled else None
 
         return self.kube.wait(f"{name} settled", look, seconds=60, namespace=NAMESPACE)
 
