@@ -13,6 +13,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --progre
 PORT ?= 8000
 MANIFEST ?= examples/01-smollm2.yaml
 PYTEST_ARGS ?=
+TEST_WORKERS ?= 2
 
 BENCH_ARGS ?=
 
@@ -29,11 +30,13 @@ model: $(VENV)/.installed-up ## fetch SmolLM2 into the cache
 
 setup: $(VENV)/.installed-dev ## create .venv with everything for development
 
-test: $(VENV)/.installed-dev ## run every test that needs no GPU and no cluster
+# A file's tests share what they start and run in order, in one worker; in the order of their names
+# the files with the longest tests (e2e) come first.
+test: $(VENV)/.installed-dev ## run every test that needs no GPU and no cluster (TEST_WORKERS=0: one by one)
 	@$(BIN)/octavo models pull smollm2
 	@$(BIN)/octavo models pull minilm
 	@$(BIN)/octavo models pull ms-marco-minilm
-	@$(BIN)/python -m pytest $(PYTEST_ARGS)
+	@$(BIN)/python -m pytest -n $(TEST_WORKERS) --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
 
 test-cluster: $(VENV)/.installed-dev ## test operator and chart on a real Kubernetes (docs/kubernetes.md)
 	@$(BIN)/octavo models pull smollm2

@@ -11,9 +11,20 @@ import torch
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"
 
-# The same examples in every run: a failure is never luck. Look further with
-# `--hypothesis-profile=default`.
-hypothesis.settings.register_profile("octavo", derandomize=True, deadline=None)
+# Workers beside each other (`make test`) take one core each: teams of threads that share a core
+# wait for each other's turns. Children inherit it; tests of threads set their own number.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ["OMP_NUM_THREADS"] = "1"
+    torch.set_num_threads(1)
+
+# The same examples in every run, however slow the machine: a failure is never luck. Look further
+# with `--hypothesis-profile=default`.
+hypothesis.settings.register_profile(
+    "octavo",
+    derandomize=True,
+    deadline=None,
+    suppress_health_check=[hypothesis.HealthCheck.too_slow],
+)
 hypothesis.settings.load_profile("octavo")
 
 

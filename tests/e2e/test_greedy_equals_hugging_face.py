@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +45,14 @@ def hugging_face(smollm2: Path) -> Any:
     return load_hugging_face(smollm2)
 
 
+@pytest.fixture
+def two_threads() -> Iterator[None]:
+    num_threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(num_threads)
+
+
 def test_the_kept_reference_is_hugging_face_s(
     hugging_face: Any, prompts: list[list[int]], expected: list[list[int]]
 ) -> None:
@@ -79,13 +87,18 @@ def generate_all(core: EngineCore, prompts: Sequence[Sequence[int]]) -> list[lis
     return [outputs[str(i)] for i in range(len(prompts))]
 
 
+def test_all_prompts_at_once(
+    smollm2: Path, prompts: list[list[int]], expected: list[list[int]], two_threads: None
+) -> None:
+    assert generate_all(engine(smollm2), prompts) == expected
+
+
 @pytest.mark.parametrize(
     "options",
     [
-        pytest.param({}, id="defaults"),
         pytest.param({"enable_prefix_caching": False}, id="no-prefix-caching"),
         pytest.param({"max_num_seqs": 4, "block_size": 8}, id="batch-4-block-8"),
-        pytest.param({"max_num_seqs": 32, "block_size": 32}, id="batch-32-block-32"),
+        pytest.param({"max_num_seqs": 16, "block_size": 32}, id="batch-16-block-32"),
         pytest.param({"max_num_seqs": 16, "max_num_batched_tokens": 16}, id="budget-16"),
         pytest.param(
             {"max_num_batched_tokens": 64, "long_prefill_token_threshold": 7}, id="chunk-7"
@@ -94,10 +107,11 @@ def generate_all(core: EngineCore, prompts: Sequence[Sequence[int]]) -> list[lis
         pytest.param({"scheduling_policy": "priority"}, id="priority"),
     ],
 )
-def test_all_prompts_at_once(
+def test_no_option_changes_an_output(
     smollm2: Path, prompts: list[list[int]], expected: list[list[int]], options: dict[str, Any]
 ) -> None:
-    assert generate_all(engine(smollm2, **options), prompts) == expected
+    """Every other prompt is enough for all kinds of them."""
+    assert generate_all(engine(smollm2, **options), prompts[::2]) == expected[::2]
 
 
 def test_one_at_a_time(smollm2: Path, prompts: list[list[int]], expected: list[list[int]]) -> None:
@@ -108,7 +122,7 @@ def test_one_at_a_time(smollm2: Path, prompts: list[list[int]], expected: list[l
 def test_chunks_of_one_token(
     smollm2: Path, prompts: list[list[int]], expected: list[list[int]]
 ) -> None:
-    short = [i for i, prompt in enumerate(prompts) if len(prompt) < 60]
+    short = [i for i, prompt in enumerate(prompts) if len(prompt) < 60][::2]
     core = engine(smollm2, long_prefill_token_threshold=1)
     assert generate_all(core, [prompts[i] for i in short]) == [expected[i] for i in short]
 
@@ -116,6 +130,7 @@ def test_chunks_of_one_token(
 def test_cached_prompts_give_the_same_again(
     smollm2: Path, prompts: list[list[int]], expected: list[list[int]]
 ) -> None:
+    prompts, expected = prompts[1::2], expected[1::2]
     core = engine(smollm2)
     assert generate_all(core, prompts) == expected
     hits_before = core.scheduler.num_hit_tokens
@@ -139,6 +154,7 @@ def test_neighbours_of_any_kind_change_nothing(
     smollm2: Path, prompts: list[list[int]], expected: list[list[int]]
 ) -> None:
     """Sampled, penalised, logprob and cancelled requests come and go between the greedy ones."""
+    prompts, expected = prompts[::2], expected[::2]
     core = engine(smollm2, max_num_seqs=16)
     kinds: list[dict[str, Any]] = [
         {"temperature": 1.0, "seed": 1},

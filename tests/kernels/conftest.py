@@ -71,6 +71,15 @@ def _make_batch(
     return Batch(query, key_cache, value_cache, metadata, keys, values)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def team() -> Iterator[None]:
+    """Two threads share the work of a kernel, whatever the machine has."""
+    num_threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(num_threads)
+
+
 @pytest.fixture(scope="session")
 def make_batch() -> MakeBatch:
     return _make_batch

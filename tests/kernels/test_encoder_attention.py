@@ -61,7 +61,10 @@ def test_head_shapes_match_reference(
     check([70, 1, 13], num_heads, head_dim, dtype)
 
 
-@settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=30,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
 @given(lengths=st.lists(st.integers(1, 120), min_size=1, max_size=6))
 def test_any_lengths_match_reference(backend: str, lengths: list[int]) -> None:
     check(lengths, 2, 32, torch.float32)

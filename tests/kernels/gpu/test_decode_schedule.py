@@ -72,7 +72,9 @@ def test_keys_before_the_window_are_nobodys(device: str, window: int) -> None:
 
 
 @settings(
-    max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=10,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 @given(
     contexts=st.lists(st.integers(0, 900), min_size=1, max_size=40),

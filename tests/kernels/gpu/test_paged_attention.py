@@ -205,7 +205,9 @@ def test_a_launch_for_more_than_there_is_computes_what_there_is(
 
 
 @settings(
-    max_examples=4, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=4,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 @given(
     sequences=st.lists(st.tuples(st.integers(1, 70), st.integers(0, 140)), min_size=1, max_size=5),

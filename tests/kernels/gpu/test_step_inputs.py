@@ -31,7 +31,7 @@ def _cumulated(counts: list[int]) -> list[int]:
     max_examples=15,
     deadline=None,
     derandomize=True,
-    suppress_health_check=[HealthCheck.function_scoped_fixture],
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 @given(step=steps())
 def test_a_launch_makes_what_the_reference_makes(

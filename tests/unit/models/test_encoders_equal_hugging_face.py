@@ -38,7 +38,10 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Any, Any
 
 
 @pytest.mark.parametrize("architecture", MODELS)
-@settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=15,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
 @given(prompts=st.lists(prompt, min_size=1, max_size=6))
 @torch.inference_mode()
 def test_hidden_states_of_ragged_batches(

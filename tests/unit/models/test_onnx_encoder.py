@@ -70,7 +70,10 @@ def test_weights_have_hugging_faces_names_and_shapes(tmp_path: Path) -> None:
     assert {value.dtype for value in weights.values()} == {np.dtype(np.float32)}
 
 
-@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=60,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
 @given(length=st.integers(0, len(export()) - 1))
 def test_a_file_that_ends_early_is_refused(tmp_path: Path, length: int) -> None:
     (tmp_path / "model.onnx").write_bytes(export()[:length])

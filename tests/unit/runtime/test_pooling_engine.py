@@ -111,7 +111,9 @@ def run(
 
 @pytest.mark.parametrize("kind", ["encoder", "decoder"])
 @settings(
-    deadline=None, max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    deadline=None,
+    max_examples=25,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 @given(chosen=st.lists(st.integers(0, len(PROMPTS) - 1), min_size=1, max_size=12))
 def test_a_result_does_not_depend_on_what_runs_beside_it(
