@@ -22,7 +22,16 @@ _DTYPES = {
     "float16": torch.float16,
     "float32": torch.float32,
 }
-_ENCODERS = ("Bert", "Roberta", "XLMRoberta")
+_ENCODERS = ("Bert", "DistilBert", "Roberta", "XLMRoberta")
+# DistilBERT's names of what the others have, and what its files do not say.
+_DISTILBERT_NAMES = {
+    "dim": "hidden_size",
+    "hidden_dim": "intermediate_size",
+    "n_layers": "num_hidden_layers",
+    "n_heads": "num_attention_heads",
+    "activation": "hidden_act",
+}
+_DISTILBERT_CONSTANTS = {"layer_norm_eps": 1e-12, "type_vocab_size": 1}
 _ENCODER_DEFAULTS = {
     "position_embedding_type": "absolute",
     "is_decoder": False,
@@ -116,6 +125,9 @@ class ModelConfig:
                 f"{folder / 'config.json'}: architectures must name one class, it has "
                 f"{architectures!r}"
             )
+        if architectures[0].startswith("DistilBert"):
+            raw = {_DISTILBERT_NAMES.get(key, key): value for key, value in raw.items()}
+            raw |= _DISTILBERT_CONSTANTS
 
         def need(key: str) -> Any:
             if raw.get(key) is None:
@@ -214,10 +226,10 @@ def _encoder(raw: Mapping[str, Any], architecture: str, path: Path) -> EncoderCo
         known = ", ".join(_GELU_FORMS)
         raise ConfigError(f"{path}: hidden_act {activation!r} is not supported; these are: {known}")
     # RoBERTa counts positions from behind the padding token's id.
-    is_bert = architecture.startswith("Bert")
+    has_offset = architecture.startswith(("Roberta", "XLMRoberta"))
     return EncoderConfig(
         type_vocab_size=raw.get("type_vocab_size", 2),
-        position_offset=0 if is_bert else raw.get("pad_token_id", 1) + 1,
+        position_offset=raw.get("pad_token_id", 1) + 1 if has_offset else 0,
         gelu=_GELU_FORMS[activation],
     )
 

@@ -10,8 +10,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from octavo_kernels.encoder_attention import encoder_attention
 from octavo_protocol.errors import ConfigError
+from octavo_runtime.layers.encoder_attention import self_attention
 from octavo_runtime.layers.encoder_batch import EncoderBatch
 from octavo_runtime.layers.linear import Embedding, FusedLinear, Linear
 from octavo_runtime.layers.norm import LayerNorm
@@ -48,23 +48,12 @@ class BertSelfAttention(nn.Module):
         super().__init__()
         size = config.hidden_size
         self.num_heads = config.num_heads
-        self.head_dim = config.head_dim
         self.qkv = FusedLinear(
             size, {"query": size, "key": size, "value": size}, bias=True, dtype=dtype
         )
 
     def forward(self, x: Tensor, batch: EncoderBatch) -> Tensor:
-        heads = self.qkv(x).view(x.shape[0], 3 * self.num_heads, self.head_dim)
-        query, key, value = heads.split(self.num_heads, dim=1)
-        attended = encoder_attention(
-            query,
-            key,
-            value,
-            batch.query_start_loc,
-            max_query_len=batch.max_seq_len,
-            scale=self.head_dim**-0.5,
-        )
-        return attended.view(x.shape)
+        return self_attention(self.qkv(x), self.num_heads, batch)
 
 
 class BertOutput(nn.Module):

@@ -10,6 +10,10 @@ from torch import Tensor
 from octavo_protocol.errors import ConfigError
 from octavo_runtime.model_config import ModelConfig
 from octavo_runtime.models.bert import BertForPooling, BertForTokenClassification
+from octavo_runtime.models.distilbert import (
+    DistilBertForPooling,
+    DistilBertForTokenClassification,
+)
 from octavo_runtime.models.llama import LlamaForCausalLM
 from octavo_runtime.models.pooling_decoder import LlamaForPooling, Qwen3ForPooling
 from octavo_runtime.models.qwen3 import Qwen3ForCausalLM
@@ -25,6 +29,9 @@ _POOLING: dict[str, Callable[..., Any]] = {
     "BertModel": BertForPooling,
     "BertForSequenceClassification": BertForPooling,
     "BertForTokenClassification": BertForTokenClassification,
+    "DistilBertModel": DistilBertForPooling,
+    "DistilBertForSequenceClassification": DistilBertForPooling,
+    "DistilBertForTokenClassification": DistilBertForTokenClassification,
     "RobertaModel": RobertaForPooling,
     "RobertaForSequenceClassification": RobertaForPooling,
     "RobertaForTokenClassification": RobertaForTokenClassification,

@@ -23,11 +23,10 @@ _SHAPE = {
     "hidden_dropout_prob": 0.0,
     "attention_probs_dropout_prob": 0.0,
 }
-_CONFIGS = {"Bert": "BertConfig", "Roberta": "RobertaConfig", "XLMRoberta": "XLMRobertaConfig"}
 
 
 def family_of(architecture: str) -> str:
-    """Bert, Roberta or XLMRoberta."""
+    """Bert, DistilBert, Roberta or XLMRoberta."""
     for suffix in ("Model", "ForSequenceClassification", "ForTokenClassification"):
         architecture = architecture.removesuffix(suffix)
     return architecture
@@ -37,10 +36,12 @@ def write_checkpoint(folder: Path, architecture: str, **config: Any) -> Any:
     """Saves a random model; returns it, in eval mode."""
     family = family_of(architecture)
     settings: dict[str, Any] = _SHAPE | {"max_position_embeddings": 64}
-    if family != "Bert":
+    if family == "DistilBert":
+        settings["hidden_dim"] = settings["intermediate_size"]
+    elif family != "Bert":
         settings |= {"max_position_embeddings": 66, "pad_token_id": 1, "type_vocab_size": 1}
     torch.manual_seed(0)
-    made = getattr(transformers, _CONFIGS[family])(**(settings | config))
+    made = getattr(transformers, f"{family}Config")(**(settings | config))
     model = getattr(transformers, architecture)(made).eval()
     # transformers starts biases at zero and norms at one, which would hide what is left out.
     for name, weight in model.named_parameters():

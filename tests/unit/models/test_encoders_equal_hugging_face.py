@@ -1,4 +1,4 @@
-"""BERT, RoBERTa and XLM-RoBERTa give transformers' hidden states and logits, however packed."""
+"""BERT, DistilBERT, RoBERTa, XLM-RoBERTa give transformers' hidden states, however packed."""
 
 from pathlib import Path
 from typing import Any
@@ -17,10 +17,10 @@ from tests.unit.models.encoder_checkpoints import (
 from octavo_protocol.errors import ConfigError
 from octavo_runtime.model_config import ModelConfig
 
-MODELS = ("BertModel", "RobertaModel", "XLMRobertaModel")
+MODELS = ("BertModel", "DistilBertModel", "RobertaModel", "XLMRobertaModel")
 CLASSIFIERS = tuple(
     f"{family}For{level}Classification"
-    for family in ("Bert", "Roberta", "XLMRoberta")
+    for family in ("Bert", "DistilBert", "Roberta", "XLMRoberta")
     for level in ("Sequence", "Token")
 )
 # Token 1 is padding to RoBERTa, which transformers would count as such.
