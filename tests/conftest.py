@@ -1,6 +1,7 @@
 """Fixtures that several parts share."""
 
 import os
+import subprocess
 from pathlib import Path
 
 import hypothesis
@@ -50,3 +51,21 @@ def ms_marco() -> Path:
     from octavo_runtime.models.source import resolve_model
 
     return resolve_model("ms-marco-minilm")
+
+
+@pytest.fixture(scope="session")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """(certificate, key) of `localhost`, signed by itself."""
+    folder = tmp_path_factory.mktemp("tls")
+    paths = folder / "cert.pem", folder / "key.pem"
+    subprocess.run(
+        [
+            *("openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt"),
+            *("ec_paramgen_curve:prime256v1", "-nodes", "-days", "1", "-subj", "/CN=localhost"),
+            *("-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1"),
+            *("-out", str(paths[0]), "-keyout", str(paths[1])),
+        ],
+        check=True,
+        capture_output=True,
+    )
+    return paths

@@ -15,7 +15,6 @@ from collections.abc import Callable, Iterable, Sequence
 from heapq import nsmallest
 from typing import Any, cast
 
-import aiohttp
 import msgspec
 import redis.asyncio
 import redis.exceptions
@@ -24,12 +23,14 @@ from octavo_protocol.keys import DEPLOYMENTS
 from octavo_protocol.records import DeploymentRecord, ReplicaRecord, decode_deployment
 from octavo_router.deployment import Deployment
 from octavo_router.deployments import Deployments
+from octavo_router.upstream import UpstreamClient
 
 logger = logging.getLogger(__name__)
 
 POLL_S = 0.5
 _FORGET_S = 3600  # ids in the sorted set without a heartbeat for so long are passed over
 _IN_USE_S = 10.0  # a deployment is in use for so long after a request
+_PROBE_S = 2.0
 _IDLE_READS = 200  # other deployments read in one poll
 
 
@@ -62,11 +63,11 @@ class Discovery:
             await asyncio.sleep(POLL_S)
 
     async def follow_urls(
-        self, session: aiohttp.ClientSession, urls: Sequence[str], deployment: Deployment
+        self, client: UpstreamClient, urls: Sequence[str], deployment: Deployment
     ) -> None:
         """Replicas at fixed addresses, known by what they answer. Runs until cancelled."""
         while True:
-            records = await asyncio.gather(*(_probe(session, url) for url in urls))
+            records = await asyncio.gather(*(_probe(client, url) for url in urls))
             self._deployments.take_replicas(
                 deployment,
                 {record.replica_id: msgspec.msgpack.encode(record) for record in records if record},
@@ -134,11 +135,12 @@ def _decoded(raw: dict[bytes, bytes]) -> Iterable[DeploymentRecord]:
             logger.warning("the record of deployment %r cannot be read: %s", field, error)
 
 
-async def _probe(session: aiohttp.ClientSession, url: str) -> ReplicaRecord | None:
+async def _probe(client: UpstreamClient, url: str) -> ReplicaRecord | None:
     try:
-        async with session.get(f"{url}/v1/models", timeout=aiohttp.ClientTimeout(2)) as response:
-            models = (await response.json())["data"]
-    except (aiohttp.ClientError, OSError, ValueError, KeyError, TypeError):
+        async with asyncio.timeout(_PROBE_S):
+            with await client.send("GET", url, "/v1/models") as answer:
+                models = msgspec.json.decode(await answer.read())["data"]
+    except (OSError, ValueError, KeyError, TypeError):
         return None
     adapters = [model["id"] for model in models if model.get("parent")]
     names = [model["id"] for model in models if not model.get("parent")]

@@ -14,8 +14,6 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
-import aiohttp
-
 from octavo_protocol.asgi import Message, Send
 from octavo_protocol.continuation import CONTINUABLE, TRACE_HEADER
 from octavo_protocol.errors import (
@@ -39,17 +37,18 @@ from octavo_router.metrics import RouterMetrics
 from octavo_router.route_spans import attempt_span, note_admitted
 from octavo_router.stream_trace import StreamTrace
 from octavo_router.tenancy.terms import Terms
+from octavo_router.upstream import Answer, UpstreamClient
 
 logger = logging.getLogger(__name__)
 
 # OpenAI's and Anthropic's name.
 _CACHED_TOKENS = re.compile(rb'"(?:cached_tokens|cache_read_input_tokens)":\s*(\d+)')
 _MODEL_NOT_FOUND = b'"model_not_found"'
-_FAILURES = (aiohttp.ClientError, TimeoutError, OSError)
 ROUTE_HEADER = b"x-octavo-route"
 # Bodies pass as they came, so their encoding must be told, and what the bytes of vectors mean
 # (`metadata`); the rest of a replica's headers stays.
-_RELAYED_HEADERS = ("cache-control", "content-encoding", "retry-after", "metadata")
+_RELAYED_HEADERS = (b"cache-control", b"content-encoding", b"retry-after", b"metadata")
+_TRACE_HEADER = TRACE_HEADER.encode()
 _POLL_S = 0.1
 _BYTES_PER_TOKEN = 3
 REPLICAS_FAILED = "replicas_failed"  # code of the error where replicas broke over the request
@@ -130,7 +129,7 @@ class Proxy:
     def __init__(
         self,
         *,
-        session: aiohttp.ClientSession,
+        client: UpstreamClient,
         decider: Decider,
         admission: Admission,
         adapters: AdapterLoader,
@@ -139,7 +138,7 @@ class Proxy:
         patience_s: float,
         capture: TrafficCapture | None = None,
     ) -> None:
-        self._session = session
+        self._client = client
         self._decider = decider
         self._admission = admission
         self._adapters = adapters
@@ -276,12 +275,14 @@ class Proxy:
         if stream.has_begun:
             path, body = stream.continuation(path, body)
         try:
-            async with self._session.post(
-                decision.replica.url + path,
-                data=overrides.framed(body),
-                headers=request.sent_headers(overrides),
+            with await self._client.send(
+                "POST",
+                decision.replica.url,
+                path,
+                request.sent_headers(overrides),
+                overrides.framed(body),
             ) as response:
-                is_stream = response.content_type == "text/event-stream"
+                is_stream = response.media_type == b"text/event-stream"
                 if response.status >= 500:
                     is_busy = response.status == http.HTTPStatus.SERVICE_UNAVAILABLE
                     message = f"status {response.status}"
@@ -293,19 +294,19 @@ class Proxy:
                 if not is_stream:
                     await self._relay_whole(request, decision, response, send)
                     return
-                first = await response.content.readany()
+                first = await response.read_some()
                 if not first:
                     raise _ReplicaFailed("the stream ended before its first byte", Cause.BROKEN)
                 loads.first_token(incarnation, ticket)
                 self._began(request.deployment, attempt)
                 await self._relay_stream(request, decision, response, first, stream, send)
-        except _FAILURES as error:
+        except OSError as error:
             raise _ReplicaFailed(f"{type(error).__name__}: {error}", Cause.BROKEN) from error
         finally:
             loads.ended(incarnation, ticket)
 
     async def _check_adapter(
-        self, request: ProxyRequest, decision: Decision, response: aiohttp.ClientResponse
+        self, request: ProxyRequest, decision: Decision, response: Answer
     ) -> None:
         """Raises `_ReplicaFailed` where a replica has given up the request's adapter, and another
         one, or this one after a load, can still answer.
@@ -323,7 +324,7 @@ class Proxy:
         self,
         request: ProxyRequest,
         decision: Decision,
-        response: aiohttp.ClientResponse,
+        response: Answer,
         send: Send,
     ) -> None:
         body = await response.read()
@@ -339,14 +340,15 @@ class Proxy:
         self,
         request: ProxyRequest,
         decision: Decision,
-        response: aiohttp.ClientResponse,
+        response: Answer,
         chunk: bytes,
         stream: StreamTrace,
         send: Send,
     ) -> None:
         """chunk: the first bytes."""
         is_first = not stream.has_begun
-        stream.begin(response.headers.get(TRACE_HEADER))
+        trace_head = response.headers.get(_TRACE_HEADER)
+        stream.begin(trace_head.decode("latin-1") if trace_head is not None else None)
         if is_first:
             self._metrics.ttft.observe(time.perf_counter() - request.arrived)
             self._metrics.answered(request.deployment.name, response.status)
@@ -360,7 +362,7 @@ class Proxy:
                 await send(_body(passed))
                 if stream.head is None and _CACHED_TOKENS.search(passed):
                     told = passed
-            chunk = await response.content.readany()
+            chunk = await response.read_some()
             stalls.heard(decision.replica.incarnation)
         if not stream.is_whole:
             raise _ReplicaFailed("the stream ended before its last event", Cause.BROKEN)
@@ -451,33 +453,16 @@ def broken_event(path: str, error: OctavoError) -> bytes:
     return wire_format(path).event(502, broken)
 
 
-def _start(response: aiohttp.ClientResponse, decision: Decision) -> Message:
+def _start(response: Answer, decision: Decision) -> Message:
     headers = [
-        (b"content-type", response.headers.get("content-type", "application/json").encode()),
+        (b"content-type", response.headers.get(b"content-type", b"application/json")),
         (ROUTE_HEADER, decision.header.encode()),
     ]
     for name in _RELAYED_HEADERS:
         if name in response.headers:
-            headers.append((name.encode(), response.headers[name].encode()))
+            headers.append((name, response.headers[name]))
     return {"type": "http.response.start", "status": response.status, "headers": headers}
 
 
 def _body(data: bytes, *, is_last: bool = False) -> Message:
     return {"type": "http.response.body", "body": data, "more_body": not is_last}
-
-
-def make_session(
-    *, connect_s: float, read_s: float, api_key: str | None = None
-) -> aiohttp.ClientSession:
-    """The client for all replicas. read_s bounds the wait for the next bytes, not the answer.
-
-    api_key: sent where a request brings none of its own.
-    """
-    return aiohttp.ClientSession(
-        headers={"authorization": f"Bearer {api_key}"} if api_key else None,
-        connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=30),
-        timeout=aiohttp.ClientTimeout(total=None, sock_connect=connect_s, sock_read=read_s),
-        auto_decompress=False,
-        cookie_jar=aiohttp.DummyCookieJar(),  # one client's cookies are not another's
-        loop=asyncio.get_running_loop(),
-    )

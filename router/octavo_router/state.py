@@ -28,7 +28,7 @@ from octavo_router.kv_follower import KVFollower
 from octavo_router.metrics import RouterMetrics
 from octavo_router.options import RouterOptions
 from octavo_router.prefix_index import IndexBudget
-from octavo_router.proxy import ROUTE_HEADER, Proxy, make_session
+from octavo_router.proxy import ROUTE_HEADER, Proxy
 from octavo_router.resumption import Resumption
 from octavo_router.resumption.journal import Journal, JournalLimits
 from octavo_router.resumption.memory_journal import MemoryJournal
@@ -39,6 +39,7 @@ from octavo_router.tenancy.limits import MemoryLimits
 from octavo_router.tenancy.redis_limits import RedisLimits, limits_client
 from octavo_router.tenancy.source import TenantSource
 from octavo_router.tokenizers import TokenizerCache
+from octavo_router.upstream import UpstreamClient
 
 logger = logging.getLogger(__name__)
 
@@ -125,20 +126,16 @@ class RouterState:
                 block_size=options.capture_block_size,
             )
             self.capture.open()
-        self._session = make_session(
-            connect_s=options.connect_timeout_s,
-            read_s=options.read_timeout_s,
-            api_key=options.replica_api_key,
-        )
+        self._client = _client(options)
         self._follow()
         self.admission = self._make_admission()
         memo: BoundedMemo[bytes] = BoundedMemo(options.token_memo_bytes)
-        self._tokenizers = TokenizerCache(self._session, memo)
+        self._tokenizers = TokenizerCache(self._client, memo)
         self.decider = Decider(self._tokenizers, self.metrics, memo)
-        self._adapters = AdapterLoader(self._session, self.metrics, wait_s=options.adapter_wait_s)
+        self._adapters = AdapterLoader(self._client, self.metrics, wait_s=options.adapter_wait_s)
         self._start(AdapterSpreading(lambda: self.deployments, self._adapters).run())
         self.proxy = Proxy(
-            session=self._session,
+            client=self._client,
             decider=self.decider,
             admission=self.admission,
             adapters=self._adapters,
@@ -173,7 +170,7 @@ class RouterState:
             await self._ledger.flush()
         await self._adapters.close()
         await self._tokenizers.close()
-        await self._session.close()
+        self._client.close()
         if self.tracing is not None:
             await asyncio.to_thread(self.tracing.close)
         if self.capture is not None:
@@ -238,7 +235,7 @@ class RouterState:
             deployment.set_policy(options.policy)
         if options.redis_url is None:
             urls = [url.rstrip("/") for url in options.replica_urls]
-            self._start(self.discovery.follow_urls(self._session, urls, deployment))
+            self._start(self.discovery.follow_urls(self._client, urls, deployment))
             return
         client = self._redis = redis.asyncio.Redis.from_url(
             options.redis_url,
@@ -258,6 +255,15 @@ class RouterState:
         task = asyncio.create_task(work)
         task.add_done_callback(_log_end)
         self._tasks.append(task)
+
+
+def _client(options: RouterOptions) -> UpstreamClient:
+    headers = {}
+    if (key := options.replica_api_key) is not None:
+        headers["authorization"] = f"Bearer {key}".encode().decode("latin-1")
+    return UpstreamClient(
+        connect_s=options.connect_timeout_s, read_s=options.read_timeout_s, headers=headers
+    )
 
 
 def _log_end(task: asyncio.Task[None]) -> None:

@@ -5,18 +5,18 @@ import logging
 import time
 from collections import OrderedDict
 
-import aiohttp
 import msgspec
 
 from octavo_protocol.bounded_memo import BoundedMemo
 from octavo_protocol.records import ReplicaRecord
 from octavo_protocol.tokenizer import Tokenizer, TokenizerBundle
+from octavo_router.upstream import UpstreamClient
 
 logger = logging.getLogger(__name__)
 
 _MAX_KEPT = 32
 _RETRY_S = 2.0
-_TIMEOUT = aiohttp.ClientTimeout(total=10)
+_TIMEOUT_S = 10.0
 _MAX_WAIT_S = 1.0
 _decoder = msgspec.json.Decoder(TokenizerBundle)
 
@@ -27,8 +27,8 @@ class TokenizerCache:
     memo: what all of them together keep of the texts that they tokenized.
     """
 
-    def __init__(self, session: aiohttp.ClientSession, memo: BoundedMemo[bytes]) -> None:
-        self._session = session
+    def __init__(self, client: UpstreamClient, memo: BoundedMemo[bytes]) -> None:
+        self._client = client
         self._memo = memo
         self._kept: OrderedDict[str, Tokenizer] = OrderedDict()
         self._failed_at: dict[str, float] = {}
@@ -66,11 +66,11 @@ class TokenizerCache:
         if time.monotonic() - self._failed_at.get(record.tokenizer_id, -_RETRY_S) < _RETRY_S:
             return
         try:
-            async with self._session.get(
-                f"{record.url}/octavo/tokenizer", timeout=_TIMEOUT
-            ) as response:
-                response.raise_for_status()
-                bundle = _decoder.decode(await response.read())
+            async with asyncio.timeout(_TIMEOUT_S):
+                with await self._client.send("GET", record.url, "/octavo/tokenizer") as answer:
+                    if answer.status != 200:
+                        raise OSError(f"status {answer.status}")
+                    bundle = _decoder.decode(await answer.read())
             tokenizer = await asyncio.to_thread(Tokenizer, bundle, self._memo)
         except Exception as error:  # noqa: BLE001  # the tokenizers library raises bare Exception
             logger.warning("no tokenizer from %s: %s", record.replica_id, error)

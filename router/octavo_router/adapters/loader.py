@@ -11,28 +11,27 @@ import time
 from collections.abc import Awaitable
 from weakref import WeakValueDictionary
 
-import aiohttp
+import msgspec
 
 from octavo_protocol.records import AdapterSource, ReplicaRecord
 from octavo_protocol.tasks import stop_tasks
 from octavo_router.adapters.holdings import AdapterHoldings, Place
 from octavo_router.metrics import RouterMetrics
+from octavo_router.upstream import UpstreamClient
 
 logger = logging.getLogger(__name__)
 
 LOADS_PER_REPLICA = 2
 LOAD_ADAPTER = "/v1/load_lora_adapter"
-_TIMEOUT = aiohttp.ClientTimeout(total=600, sock_connect=5)  # a replica may fetch it first
+_TIMEOUT_S = 600.0  # a replica may fetch it first
 _MAX_MESSAGE = 400
 
 
 class AdapterLoader:
     """wait_s: how long a request waits for a load before it goes elsewhere."""
 
-    def __init__(
-        self, session: aiohttp.ClientSession, metrics: RouterMetrics, *, wait_s: float
-    ) -> None:
-        self._session = session
+    def __init__(self, client: UpstreamClient, metrics: RouterMetrics, *, wait_s: float) -> None:
+        self._client = client
         self._metrics = metrics
         self._wait_s = wait_s
         self._loads: dict[Place, asyncio.Task[bool]] = {}
@@ -94,7 +93,7 @@ class AdapterLoader:
     async def _problem(self, asking: Awaitable[str | None]) -> str | None:
         try:
             return await asking
-        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+        except OSError as error:
             return f"the replica does not answer: {str(error) or type(error).__name__}"
 
     async def _ask(self, record: ReplicaRecord, source: AdapterSource) -> str | None:
@@ -102,13 +101,19 @@ class AdapterLoader:
         body = {"lora_name": source.name, "lora_path": source.source}
         if source.revision is not None:
             body["revision"] = source.revision
-        url = record.url + LOAD_ADAPTER
-        async with self._session.post(url, json=body, timeout=_TIMEOUT) as response:
-            if response.ok:
-                return None
-            message = _message(response.status, await response.read())
-            # Somebody else was quicker: the operator, another router.
-            return None if "already been loaded" in message else message
+        async with asyncio.timeout(_TIMEOUT_S):
+            with await self._client.send(
+                "POST",
+                record.url,
+                LOAD_ADAPTER,
+                {"content-type": "application/json"},
+                msgspec.json.encode(body),
+            ) as answer:
+                if answer.status < 400:
+                    return None
+                message = _message(answer.status, await answer.read())
+        # Somebody else was quicker: the operator, another router.
+        return None if "already been loaded" in message else message
 
 
 def _message(status: int, raw: bytes) -> str:
