@@ -187,7 +187,7 @@ class SamplingParams(msgspec.Struct, omit_defaults=True, metaclass=SamplingParam
             for name, value in values.items()
             if value is not None or name in ("max_tokens", "seed")
         }
-        return cls(logit_bias=None if logit_bias is None else _clamped(logit_bias), **given)
+        return cls(logit_bias=None if logit_bias is None else clamped(logit_bias), **given)
 
     def _validate(self) -> None:
         _check_int("n", self.n, 1, MAX_N)
@@ -368,7 +368,10 @@ def _check_extra_args(extra_args: dict[str, Any]) -> None:
             )
 
 
-def _clamped(logit_bias: Mapping[Any, float]) -> dict[int, float]:
+def clamped(logit_bias: Mapping[Any, float]) -> dict[int, float]:
+    """The biases cut to the allowed range, by token ids that may be strings (JSON has no others).
+    Raises `ValidationError` for a key that is no integer.
+    """
     clamped: dict[int, float] = {}
     for key, bias in logit_bias.items():
         try:

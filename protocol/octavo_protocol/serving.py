@@ -9,61 +9,38 @@ import stat
 from contextlib import suppress
 from pathlib import Path
 from types import FrameType
-from typing import Any, cast
 
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from octavo_protocol.asgi import App
+from octavo_protocol.asgi import App, Departure
 from octavo_protocol.errors import ConfigError
 from octavo_protocol.http_options import HttpOptions
 
 _MAX_HEADER_BYTES = 256 * 1024
 
 
-class _JoinedWrites:
-    """A transport that writes once per turn of the event loop what was written to it in pieces: an
-    answer's head and its body are one call of the system, not two.
-    """
-
-    def __init__(self, transport: asyncio.Transport) -> None:
-        self._transport = transport
-        self._pieces: list[bytes] = []
-        self._loop = asyncio.get_running_loop()
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._transport, name)
-
-    def write(self, data: bytes) -> None:
-        if not self._pieces:
-            self._loop.call_soon(self._flush)
-        self._pieces.append(data)
-
-    def close(self) -> None:
-        self._flush()
-        self._transport.close()
-
-    def _flush(self) -> None:
-        if self._pieces:
-            data, self._pieces = b"".join(self._pieces), []
-            self._transport.write(data)
-
-
-class _BoundedHeaders(HttpToolsProtocol):
-    """HTTP/1.1 that ends a connection whose request line and headers go on and on: nobody has been
-    asked for a key yet, and all of it would be kept.
+class _Http(HttpToolsProtocol):
+    """HTTP/1.1 that tells requests of their client's departure, and ends a connection whose request
+    line and headers go on and on: nobody has been asked for a key yet, and all of it would be kept.
     """
 
     _is_in_headers = True
     _num_header_bytes = 0
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        super().connection_made(cast(asyncio.Transport, _JoinedWrites(transport)))
+        self._departure = Departure()
+        super().connection_made(transport)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        self._departure.come()
 
     def on_message_begin(self) -> None:
         self._is_in_headers = True
         self._num_header_bytes = 0
         super().on_message_begin()
+        self.scope["extensions"] = {Departure.NAME: self._departure}  # type: ignore[dict-item]
 
     def on_headers_complete(self) -> None:
         self._is_in_headers = False
@@ -89,9 +66,10 @@ class DrainingServer(uvicorn.Server):
         config = uvicorn.Config(
             app,
             loop="none",
-            http=_BoundedHeaders,
+            http=_Http,
             lifespan="off",
             access_log=False,
+            proxy_headers=bool(options.middleware),  # nothing else asks who the client is
             log_config=None,
             server_header=False,
             timeout_keep_alive=75,

@@ -21,7 +21,7 @@ from octavo_protocol.packed_ids import pack, unpack
 from octavo_protocol.separators import Segment, Separators
 
 # A text of fewer characters is tokenized as it is.
-_MIN_CHARS = 1000
+_MIN_CHARS = 512
 _KEY_BYTES = 16
 _MARKER = "a"  # any text: shows what is put around one
 

@@ -1,5 +1,6 @@
 """The HTTP face of the router."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 from importlib import metadata
 from typing import Any
@@ -12,6 +13,7 @@ from starlette.responses import Response
 from octavo_protocol import operations
 from octavo_protocol.anthropic import CountTokensRequest, MessagesRequest
 from octavo_protocol.asgi import (
+    Departure,
     Receive,
     Scope,
     Send,
@@ -70,7 +72,8 @@ class _Relayed:
         self._request = request
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await run_unless_gone(receive, self._state.proxy.relay(self._request, send))
+        relaying = self._state.proxy.relay(self._request, send)
+        await run_unless_gone(receive, relaying, Departure.of(scope))
 
 
 class _Resumable:
@@ -83,7 +86,7 @@ class _Resumable:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         answering = self._state.resumption.answer(self._request, self._asked, send)
-        await run_unless_gone(receive, answering)
+        await run_unless_gone(receive, answering, Departure.of(scope))
 
 
 class Routes:
@@ -95,7 +98,7 @@ class Routes:
 
     async def generate(self, request: Request) -> Any:
         """Every route whose prompt decides where it goes."""
-        raw = await self._body(request)
+        raw, headers = await self._body(request), _headers(request)
         parsed = parse_body(raw, _GENERATION[request.scope["path"]])
         has_earlier = isinstance(parsed, ResponsesRequest) and parsed.previous_response_id
         body = _generation(parsed)
@@ -104,12 +107,11 @@ class Routes:
         if isinstance(parsed, CountTokensRequest):
             uncounted = replace(call.terms, counts_tokens=False, num_output_tokens=0)
             call = replace(call, terms=uncounted)
-        key = await self._key(request, call, body, raw)
+        key = await self._key(headers, call, body, raw)
         if has_earlier:  # a replica has what was said before; the tokens are only of the rest
             key = replace(key, tokens=None)
-        proxied = self._proxied(request, call, raw, key)
-        proxied = replace(proxied, is_stream=body.stream)
-        if (resumable := self._asked(request, raw, body)) is not None:
+        proxied = self._proxied(request, headers, call, raw, key, is_stream=body.stream)
+        if (resumable := self._asked(request, headers, raw, body)) is not None:
             return _Resumable(self.state, proxied, resumable)
         return _Relayed(self.state, proxied)
 
@@ -119,7 +121,7 @@ class Routes:
         body = parse_body(raw, POOLING[request.scope["path"]])
         call = self.calls.of(request, raw, body.model, body)
         key = pinned(pooling_key(body), call.terms)
-        return _Relayed(self.state, self._proxied(request, call, raw, key))
+        return _Relayed(self.state, self._proxied(request, _headers(request), call, raw, key))
 
     async def tokenize(self, request: Request) -> Any:
         return await self._plain(request, TokenizeRequest)
@@ -163,31 +165,33 @@ class Routes:
         body = _generation(parse_body(raw, _GENERATION[path]))
         self._check_may_look(request)
         call = self.calls.of(request, raw, body.model, body)
-        key = await self._key(request, call, body, raw)
+        key = await self._key(_headers(request), call, body, raw)
         decision = self.state.decider.choose(
             call.deployment, request.state.request_id, call.model, key, is_dry_run=True
         )
         return json_response(decision.as_json())
 
     async def _key(
-        self, request: Request, call: Call, body: GenerationRequest, raw: bytes
+        self, headers: Mapping[str, str], call: Call, body: GenerationRequest, raw: bytes
     ) -> PromptKey:
         terms, deployment = call.terms, call.deployment
         policy = deployment.policy_for(terms.policy)
         reads_session = policy.reads_session or self.state.capture is not None
-        session = session_of(request.headers, raw) if reads_session else None
+        session = session_of(headers, raw) if reads_session else None
         key = await self.state.decider.prompt_key(
             deployment, body, session=session, overrides=terms.overrides
         )
         return pinned(key, terms)
 
-    def _asked(self, request: Request, raw: bytes, body: GenerationRequest) -> Asked | None:
+    def _asked(
+        self, request: Request, headers: Mapping[str, str], raw: bytes, body: GenerationRequest
+    ) -> Asked | None:
         """Whether the client wants to come back to the answer. Raises `ValidationError`."""
         tenant = caller_of(request).tenant.name
         if self.state.tenants is None:
-            tenant = request.headers.get("authorization") or request.headers.get("x-api-key") or ""
+            tenant = headers.get("authorization") or headers.get("x-api-key") or ""
         return asked(
-            request.headers, request.scope["path"], raw, tenant=tenant, is_stream=bool(body.stream)
+            headers, request.scope["path"], raw, tenant=tenant, is_stream=bool(body.stream)
         )
 
     async def _plain(
@@ -195,7 +199,8 @@ class Routes:
     ) -> Any:
         raw = await self._body(request)
         call = self.calls.of(request, raw, parse_body(raw, kind).model)
-        return _Relayed(self.state, self._proxied(request, call, raw, PromptKey()))
+        proxied = self._proxied(request, _headers(request), call, raw, PromptKey())
+        return _Relayed(self.state, proxied)
 
     def _check_may_look(self, request: Request) -> None:
         """Who may pick replicas may see how they are picked."""
@@ -212,7 +217,16 @@ class Routes:
                 return Model(name, created, record.max_model_len, root, parent=record.model)
         return Model(name, created, None)
 
-    def _proxied(self, request: Request, call: Call, raw: bytes, key: PromptKey) -> ProxyRequest:
+    def _proxied(
+        self,
+        request: Request,
+        headers: Mapping[str, str],
+        call: Call,
+        raw: bytes,
+        key: PromptKey,
+        *,
+        is_stream: bool = False,
+    ) -> ProxyRequest:
         return ProxyRequest(
             deployment=call.deployment,
             request_id=request.state.request_id,
@@ -220,24 +234,25 @@ class Routes:
             body=raw,
             model=call.model,
             key=key,
-            headers=self._headers(request),
+            headers=self._forwarded(headers),
+            is_stream=is_stream,
             terms=call.terms,
         )
 
-    def _headers(self, request: Request) -> dict[str, str]:
-        headers = {name: request.headers[name] for name in _FORWARDED if name in request.headers}
-        if (authorization := self._authorization(request)) is not None:
-            headers["authorization"] = authorization
-        return headers
+    def _forwarded(self, headers: Mapping[str, str]) -> dict[str, str]:
+        forwarded = {name: headers[name] for name in _FORWARDED if name in headers}
+        if (authorization := self._authorization(headers)) is not None:
+            forwarded["authorization"] = authorization
+        return forwarded
 
-    def _authorization(self, request: Request) -> str | None:
+    def _authorization(self, headers: Mapping[str, str]) -> str | None:
         """What the replica is to see: None where the router has a key of its own for replicas, or
         keys are those of tenants.
         """
         if self.state.options.replica_api_key is not None or self.state.tenants is not None:
             return None
-        given = request.headers.get("authorization")
-        if given is None and (key := request.headers.get("x-api-key")) is not None:
+        given = headers.get("authorization")
+        if given is None and (key := headers.get("x-api-key")) is not None:
             return f"Bearer {key}"
         return given
 
@@ -245,6 +260,14 @@ class Routes:
         if self.state.is_draining:
             raise UnavailableError("the router is stopping; try another one")
         return await read_body(request.scope, request.receive, self.state.max_body_bytes)
+
+
+def _headers(request: Request) -> dict[str, str]:
+    """By name, of those with one name the first: looked up many times, unlike Starlette's, where
+    each time walks through all.
+    """
+    raw = reversed(request.scope["headers"])
+    return {name.decode("latin-1"): value.decode("latin-1") for name, value in raw}
 
 
 def _generation(body: _Body) -> GenerationRequest:

@@ -26,6 +26,7 @@ from octavo_protocol.sampling_params import (
     MAX_INT,
     RepetitionDetectionParams,
     SamplingParams,
+    clamped,
 )
 from octavo_protocol.structured_outputs import nesting
 
@@ -249,7 +250,6 @@ class GenerationRequest(BaseModel):
         given: dict[str, Any] = {
             name: value for name in _SAMPLING_NAMES if (value := getattr(self, name)) is not None
         }
-        template = SamplingParams.from_optional(logit_bias=self.logit_bias)  # keys, limits
         if self.repetition_detection is not None:
             given["repetition_detection"] = RepetitionDetectionParams(
                 **self.repetition_detection.model_dump()
@@ -272,7 +272,7 @@ class GenerationRequest(BaseModel):
             spaces_between_special_tokens=self.spaces_between_special_tokens,
             include_stop_str_in_output=self.include_stop_str_in_output,
             structured_outputs=structured_outputs(self.response_format, self.structured_outputs),
-            logit_bias=template.logit_bias,
+            logit_bias=None if self.logit_bias is None else clamped(self.logit_bias),
             allowed_token_ids=self.allowed_token_ids,
             bad_words=self.bad_words,
             thinking_token_budget=self.thinking_token_budget,

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from octavo_protocol.asgi import ClientGoneError, run_unless_gone
+from octavo_protocol.asgi import ClientGoneError, Departure, run_unless_gone
 
 
 class Client:
@@ -51,6 +51,34 @@ async def test_a_client_that_leaves_ends_the_work() -> None:
     task = asyncio.current_task()
     assert task is not None
     assert not task.cancelling()
+
+
+async def test_a_departure_that_a_server_tells_of_ends_the_work_without_a_task_that_waits() -> None:
+    departure = Departure()
+
+    async def work() -> None:
+        assert asyncio.all_tasks() == before
+        asyncio.get_running_loop().call_soon(departure.come)
+        await asyncio.Event().wait()
+
+    before = asyncio.all_tasks()
+    with pytest.raises(ClientGoneError):
+        await run_unless_gone(Client().receive, work(), departure)
+    with pytest.raises(ClientGoneError):  # it came before there was anything to end
+        await run_unless_gone(Client().receive, work(), departure)
+    task = asyncio.current_task()
+    assert task is not None
+    assert not task.cancelling()
+
+
+async def test_a_departure_after_the_work_matters_to_nobody() -> None:
+    async def work() -> int:
+        return 7
+
+    departure = Departure()
+    assert await run_unless_gone(Client().receive, work(), departure) == 7
+    departure.come()
+    await asyncio.sleep(0)
 
 
 async def test_an_error_of_the_work_is_passed_on() -> None:
