@@ -136,6 +136,12 @@ async def test_a_stream_is_given_as_it_comes() -> None:
         assert client.num_kept == 1
 
 
+async def test_a_whole_body_can_be_read_again() -> None:
+    async with serving(scripted(OK)) as server, upstream() as client:
+        with await client.send("POST", server.url, "/") as answer:
+            assert [await answer.read(), await answer.read()] == [b"ok", b"ok"]
+
+
 @pytest.mark.parametrize(
     "parts",
     [
