@@ -7,17 +7,22 @@ Source: Hu et al. 2021, "LoRA", §4.1; rows of many adapters together: Chen et a
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from octavo_kernels.backend import CpuBackend, cpu_backend
 from octavo_kernels.cpu import torch_lora
 
-IntArray = npt.NDArray[np.integer]
+# More rows of one adapter are left to blocked products, which read its matrices less often.
+FEW_ROWS = 16
+CPU_DTYPES = (torch.float32, torch.bfloat16)
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +33,7 @@ class LoRAPart:
     size: int
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, eq=False)
 class LoRASlots:
     """Adapters' matrices for one layer, whose output may have several parts.
 
@@ -67,6 +72,13 @@ class LoRASlots:
             parts=tuple(parts),
         )
 
+    @cached_property
+    def cpu_layout(self) -> array[int] | None:
+        """What the compiled kernel is told of the layer; None where it cannot read it."""
+        from octavo_kernels.cpu import lora as cpu
+
+        return cpu.layout_of(self) if cpu.can_read(self) else None
+
     def write(self, slot: int, part: int, a: Tensor, b: Tensor) -> None:
         """Fills one part of a slot; its rank is the caller's. a: [rank, in_features]; b:
         [size, rank], with its scaling. Asynchronous where they are pinned and the slots on a GPU.
@@ -82,7 +94,7 @@ class LoRASlots:
         return slice(first, first + self.parts[part].size)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, eq=False)
 class LoRARows:
     """The rows of a batch that have an adapter, by its slot.
 
@@ -96,6 +108,11 @@ class LoRARows:
     order: Tensor
     tiles: Tensor
     tiles_host: list[list[int]]
+
+    @cached_property
+    def large_tiles(self) -> list[list[int]]:
+        """Of `tiles_host` those of more than FEW_ROWS."""
+        return [tile for tile in self.tiles_host if tile[2] - tile[1] > FEW_ROWS]
 
     @classmethod
     def of(
@@ -145,7 +162,23 @@ def add_lora(y: Tensor, x: Tensor, slots: LoRASlots, rows: LoRARows) -> None:
 
     y: [num_rows, out_features]; x: [num_rows, in_features]; both contiguous.
     """
-    torch_lora.add_lora(y, x, slots, rows)
+    tiles = rows.tiles_host
+    if _is_for_numba(y, x) and (layout := slots.cpu_layout) is not None:
+        from octavo_kernels.cpu import lora as cpu
+
+        cpu.add_lora(y, x, layout, slots.a.dtype, rows)
+        tiles = rows.large_tiles
+    if tiles:
+        torch_lora.add_lora(y, x, slots, rows.order, tiles)
+
+
+def _is_for_numba(y: Tensor, x: Tensor) -> bool:
+    return (
+        cpu_backend() is CpuBackend.NUMBA
+        and x.device.type == "cpu"
+        and x.dtype in CPU_DTYPES
+        and y.dtype == x.dtype
+    )
 
 
 def add_lora_embedding(y: Tensor, token_ids: Tensor, slots: LoRASlots, rows: LoRARows) -> None:
@@ -153,4 +186,4 @@ def add_lora_embedding(y: Tensor, token_ids: Tensor, slots: LoRASlots, rows: LoR
 
     y: [num_rows, hidden_size]; token_ids: [num_rows] int64. slots: of one part.
     """
-    torch_lora.add_lora_embedding(y, token_ids, slots, rows)
+    torch_lora.add_lora_embedding(y, token_ids, slots, rows.order, rows.tiles_host)

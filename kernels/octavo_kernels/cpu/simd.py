@@ -217,6 +217,31 @@ def stack_f32(typingctx, count):
 
 
 @intrinsic(prefer_literal=True)
+def load(typingctx, bf16, address):
+    """16 elements, bfloat16 where the constant is 1, else float32."""
+    if not isinstance(bf16, types.IntegerLiteral):
+        return None
+
+    def codegen(context, builder, sig, args):
+        return _load(builder, args[1], bool(bf16.literal_value))
+
+    return vector(bf16, types.int64), codegen
+
+
+@intrinsic(prefer_literal=True)
+def store(typingctx, bf16, address, value):
+    """The counterpart of `load`."""
+    if not isinstance(bf16, types.IntegerLiteral):
+        return None
+
+    def codegen(context, builder, sig, args):
+        (_store_bf16 if bf16.literal_value else _store_f32)(builder, args[1], args[2])
+        return context.get_dummy_value()
+
+    return types.void(bf16, types.int64, vector), codegen
+
+
+@intrinsic(prefer_literal=True)
 def tile_matmul(
     typingctx, max_rows, vecs, width, split, bf16, rows, a, lda, b, ldb, k, c, ldc, accumulate
 ):

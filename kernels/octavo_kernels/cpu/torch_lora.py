@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
 from torch import Tensor
 
 if TYPE_CHECKING:
-    from octavo_kernels.lora import LoRARows, LoRASlots
+    from octavo_kernels.lora import LoRASlots
+
+Tiles = Iterable[list[int]]
 
 
-def add_lora(y: Tensor, x: Tensor, slots: LoRASlots, rows: LoRARows) -> None:
-    for slot, where in _groups(rows):
+def add_lora(y: Tensor, x: Tensor, slots: LoRASlots, order: Tensor, tiles: Tiles) -> None:
+    for slot, where in _groups(order, tiles):
         mine = x[where].to(slots.a.dtype)
         for index, part in enumerate(slots.parts):
             if rank := int(slots.ranks_host[slot, index]):
@@ -20,17 +22,19 @@ def add_lora(y: Tensor, x: Tensor, slots: LoRASlots, rows: LoRARows) -> None:
                 _expand(y, where, shrunk, slots, slot, index, part.first)
 
 
-def add_lora_embedding(y: Tensor, token_ids: Tensor, slots: LoRASlots, rows: LoRARows) -> None:
-    for slot, where in _groups(rows):
+def add_lora_embedding(
+    y: Tensor, token_ids: Tensor, slots: LoRASlots, order: Tensor, tiles: Tiles
+) -> None:
+    for slot, where in _groups(order, tiles):
         if rank := int(slots.ranks_host[slot, 0]):
             picked = slots.a[slot, 0, :rank].index_select(1, token_ids[where]).T
             _expand(y, where, picked, slots, slot, 0, 0)
 
 
-def _groups(rows: LoRARows) -> Iterator[tuple[int, slice | Tensor]]:
+def _groups(order: Tensor, tiles: Tiles) -> Iterator[tuple[int, slice | Tensor]]:
     """Each slot with its rows; as a view where they lie side by side."""
-    for slot, first, end in rows.tiles_host:
-        mine = rows.order[first:end]
+    for slot, first, end in tiles:
+        mine = order[first:end]
         start, stop = int(mine[0]), int(mine[-1]) + 1
         yield slot, slice(start, stop) if stop - start == end - first else mine.long()
 

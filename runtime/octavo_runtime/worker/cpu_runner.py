@@ -88,7 +88,8 @@ class CpuModelRunner(ModelRunner):
         """Compiles kernels: a prompt and one decode through the first blocks, and a mask."""
         num_tokens = min(_WARM_UP_TOKENS, max_model_len - 1)
         table = range(-(-(num_tokens + 1) // self.block_size))
+        slot = -1 if self._adapters is None else 0  # empty, but its kernels run
         for tokens, start in ((num_tokens, 0), (1, num_tokens)):
-            self.launch([StepSequence([0] * tokens, start, table)], SampleWork())
+            self.launch([StepSequence([0] * tokens, start, table, lora_slot=slot)], SampleWork())
         logits = torch.zeros(1, self.model_config.vocab_size, dtype=self.dtype)
         apply_token_masks(logits, {0: np.zeros(1, dtype=np.int32)})
