@@ -20,12 +20,14 @@ from octavo_protocol.pooling import PoolingOutput, PoolingParams, PoolingRequest
 from octavo_protocol.records import KVEvent
 from octavo_protocol.sampling_params import SamplingParams
 from octavo_protocol.tokenizer import Tokenizer, TokenizerBundle
+from octavo_runtime.engine.async_adapters import AsyncAdapters, Wanted
 from octavo_runtime.engine.async_llm import AsyncLLM
 from octavo_runtime.engine.input_processor import InputProcessor
 from octavo_runtime.engine.messages import (
     EngineInfo,
     EngineRequest,
     EngineStats,
+    LoRAInfo,
     PoolingInfo,
     PoolingRequest,
     PoolingResult,
@@ -36,6 +38,7 @@ from octavo_runtime.engine.messages import (
 from octavo_runtime.engine.output_processor import OutputProcessor
 from octavo_runtime.engine.output_so_far import OutputSoFar
 from octavo_runtime.engine.pooling_requests import pooling_output, pooling_request
+from tests.fakes.fake_adapters import FakeAdapters
 from tests.fakes.fake_pooling import fake_tensor
 
 MAX_MODEL_LEN = 64
@@ -58,7 +61,8 @@ class FakeLLM:
 
     script: what every request is answered with, ended by an end-of-sequence token; None: the prompt
     again and again until max_tokens. gate: cleared, no request gets further tokens. pooling: it
-    pools, with the tensors of `fake_tensor`; `pooled` are the requests that came.
+    pools, with the tensors of `fake_tensor`; `pooled` are the requests that came. lora: room for
+    adapters; a request with one is answered with its identity.
     """
 
     def __init__(
@@ -67,8 +71,12 @@ class FakeLLM:
         script: str | None = None,
         is_loaded: bool = True,
         pooling: PoolingInfo | None = None,
+        lora: LoRAInfo | None = None,
     ) -> None:
         self._pooling = pooling
+        self._lora = lora
+        self.engine_adapters = FakeAdapters(0 if lora is None else lora.max_cpu_loras)
+        self.adapters = AsyncAdapters(self.engine_adapters.control)
         self.tokenizer = byte_tokenizer()
         self.default_sampling_params = SamplingParams()
         self.info: EngineInfo | None = None
@@ -110,6 +118,7 @@ class FakeLLM:
             eos_token_ids=[self._eos],
             stages={"weights": 0.0},
             pooling=self._pooling,
+            lora=self._lora,
         )
         self._inputs = InputProcessor(self.info, self.tokenizer)
 
@@ -157,9 +166,12 @@ class FakeLLM:
         is_reasoning: bool = False,
         visible_special_ids: Collection[int] = (),
         so_far: Sequence[OutputSoFar] = (),
+        lora_request: Wanted = None,
     ) -> AsyncIterator[RequestOutput]:
         if self._inputs is None or not self.is_healthy:
             raise UnavailableError("the engine is not ready")
+        async with self.adapters.using(lora_request) as adapter:
+            pass
         children = self._inputs.process(
             request_id,
             prompt_token_ids,
@@ -170,6 +182,8 @@ class FakeLLM:
             is_reasoning=is_reasoning,
             so_far=so_far,
         )
+        for child in children:
+            child.adapter = adapter
         self.requests += children
         if request_id in self._running:
             raise GenerationError(f"request id {request_id} is in use")
@@ -212,6 +226,7 @@ class FakeLLM:
         token_type_ids: Sequence[int] = (),
         priority: int = 0,
         cache_salt: str = "",
+        lora_request: Wanted = None,
     ) -> PoolingRequestOutput[PoolingOutput]:
         if self.info is None or not self.is_healthy:
             raise UnavailableError("the engine is not ready")
@@ -225,6 +240,8 @@ class FakeLLM:
             cache_salt=cache_salt,
         )
         assert self._pooling is not None
+        async with self.adapters.using(lora_request) as request.adapter:
+            pass
         self.pooled.append(request)
         failed = self._running[request_id] = asyncio.Event()
         self.most_at_once = max(self.most_at_once, len(self._running))
@@ -291,10 +308,11 @@ class FakeLLM:
 
     def _token(self, child: EngineRequest, position: int) -> SequenceOutput:
         prompt, sampling = child.prompt_token_ids, child.sampling
-        if self.script is None:
+        script = child.adapter or self.script
+        if script is None:
             token = prompt[position % len(prompt)]
         else:
-            said = [*self.tokenizer.encode(self.script), self._eos]
+            said = [*self.tokenizer.encode(script), self._eos]
             token = said[min(position, len(said) - 1)]
         reason = None
         if token == self._eos and not sampling.ignore_eos:

@@ -6,13 +6,21 @@ import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any
 
-from octavo_protocol.errors import ConfigError, GenerationError, UnavailableError, ValidationError
+from octavo_protocol.errors import (
+    AdapterNotFoundError,
+    ConfigError,
+    GenerationError,
+    UnavailableError,
+    ValidationError,
+)
 from octavo_protocol.outputs import RequestOutput
 from octavo_protocol.pooling import PoolingOutput, PoolingParams, PoolingRequestOutput
 from octavo_protocol.records import KVEvent
 from octavo_protocol.sampling_params import SamplingParams
 from octavo_protocol.tokenizer import Tokenizer
 from octavo_runtime.config import EngineConfig
+from octavo_runtime.engine.adapters import check_room
+from octavo_runtime.engine.async_adapters import AsyncAdapters, Wanted
 from octavo_runtime.engine.core_client import EngineProcess
 from octavo_runtime.engine.default_params import default_sampling_params
 from octavo_runtime.engine.failures import error_of
@@ -27,6 +35,7 @@ from octavo_runtime.engine.messages import (
     EngineInfo,
     EngineRequest,
     EngineStats,
+    PoolingRequest,
     PoolingResult,
     Report,
     SequenceOutput,
@@ -48,6 +57,8 @@ logger = logging.getLogger(__name__)
 
 # Reports are taken in for so long before their readers run: what comes in the meantime is merged.
 _MAX_BURST_S = 0.01
+# Of a request whose adapter other loads evict before the engine has the request.
+_MAX_TRIES = 3
 ENGINE_CORE = "octavo_runtime.engine.new_core:new_core"
 
 
@@ -77,9 +88,11 @@ class AsyncLLM:
         self._kv_callbacks: list[Callable[[list[KVEvent]], None]] = []
         self._step_callbacks: list[Callable[[StepOutputs], None]] = []
         self._started: asyncio.Future[EngineInfo] = asyncio.get_running_loop().create_future()
+        self._taken_back: set[str] = set()  # requests whose adapter the engine did not have
         self._pooling: dict[str, asyncio.Future[PoolingResult]] = {}
         self._calls: dict[int, asyncio.Future[Any]] = {}
         self._num_calls = 0
+        self.adapters = AsyncAdapters(self.control)
         self._stopping = False
         self._reader = asyncio.create_task(self._read())
         self._watcher = asyncio.create_task(self._watch())
@@ -130,11 +143,12 @@ class AsyncLLM:
         token_type_ids: Sequence[int] = (),
         priority: int = 0,
         cache_salt: str = "",
+        lora_request: Wanted = None,
     ) -> PoolingRequestOutput[PoolingOutput]:
         """The prompt's pooled tensor, a NumPy array of fp32 that nobody may write to.
 
         pooling_params: `task` None is the model's default one. token_type_ids: of each token, of
-        encoders that tell a pair's texts apart.
+        encoders that tell a pair's texts apart. lora_request: as for `generate`.
 
         Cancelling it aborts the request in the engine at once. Raises `ValidationError` for a
         request that the model cannot take, `UnavailableError` while the engine loads or stops and
@@ -153,16 +167,30 @@ class AsyncLLM:
             priority=priority,
             cache_salt=cache_salt,
         )
+        if lora_request is not None:
+            check_room(self.info)
+        for num_left in reversed(range(_MAX_TRIES)):
+            async with self.adapters.using(lora_request) as adapter:
+                request.adapter = adapter
+                try:
+                    return await self._pool(request)
+                except AdapterNotFoundError:
+                    if not num_left:
+                        raise
+                    await self.adapters.compare()
+        raise AssertionError("the last try returns or raises")
+
+    async def _pool(self, request: PoolingRequest) -> PoolingRequestOutput[PoolingOutput]:
         answer = asyncio.get_running_loop().create_future()
-        self._pooling[request_id] = answer
+        self._pooling[request.request_id] = answer
         queued_ts = time.monotonic()
         try:
             self._process.send(AddPoolingRequest(request))
             return pooling_output(request, await answer, queued_ts, time.monotonic())
         finally:
-            del self._pooling[request_id]
+            del self._pooling[request.request_id]
             if answer.cancelled():
-                self._process.send(AbortRequests([request_id]))
+                self._process.send(AbortRequests([request.request_id]))
 
     async def generate(
         self,
@@ -177,20 +205,26 @@ class AsyncLLM:
         is_reasoning: bool = False,
         visible_special_ids: frozenset[int] = frozenset(),
         so_far: Sequence[OutputSoFar] = (),
+        lora_request: Wanted = None,
     ) -> AsyncIterator[RequestOutput]:
         """Yields outputs as `sampling_params.output_kind` says, the last one with `finished`.
 
         reasoning_end_token_ids, is_reasoning: see `EngineRequest`. visible_special_ids: special
         tokens that show in the text even where special tokens are skipped. so_far: what each sample
         had generated elsewhere; it makes the first output, and generation goes on from there.
+        lora_request: an adapter, or the name of one that is known; it is loaded first where the
+        engine does not have it.
 
         Closing or cancelling the iterator aborts the request in the engine at once. Raises
         `ValidationError` for a request that the model cannot take, `UnavailableError` while the
-        engine loads or stops, `GenerationError` when it dies.
+        engine loads or stops, `GenerationError` when it dies; of adapters, what
+        `AsyncAdapters.load` raises.
         """
         self._check_ready()
         assert self.info is not None
         refuse_pooling_model(self.info)
+        if lora_request is not None:
+            check_room(self.info)
         assert self._inputs is not None
         assert self._grammars is not None
         grammar = await self._grammars.grammar_async(sampling_params)
@@ -212,27 +246,49 @@ class AsyncLLM:
             sampling_params,
             prompt=prompt_text,
             visible_special_ids=visible_special_ids,
+            lora_request=self.adapters.request(lora_request),
         )
-        collector = self._collectors[request_id] = OutputCollector(sampling_params.output_kind)
+        kind = sampling_params.output_kind
+        self._collectors[request_id] = OutputCollector(kind)
         try:
             if so_far and (replayed := self._outputs.replay(request_id, so_far)) is not None:
                 yield replayed
                 if replayed.finished:
                     return
-            for child in filter(lambda each: self._outputs.is_running(each.request_id), children):
-                child.sampling.structured_outputs = None  # the grammar says it
-                self._parents[child.request_id] = request_id
-                self._send_request(child)
-            while True:
-                output = await collector.get()
-                yield output
-                if output.finished:
-                    return
+            for num_left in reversed(range(_MAX_TRIES)):
+                async with self.adapters.using(lora_request) as adapter:
+                    self._check_ready()
+                    collector = self._collectors[request_id] = OutputCollector(kind)
+                    self._send_all(request_id, children, adapter)
+                    try:
+                        while True:
+                            output = await collector.get()
+                            yield output
+                            if output.finished:
+                                return
+                    except AdapterNotFoundError:
+                        if not num_left:
+                            raise
+                        await self._take_back(request_id, children)
         finally:
             self._collectors.pop(request_id, None)
+            self._taken_back.discard(request_id)
             for child in children:
                 self._parents.pop(child.request_id, None)
             self.abort(request_id)
+
+    def _send_all(self, request_id: str, children: list[EngineRequest], adapter: str) -> None:
+        for child in filter(lambda each: self._outputs.is_running(each.request_id), children):
+            child.sampling.structured_outputs = None  # the grammar says it
+            child.adapter = adapter
+            self._parents[child.request_id] = request_id
+            self._send_request(child)
+
+    async def _take_back(self, request_id: str, children: list[EngineRequest]) -> None:
+        """Undoes `_send_all` after the engine has refused one of the sequences."""
+        self._process.send(AbortRequests([child.request_id for child in children]))
+        await self.adapters.compare()  # what the engine gave the others until now has come and gone
+        self._taken_back.discard(request_id)
 
     def _send_request(self, request: EngineRequest) -> None:
         try:
@@ -387,7 +443,7 @@ class AsyncLLM:
         for failed in step.outputs:
             if failed.finish_reason == "error":
                 self._fail(failed)
-        processed = self._outputs.process(step.outputs)
+        processed = self._outputs.process(filter(self._is_awaited, step.outputs))
         if processed.aborts:
             self._process.send(AbortRequests(processed.aborts))
         for output in processed.outputs:
@@ -395,12 +451,22 @@ class AsyncLLM:
             if collector is not None:
                 collector.put(output)
 
+    def _is_awaited(self, output: SequenceOutput) -> bool:
+        """False: of a sequence of which another one's refusal has taken the whole request back."""
+        taken_back = self._taken_back
+        return not taken_back or self._parents.get(output.request_id) not in taken_back
+
     def _fail(self, output: SequenceOutput) -> None:
         """Ends the request of a sequence that the engine could not go on with."""
         request_id = self._parents.get(output.request_id, "")
-        collector = self._collectors.pop(request_id, None)
+        collector = self._collectors.get(request_id)
         if collector is None:
             return
+        if output.error_kind == AdapterNotFoundError.__name__:  # to be loaded and tried again
+            self._taken_back.add(request_id)
+            collector.put(AdapterNotFoundError(output.error))
+            return
+        del self._collectors[request_id]
         self.abort(request_id)
         if output.error_kind not in ("", "ValidationError"):
             collector.put(error_of(output.error_kind, output.error, GenerationError))

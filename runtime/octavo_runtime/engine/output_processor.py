@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from octavo_protocol.errors import ValidationError
+from octavo_protocol.lora import LoRARequest
 from octavo_protocol.outputs import (
     CompletionOutput,
     PromptLogprobs,
@@ -58,6 +59,7 @@ class _RequestState:
     prompt: str | None
     prompt_token_ids: list[int]
     params: SamplingParams
+    lora_request: LoRARequest | None = None
     sequences: dict[str, _SequenceState] = field(default_factory=dict)
     stats: RequestStateStats = field(default_factory=RequestStateStats)
     started: float = 0.0
@@ -105,6 +107,7 @@ class OutputProcessor:
         *,
         prompt: str | None,
         visible_special_ids: frozenset[int] = frozenset(),
+        lora_request: LoRARequest | None = None,
     ) -> None:
         """Registers a request; `children` are its n sequences as the engine gets them.
 
@@ -118,7 +121,12 @@ class OutputProcessor:
                 parameter="request_id",
             )
         state = _RequestState(
-            request_id, prompt, children[0].prompt_token_ids, params, started=time.monotonic()
+            request_id,
+            prompt,
+            children[0].prompt_token_ids,
+            params,
+            lora_request,
+            started=time.monotonic(),
         )
         state.stats.arrival_time = children[0].arrival_time
         state.stats.queued_ts = state.started
@@ -271,6 +279,7 @@ class OutputProcessor:
             outputs=completions,
             finished=finished,
             metrics=state.stats,
+            lora_request=state.lora_request,
             num_cached_tokens=state.num_cached_tokens,
         )
 

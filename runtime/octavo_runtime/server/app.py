@@ -12,6 +12,7 @@ from octavo_protocol.http_options import HttpOptions
 from octavo_protocol.openai import ChatCompletionRequest, CompletionRequest
 from octavo_protocol.openapi import ApiRoute
 from octavo_protocol.overrides import RequestOverrides
+from octavo_runtime.server.adapter_routes import AdapterRoutes
 from octavo_runtime.server.chat import ChatWriter
 from octavo_runtime.server.chat_generation import chat_deltas
 from octavo_runtime.server.chat_job import chat_job
@@ -129,5 +130,6 @@ def create_app(state: ServerState, options: HttpOptions = QUIET) -> Application:
     routes += SmallRoutes(state).routes()
     routes += ResponsesRoutes(state).routes()
     routes += MessagesRoutes(state).routes()
+    routes += AdapterRoutes(state).routes()
     routes += ControlRoutes(state).routes()
     return make_app(routes, state, options, title="Octavo replica", tracing=state.tracing)

@@ -27,7 +27,8 @@ class GenerationJob:
     prompt_texts: the prompts as text where they came as text, in the same order. is_reasoning: the
     outputs begin with reasoning, which ends with `reasoning_end_token_ids`. visible_special_ids:
     special tokens whose text is shown all the same, since a parser looks for it. beam: a search in
-    place of sampling. trace: what was generated elsewhere, and what is told for others to go on.
+    place of sampling. adapter: name of the one that all prompts use. trace: what was generated
+    elsewhere, and what is told for others to go on.
     """
 
     answer_id: str
@@ -41,6 +42,7 @@ class GenerationJob:
     reasoning_end_token_ids: list[int] = field(default_factory=list)
     visible_special_ids: frozenset[int] = frozenset()
     beam: BeamSearchParams | None = None
+    adapter: str | None = None
     trace: StreamTrace = field(default_factory=StreamTrace.new)
 
     @property
@@ -164,6 +166,7 @@ def _sampled(
         is_reasoning=job.is_reasoning,
         visible_special_ids=job.visible_special_ids,
         so_far=job.so_far(index),
+        lora_request=job.adapter,
     )
     return cast(AsyncGenerator[RequestOutput, None], outputs)
 
@@ -174,7 +177,12 @@ async def _searched(
     async def step(prompt: list[int], params: SamplingParams) -> dict[int, Logprob]:
         step_id = f"{request_id}-{secrets.token_hex(4)}"
         outputs = state.llm.generate(
-            prompt, params, step_id, priority=job.priority, cache_salt=job.cache_salt
+            prompt,
+            params,
+            step_id,
+            priority=job.priority,
+            cache_salt=job.cache_salt,
+            lora_request=job.adapter,
         )
         [*_, final] = [output async for output in outputs]
         assert final.outputs[0].logprobs is not None

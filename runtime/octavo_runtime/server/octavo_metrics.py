@@ -105,7 +105,7 @@ class _EngineCollector(Collector):
 
     def collect(self) -> Iterator[Metric]:
         stats = self._llm.stats
-        gauges = {
+        gauges: dict[str, tuple[float, str]] = {
             "requests_running": (stats.running, "Sequences that the engine is working on."),
             "requests_waiting": (stats.waiting, "Sequences that wait for admission."),
             "waiting_tokens": (stats.waiting_tokens, "Tokens that are still to be prefilled."),
@@ -113,7 +113,7 @@ class _EngineCollector(Collector):
             "prefill_tokens_per_second": (stats.prefill_tokens_per_s, "Measured prefill rate."),
             "decode_tokens_per_second": (stats.decode_tokens_per_s, "Measured decode rate."),
         }
-        counters = {
+        counters: dict[str, tuple[float, str]] = {
             "preemptions": (stats.preemptions_total, "Sequences that lost their blocks."),
             "prefix_cache_queried_tokens": (
                 stats.prefix_queried_tokens_total,
@@ -125,6 +125,18 @@ class _EngineCollector(Collector):
             ),
             "steps": (stats.steps_total, "Steps of the engine."),
         }
+        if self._llm.info is not None and self._llm.info.lora is not None:
+            book = self._llm.adapters.book
+            num_loaded = sum(each.is_loaded for each in book)
+            gauges |= {
+                "adapters_known": (len(book), "LoRA adapters that this replica answers to."),
+                "adapters_loaded": (num_loaded, "Those of them in the engine's host memory."),
+            }
+            counters |= {
+                "adapter_loads": (book.num_loads, "Loads of adapters."),
+                "adapter_load_seconds": (book.load_seconds, "Time that loads took."),
+                "adapter_evictions": (book.num_evictions, "Adapters that made room for others."),
+            }
         for name, (value, text) in gauges.items():
             yield GaugeMetricFamily(_PREFIX + name, text, value=value)
         for name, (total, text) in counters.items():

@@ -45,6 +45,7 @@ class ApiOptions:
         metrics_names: under which prefixes metrics are shown. show_old_metrics: also under names
             that vLLM has removed, which some dashboards still read.
         dev_mode: routes that stop, empty and inspect the engine exist.
+        allow_runtime_lora_updating: routes that load and unload adapters exist.
     """
 
     chat_template_content_format: Literal["auto", "string", "openai"] = "auto"
@@ -72,6 +73,9 @@ class ApiOptions:
     metrics_names: MetricsNames = "both"
     show_old_metrics: bool = False
     dev_mode: bool = field(default_factory=lambda: _is_set("VLLM_SERVER_DEV_MODE"))
+    allow_runtime_lora_updating: bool = field(
+        default_factory=lambda: _is_set("VLLM_ALLOW_RUNTIME_LORA_UPDATING")
+    )
     skip_model_name_validation: bool = field(
         default_factory=lambda: _is_set("VLLM_SKIP_MODEL_NAME_VALIDATION")
     )

@@ -22,6 +22,7 @@ from octavo_runtime.config import EngineConfig
 from octavo_runtime.engine.async_llm import ENGINE_CORE, AsyncLLM
 from octavo_runtime.engine.start_up import start_up_line
 from octavo_runtime.server.app import create_app
+from octavo_runtime.server.lora_modules import LoRAModule, adapters_of_record, load_modules
 from octavo_runtime.server.metrics import ServerMetrics
 from octavo_runtime.server.options import ApiOptions
 from octavo_runtime.server.plugins import load_plugin
@@ -39,8 +40,9 @@ class ServeOptions(ApiOptions, HttpOptions):
 
     port: 0 = any free one. advertise_url: how the router reaches this replica; None = host and
     port. chat_template: file with a template instead of the model's own. tokenizer: folder of the
-    tokenizer where it is not the model's. default_sampling_params: of requests that bring none;
-    None = the model's. core_factory: what runs in the engine process.
+    tokenizer where it is not the model's. lora_modules: adapters to load at the start.
+    default_sampling_params: of requests that bring none; None = the model's. core_factory: what
+    runs in the engine process.
     """
 
     model: Path
@@ -55,6 +57,7 @@ class ServeOptions(ApiOptions, HttpOptions):
     max_body_bytes: int = 16 * 2**20
     chat_template: Path | None = None
     tokenizer: Path | None = None
+    lora_modules: tuple[LoRAModule, ...] = ()
     default_sampling_params: SamplingParams | None = None
     log_level: str = "info"
     core_factory: str = ENGINE_CORE
@@ -104,6 +107,7 @@ def server_state(options: ServeOptions, llm: AsyncLLM) -> ServerState:
         default_max_tokens=None if given == SamplingParams().max_tokens else given,
         is_registered=options.redis_url is None,
         has_profiler=options.engine.profiler_dir is not None,
+        has_adapters=not options.lora_modules,
     )
 
 
@@ -156,6 +160,7 @@ class _Replica:
 
     async def _become_ready(self, state: ServerState, registration: Registration | None) -> None:
         info = await state.llm.wait_ready()
+        await load_modules(state, self._options.lora_modules)
         if registration is not None:
             state.llm.on_kv_events(registration.on_kv_events)
             registration.start(
@@ -212,6 +217,7 @@ class _Replica:
             max_num_seqs=info.max_num_seqs,
             prefix_hit_tokens=stats.prefix_hit_tokens_total,
             takes_prompt_tokens=True,
+            **adapters_of_record(state.llm),
         )
 
     def _url(self) -> str:

@@ -21,6 +21,7 @@ from octavo_protocol.openai.answers import (
 )
 from octavo_protocol.openapi import ApiRoute, Content, Operation
 from octavo_protocol.operations import Readiness, Version
+from octavo_runtime.models.adapter_source import shown_source
 from octavo_runtime.server.received import read_overridden
 from octavo_runtime.server.requests import (
     INLINE_CHARS,
@@ -71,7 +72,9 @@ class SmallRoutes:
         return routes
 
     async def models(self, request: Request) -> Response:
-        return json_response(ModelList([self._model(name) for name in self.state.served_names]))
+        adapters = [each.name for each in self.state.llm.adapters.book]
+        names = [*self.state.served_names, *adapters]
+        return json_response(ModelList([self._model(name) for name in names]))
 
     async def model(self, request: Request) -> Response:
         return json_response(self._model(self.state.check_model(request.path_params["name"])))
@@ -148,7 +151,13 @@ class SmallRoutes:
     def _model(self, name: str) -> Model:
         info = self.state.llm.info
         limit = info.max_model_len if info else None
-        return Model(name, self._created, limit, root=self.state.served_names[0])
+        own = self.state.served_names[0]
+        adapter = self.state.llm.adapters.book.get(name)
+        if adapter is None or name in self.state.served_names:
+            return Model(name, self._created, limit, root=own)
+        root = shown_source(adapter.request.lora_path)
+        parent = adapter.request.base_model_name or own
+        return Model(name, self._created, limit, root=root, parent=parent)
 
 
 def _get(path: str, endpoint: Callable[..., Any], summary: str, answer: Any) -> ApiRoute:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from octavo_protocol.asgi import Message
-from octavo_protocol.errors import NotFoundError, UnavailableError
+from octavo_protocol.errors import NotFoundError, UnavailableError, ValidationError
 from octavo_protocol.spans import Tracing
 from octavo_runtime.engine.async_llm import AsyncLLM
 from octavo_runtime.engine.messages import EngineInfo, PoolingInfo
@@ -15,6 +15,7 @@ from octavo_runtime.server.options import ApiOptions
 from octavo_runtime.server.reasoning_parsers import ReasoningParser, reasoning_parser
 from octavo_runtime.server.tool_parsers import ToolParser, tool_parser
 
+_MAX_NAMES_TOLD = 32
 _ROUTES = {
     "embed": "/v1/embeddings",
     "classify": "/classify or /score",
@@ -34,7 +35,8 @@ class ServerState:
     """is_registered: the cluster knows this replica (or there is none to know it).
     is_draining: no new work is taken; what runs is finished. is_paused: no new work is taken until
     somebody resumes. num_open: requests being answered; num_generating: those of them that
-    generate. has_profiler: the engine can write profiles. default_max_tokens: longest chat answer
+    generate. has_profiler: the engine can write profiles. has_adapters: those that the server was
+    started with are loaded. default_max_tokens: longest chat answer
     where the request names none; None: what the context leaves. tool_parser and reasoning_parser:
     the classes that the options name. tracing: where spans go, if anywhere.
 
@@ -51,6 +53,7 @@ class ServerState:
     is_draining: bool = False
     is_paused: bool = False
     has_profiler: bool = False
+    has_adapters: bool = True
     num_open: int = 0
     num_generating: int = 0
     tracing: Tracing | None = None
@@ -74,6 +77,8 @@ class ServerState:
             return "paused"
         if not self.llm.is_ready:
             return "loading"
+        if not self.has_adapters:
+            return "loading adapters"
         return "ready" if self.is_registered else "registering"
 
     @property
@@ -155,17 +160,38 @@ class ServerState:
         return pooling
 
     def check_model(self, name: str | None) -> str:
-        """The served name that a request means. Raises `NotFoundError`."""
+        """The name, of the model or an adapter, that a request means. Raises `NotFoundError`."""
         if not name:
             return self.served_names[0]
-        if name not in self.served_names and not self.options.skip_model_name_validation:
+        is_known = name in self.served_names or name in self.llm.adapters.book
+        if not is_known and not self.options.skip_model_name_validation:
+            names = [*self.served_names, *(each.name for each in self.llm.adapters.book)]
+            num_more = len(names) - _MAX_NAMES_TOLD
             raise NotFoundError(
                 f"the model {name!r} does not exist; this server has "
-                + ", ".join(repr(each) for each in self.served_names),
+                + ", ".join(repr(each) for each in names[:_MAX_NAMES_TOLD])
+                + (f" and {num_more} more" if num_more > 0 else ""),
                 parameter="model",
                 code="model_not_found",
             )
         return name
+
+    def adapter(self, name: str | None) -> str | None:
+        """The adapter that a request for `name`, which was checked, is to use; None: the model
+        itself. One that is unloaded meanwhile stays an adapter, and is missed by the engine.
+        """
+        if not name or name in self.served_names:
+            return None
+        is_any = self.options.skip_model_name_validation and name not in self.llm.adapters.book
+        return None if is_any else name
+
+    def check_adapter_name(self, name: str) -> None:
+        """Raises `ValidationError` for a name that is the model's."""
+        if name in self.served_names:
+            raise ValidationError(
+                f"{name!r} is a name of the model itself: give the adapter another one",
+                parameter="lora_name",
+            )
 
 
 def _listed(tasks: Sequence[str]) -> str:

@@ -1,9 +1,10 @@
 """A replica's measurements under vLLM's names, which routers, autoscalers and dashboards read.
 
-Names, types, labels and bucket bounds are vLLM's. Every metric has the labels `model_name` and
-`engine`.
+Names, types, labels and bucket bounds are vLLM's. Every metric but `lora_requests_info` has the
+labels `model_name` and `engine`.
 """
 
+import time
 from collections.abc import Iterator
 
 from prometheus_client import CollectorRegistry, Counter, Histogram
@@ -13,7 +14,7 @@ from prometheus_client.registry import Collector
 from octavo_protocol.outputs import RequestOutput
 from octavo_protocol.sampling_params import SamplingParams
 from octavo_runtime.engine.async_llm import AsyncLLM
-from octavo_runtime.engine.messages import EngineInfo
+from octavo_runtime.engine.messages import EngineInfo, LoRAInfo
 from octavo_runtime.server.octavo_metrics import AnyOutput
 
 _PREFIX = "vllm:"
@@ -172,6 +173,22 @@ class _EngineCollector(Collector):
             counter.add_metric(values, total)
             yield counter
         yield self._cache_config()
+        if self._info.lora is not None:
+            yield self._adapters(self._info.lora)
+
+    def _adapters(self, room: LoRAInfo) -> Metric:
+        """One series whose labels tell names; those of before are gone, so it stays one."""
+        stats = self._llm.stats
+        labels = {
+            "max_lora": str(room.max_loras),
+            "waiting_lora_adapters": ",".join(stats.waiting_adapters),
+            "running_lora_adapters": ",".join(stats.running_adapters),
+        }
+        gauge = GaugeMetricFamily(
+            _PREFIX + "lora_requests_info", "Adapters of requests; when.", labels=[*labels]
+        )
+        gauge.add_metric([*labels.values()], time.time())
+        return gauge
 
     def _cache_config(self) -> Metric:
         settings = {

@@ -13,7 +13,7 @@ from tests.fakes.fake_llm import FakeLLM
 from octavo_protocol.http_app import QUIET
 from octavo_protocol.http_options import HttpOptions
 from octavo_protocol.serving import DrainingServer, bind
-from octavo_runtime.engine.messages import PoolingInfo
+from octavo_runtime.engine.messages import LoRAInfo, PoolingInfo
 from octavo_runtime.server.app import create_app
 from octavo_runtime.server.metrics import ServerMetrics
 from octavo_runtime.server.options import ApiOptions
@@ -76,9 +76,10 @@ async def running_replica(
     http_options: HttpOptions = QUIET,
     *,
     pooling: PoolingInfo | None = None,
+    lora: LoRAInfo | None = None,
 ) -> AsyncIterator[Replica]:
     """A replica with these options on a free port. pooling: what its model can, if it pools."""
-    llm = FakeLLM(pooling=pooling)
+    llm = FakeLLM(pooling=pooling, lora=lora)
     state = make_state(llm, options)
     server = DrainingServer(create_app(state, http_options))
     sock = bind("127.0.0.1", 0)

@@ -97,6 +97,7 @@ class PoolingJob:
                 token_type_ids=prompt.token_type_ids or () if has_types else (),
                 priority=self.request.priority,
                 cache_salt=self.request.cache_salt or "",
+                lora_request=self.state.adapter(self.request.model),
             )
         finally:
             self.state.metrics.pooled(output)

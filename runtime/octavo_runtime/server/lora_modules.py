@@ -1,0 +1,50 @@
+"""Adapters that a server is started with, and what it tells the cluster of all that it has."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from octavo_protocol.errors import ConfigError, OctavoError
+from octavo_protocol.lora import LoRARequest
+from octavo_runtime.engine.adapters import check_room
+from octavo_runtime.engine.async_llm import AsyncLLM
+from octavo_runtime.server.state import ServerState
+
+
+@dataclass(frozen=True, slots=True)
+class LoRAModule:
+    """path: folder, hub name or URL. base_model_name: told as its parent; None: the model's."""
+
+    name: str
+    path: str
+    base_model_name: str | None = None
+
+
+async def load_modules(state: ServerState, modules: Iterable[LoRAModule]) -> None:
+    """Loads all of them, in order. Raises `ConfigError` for the first that cannot be loaded."""
+    adapters, info = state.llm.adapters, await state.llm.wait_ready()
+    for module in modules:
+        try:
+            check_room(info)
+            state.check_adapter_name(module.name)
+            number = adapters.next_number()
+            await adapters.load(
+                LoRARequest(module.name, number, module.path, module.base_model_name)
+            )
+        except OctavoError as error:
+            raise ConfigError(f"--lora-modules {module.name}: {error.message}") from error
+    state.has_adapters = True
+
+
+def adapters_of_record(llm: AsyncLLM) -> dict[str, Any]:
+    """Those fields of `ReplicaRecord` that are about adapters."""
+    room = llm.info.lora if llm.info is not None else None
+    if room is None:
+        return {}
+    book = llm.adapters.book
+    return {
+        "adapters": [each.name for each in book],
+        "adapter_versions": {each.name: each.version for each in book},
+        "max_adapters": room.max_cpu_loras,
+        "adapter_load_s": book.recent_load_s,
+    }
