@@ -33,12 +33,15 @@ async def run_batch(
     Raises `ConfigError` or `GenerationError` when the engine cannot start.
     """
     from octavo_runtime.server.app import create_app
+    from octavo_runtime.server.lora_modules import load_modules
     from octavo_runtime.server.serve import server_state, start_llm
 
     llm = start_llm(options)
     try:
         await llm.wait_ready()
-        app = create_app(server_state(options, llm))
+        state = server_state(options, llm)
+        await load_modules(state, options.lora_modules)
+        app = create_app(state)
         return await answer_lines(app, lines, max_in_flight=max_in_flight, progress=progress)
     finally:
         await llm.shutdown()

@@ -25,6 +25,7 @@ VARIABLES: dict[str, Variable] = {
     "VLLM_CPU_KVCACHE_SPACE": Variable("as --kv-cache-memory-bytes, in GiB"),
     "VLLM_CACHE_ROOT": Variable("models are cached in its folder `octavo`, without OCTAVO_CACHE"),
     "VLLM_SERVER_DEV_MODE": Variable("1: routes that stop, empty and inspect the engine exist"),
+    "VLLM_ALLOW_RUNTIME_LORA_UPDATING": Variable("as --allow-runtime-lora-updating"),
     "VLLM_SKIP_MODEL_NAME_VALIDATION": Variable("1: requests may name any model"),
     "VLLM_MAX_COMPLETION_PROMPTS": Variable("most prompts in one completions request (1024)"),
     "VLLM_MAX_NUM_BAD_WORDS": Variable("most bad words of one request (128)"),
@@ -60,7 +61,7 @@ VARIABLES: dict[str, Variable] = {
         reason="models here read text only",
     ),
     **_same(
-        *("VLLM_ALLOW_RUNTIME_LORA_UPDATING", "VLLM_LORA_RESOLVER_CACHE_DIR"),
+        *("VLLM_LORA_RESOLVER_CACHE_DIR",),
         *("VLLM_NIXL_SIDE_CHANNEL_HOST", "VLLM_NIXL_SIDE_CHANNEL_PORT"),
         *("VLLM_MOONCAKE_BOOTSTRAP_PORT", "VLLM_ENABLE_COHERE_API"),
         *("VLLM_KV_EVENTS_USE_INT_BLOCK_HASHES", "VLLM_HTTP_MAX_REQUEST_BODY_SIZE"),

@@ -14,11 +14,16 @@ from octavo_protocol.http_options import HttpOptions
 
 _KEYWORD = inspect.Parameter.KEYWORD_ONLY
 _ENGINE_GROUPS = ("Model", "Load", "Parallel", "Cache", "Scheduler", "CUDA graphs")
-_GROUPS = (*_ENGINE_GROUPS, "Frontend", "Observability")
+_GROUPS = (*_ENGINE_GROUPS, "LoRA", "Frontend", "Observability")
 # There is no HTTP server, so what concerns one is left out.
 _LEFT_OUT = {each.name for each in dataclasses.fields(HttpOptions)} | {
     *("sse_keep_alive_interval", "enable_tokenizer_info_endpoint", "dev_mode"),
-    *("enable_server_load_tracking", "metrics_names", "show_old_metrics"),
+    *(
+        "allow_runtime_lora_updating",
+        "enable_server_load_tracking",
+        "metrics_names",
+        "show_old_metrics",
+    ),
 }
 
 InputFile = Annotated[

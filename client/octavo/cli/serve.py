@@ -53,6 +53,7 @@ def serve_options(model: str, flags: dict[str, Any]) -> "ServeOptions":
 
     Raises `OctavoError` for what cannot be done.
     """
+    from octavo_runtime.server.lora_modules import LoRAModule
     from octavo_runtime.server.serve import ServeOptions
 
     engine = engine_settings(model, flags)
@@ -70,6 +71,9 @@ def serve_options(model: str, flags: dict[str, Any]) -> "ServeOptions":
         )
     if structured.reasoning_parser:
         given.setdefault("reasoning_parser", structured.reasoning_parser)
+    modules = tuple(LoRAModule.parse(each) for each in given.pop("lora_modules", ()))
+    if modules and engine.engine_config.lora is None:
+        raise ConfigError("--lora-modules needs --enable-lora")
     names = given.pop("served_model_name", None) or [model]
     limits = (given.pop("override_max_tokens", None), engine.max_tokens_cap)
     caps = [limit for limit in limits if limit is not None]
@@ -81,6 +85,7 @@ def serve_options(model: str, flags: dict[str, Any]) -> "ServeOptions":
         served_names=tuple(names),
         engine=engine.engine_config,
         tokenizer=engine.tokenizer_folder,
+        lora_modules=modules,
         default_sampling_params=engine.default_sampling_params,
         override_max_tokens=min(caps, default=None),
         structured_outputs_config=dataclasses.asdict(structured),

@@ -19,6 +19,7 @@ from octavo_runtime.config import (
     EngineConfig,
     KVCacheDTypeName,
     LogprobsMode,
+    LoRAConfig,
     RunnerName,
 )
 from octavo_runtime.server.options import ApiOptions, FingerprintMode, MetricsNames
@@ -181,6 +182,46 @@ GROUPS: dict[str, tuple[ServeFlag, ...]] = {
         ),
         _flag("scheduling_policy", Literal["fcfs", "priority"], "Order of the waiting queue."),
     ),
+    "LoRA": (
+        _flag("enable_lora", bool, "Requests may use LoRA adapters.", default=False),
+        _flag(
+            "lora_modules",
+            list[str],
+            "Adapter to load at the start, as name=path or JSON with name, path and "
+            "base_model_name; several may follow. path: folder, hub name or URL.",
+            default=None,
+        ),
+        _flag("max_loras", int, "Adapters in one step, each in a slot of the device.", min=1),
+        _flag(
+            "max_lora_rank",
+            int,
+            "The largest rank of an adapter: 1, 8, 16, 32, 64, 128, 256, 320 or 512. Memory is set "
+            "aside for it.",
+        ),
+        _flag(
+            "max_cpu_loras",
+            int,
+            "Adapters in host memory; the least recently used ones make room. Default: "
+            "--max-loras.",
+            min=1,
+        ),
+        _flag(
+            "lora_dtype",
+            Literal["auto", "bfloat16", "float16", "half", "float32", "float"],
+            "Type of the adapters' matrices; auto: the model's.",
+        ),
+        _flag(
+            "lora_target_modules",
+            list[str],
+            "Ends of the names of the layers that adapters may change. Default: every linear one.",
+        ),
+        _flag(
+            "allow_runtime_lora_updating",
+            bool,
+            "/v1/load_lora_adapter and /v1/unload_lora_adapter exist: whoever can call them "
+            "chooses which adapters the server reads.",
+        ),
+    ),
     "CUDA graphs": (
         _flag("enforce_eager", bool, "No CUDA graphs: a quicker start, slower decoding."),
         _flag(
@@ -322,7 +363,7 @@ GROUPS: dict[str, tuple[ServeFlag, ...]] = {
     ),
 }
 
-_OPTIONS = (EngineConfig, HttpOptions, ApiOptions)
+_OPTIONS = (EngineConfig, LoRAConfig, HttpOptions, ApiOptions)
 _DEFAULTS = {
     each.name: each.default
     for options in _OPTIONS

@@ -53,10 +53,7 @@ _IGNORED = {
         --data-parallel-start-rank/-dpr= --master-addr= --master-port= --device-ids=*
         --distributed-timeout-seconds= --disable-custom-all-reduce --numa-bind --all2all-backend=
         --eplb-config={} --enable-eplb --expert-placement-strategy= --enable-expert-parallel/-ep
-        --enable-elastic-ep --dcp-kv-cache-interleave-size=""",
-    "there are no adapters": """
-        --max-loras= --max-lora-rank= --max-cpu-loras= --lora-dtype= --fully-sharded-loras
-        --lora-target-modules=*""",
+        --enable-elastic-ep --dcp-kv-cache-interleave-size= --fully-sharded-loras""",
     "models here read text only": """
         --limit-mm-per-prompt={} --language-model-only --media-io-kwargs={}
         --mm-processor-kwargs={} --mm-processor-cache-gb= --mm-processor-cache-type=
@@ -100,7 +97,6 @@ _REFUSED: tuple[tuple[str, tuple[str, ...], str], ...] = (
         "quantized weights are not served yet; a .gguf file as MODEL is converted to --dtype",
     ),
     ("--disable-sliding-window", ("false",), "leave it out, and set --max-model-len"),
-    ("--enable-lora --lora-modules=*", ("false",), "adapters are not served yet"),
     (
         "--speculative-config/-sc={} --spec-method= --spec-model= --spec-tokens=",
         ("null",),

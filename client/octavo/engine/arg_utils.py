@@ -33,6 +33,8 @@ class EngineArgs(metaclass=EngineArgsMeta):
     device: "auto" = a GPU where there is one, "cpu" or "cuda".
     max_num_seqs, max_num_batched_tokens: None = 64 and 512 on a CPU, 256 and 8,192 (offline:
     16,384) on a GPU.
+    max_loras: adapters in one step. max_lora_rank: the largest. max_cpu_loras: adapters in host
+    memory; None = max_loras. All of `lora` only count with enable_lora.
     compilation_config: a `CompilationConfig`, its fields as a dict, or vLLM's level.
 
     A keyword that vLLM has removed is translated, with a DeprecationWarning; an unknown one is a
@@ -127,13 +129,13 @@ class EngineArgs(metaclass=EngineArgsMeta):
     spec_model: str | None = missing(None)
     spec_tokens: int | None = missing(None)
     # Adapters
-    enable_lora: bool = missing(False)
-    max_loras: int = tuning(1)
-    max_lora_rank: int = tuning(16)
-    max_cpu_loras: int | None = tuning(None)
-    lora_dtype: str = tuning("auto")
+    enable_lora: bool = honoured(False)
+    max_loras: int = honoured(1)
+    max_lora_rank: int = honoured(16)
+    max_cpu_loras: int | None = honoured(None)
+    lora_dtype: Any = honoured("auto")
+    lora_target_modules: list[str] | None = honoured(None)
     fully_sharded_loras: bool = tuning(False)
-    lora_target_modules: list[str] | None = tuning(None)
     default_mm_loras: dict[str, str] | None = missing(None)
     # Images, audio, video
     limit_mm_per_prompt: dict[str, Any] | None = tuning(None)

@@ -13,7 +13,7 @@ from octavo.engine.hf_overrides import as_overrides
 from octavo_protocol.errors import ValidationError
 from octavo_protocol.sampling_params import SamplingParams
 from octavo_protocol.tokenizer import Tokenizer
-from octavo_runtime.config import EngineConfig
+from octavo_runtime.config import EngineConfig, LoRAConfig
 from octavo_runtime.engine.default_params import generation_defaults
 from octavo_runtime.models.source import resolve_model
 
@@ -189,8 +189,23 @@ def _choices(args: "EngineArgs") -> dict[str, Any]:
         "logprobs_mode": _choice("logprobs_mode", args.logprobs_mode, _LOGPROBS_MODES),
         "logits_processors": _references(args.logits_processors),
         "enable_sleep_mode": args.enable_sleep_mode,
+        "lora": _lora(args),
         "profiler_dir": as_config(ProfilerConfig, "profiler_config", args.profiler_config).folder,
     }
+
+
+def _lora(args: "EngineArgs") -> LoRAConfig | None:
+    """Room for adapters, if any is wanted."""
+    if not args.enable_lora:
+        return None
+    targets = args.lora_target_modules
+    return LoRAConfig(
+        max_loras=args.max_loras,
+        max_lora_rank=args.max_lora_rank,
+        max_cpu_loras=args.max_cpu_loras,
+        lora_dtype=_choice("lora_dtype", str(args.lora_dtype).removeprefix("torch."), _DTYPES),
+        target_modules=None if targets is None else tuple(targets),
+    )
 
 
 def _choice(name: str, value: Any, choices: Mapping[str, Any]) -> Any:

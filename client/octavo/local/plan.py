@@ -6,14 +6,15 @@ The replicas share the cores and the memory evenly; each child gets its settings
 OCTAVO_* and VLLM_* variables of the user's shell do not reach the processes.
 """
 
+import json
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from octavo.local.process import ProcessSpec
 from octavo_protocol.resources.engine_spec import EngineSpec, serve_flags
-from octavo_protocol.resources.model_deployment import ModelDeployment
+from octavo_protocol.resources.model_deployment import ModelDeployment, lora_flags
 
 _LOOPBACK = "127.0.0.1"
 _DRAIN_S = 20.0
@@ -29,7 +30,8 @@ _THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
 class MachineFacts:
     """What the plan depends on, gathered before.
 
-    model: local folder of the model. replica_ports: one free loopback port per replica.
+    model: local folder of the model; adapters: of each of its adapters. replica_ports: one free
+    loopback port per replica.
     environment: the supervisor's own, to see which variables must not reach the children.
     files: folder for files and batches.
     """
@@ -40,6 +42,7 @@ class MachineFacts:
     replica_ports: Sequence[int]
     environment: Mapping[str, str]
     files: Path
+    adapters: Mapping[str, Path] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,6 +79,8 @@ def plan(
                     *("--replica-id", f"{metadata.name}-{index}"),
                     *("--threads", str(num_threads)),
                     *("--drain-timeout", f"{_DRAIN_S:g}"),
+                    *lora_flags(spec.lora_room),
+                    *_modules(facts.adapters),
                     *_engine_flags(spec.engine, spec.replicas),
                     *common,
                 ),
@@ -110,6 +115,11 @@ def plan(
 
 def _names(names: Sequence[str]) -> list[str]:
     return [part for name in names for part in ("--served-model-name", name)]
+
+
+def _modules(adapters: Mapping[str, Path]) -> list[str]:
+    modules = ({"name": name, "path": str(folder)} for name, folder in adapters.items())
+    return [part for each in modules for part in ("--lora-modules", json.dumps(each))]
 
 
 def _engine_flags(engine: EngineSpec, num_replicas: int) -> list[str]:

@@ -22,6 +22,7 @@ from octavo.local.status import StatusReporter, write
 from octavo.local.supervisor import Supervisor
 from octavo_protocol.errors import ConfigError
 from octavo_protocol.resources.model_deployment import ModelDeployment, load_manifest
+from octavo_runtime.models.adapter_source import resolve_adapter
 from octavo_runtime.models.cache import cache_root
 from octavo_runtime.models.source import resolve_model
 
@@ -50,6 +51,12 @@ def run_platform(options: UpOptions) -> int:
     source = deployment.spec.model
     with ByteProgress() as progress:
         model = resolve_model(source.source, revision=source.revision, progress=progress)
+        adapters = {
+            each.name: resolve_adapter(
+                each.model.source, revision=each.model.revision, progress=progress
+            )
+            for each in deployment.spec.adapters
+        }
     log_folder = _fresh_log_folder(deployment, options.port)
     signals = _Signals()
     redis = None
@@ -57,6 +64,7 @@ def run_platform(options: UpOptions) -> int:
         redis = EmbeddedRedis(log_path=log_folder / "redis.log")
     facts = MachineFacts(
         model=model,
+        adapters=adapters,
         num_cores=usable_cores(),
         redis_url=options.redis_url or (redis.url if redis else ""),
         replica_ports=free_ports(deployment.spec.replicas),

@@ -27,7 +27,7 @@ from octavo_operator.names import (
 )
 from octavo_operator.settings import OperatorSettings
 from octavo_protocol.resources.engine_spec import serve_flags
-from octavo_protocol.resources.model_deployment import LoraSpec, ModelDeployment
+from octavo_protocol.resources.model_deployment import LoraSpec, ModelDeployment, lora_flags
 from octavo_protocol.resources.pod_spec import PodTemplateSpec
 
 PORT = 8000
@@ -63,8 +63,7 @@ def pod_template(deployment: ModelDeployment, settings: OperatorSettings) -> Man
 
 def lora_room(deployment: ModelDeployment) -> LoraSpec | None:
     """Room for adapters that the replicas have; None: they take no adapter."""
-    spec = deployment.spec
-    return spec.lora or (LoraSpec() if spec.adapters else None)
+    return deployment.spec.lora_room
 
 
 def secrets(deployment: ModelDeployment) -> list[str]:
@@ -113,18 +112,8 @@ def _arguments(deployment: ModelDeployment) -> Iterable[str]:
     yield from ("--device", "cuda" if spec.num_gpus else "cpu")
     if spec.num_gpus == 0 and spec.resources.cpu is not None:
         yield from ("--threads", str(max(1, floor(amount(spec.resources.cpu)))))
-    yield from _lora_flags(lora_room(deployment))
+    yield from lora_flags(lora_room(deployment))
     yield from serve_flags(spec.engine)
-
-
-def _lora_flags(room: LoraSpec | None) -> Iterable[str]:
-    if room is None:
-        return
-    yield "--enable-lora"
-    yield from ("--max-loras", str(room.max_loras))
-    yield from ("--max-lora-rank", str(room.max_lora_rank))
-    if room.max_cpu_loras is not None:
-        yield from ("--max-cpu-loras", str(room.max_cpu_loras))
 
 
 def _environment(deployment: ModelDeployment) -> Iterable[Mapping[str, Any]]:

@@ -266,6 +266,22 @@ class ModelDeploymentSpec(ResourceModel):
         count = self.resources.gpu.count
         return self.engine.num_gpus if count is None else count
 
+    @property
+    def lora_room(self) -> LoraSpec | None:
+        """Room for adapters that each replica has; None: it takes none."""
+        return self.lora or (LoraSpec() if self.adapters else None)
+
+
+def lora_flags(room: LoraSpec | None) -> list[str]:
+    """The flags of `octavo serve` that make `room`."""
+    if room is None:
+        return []
+    flags = ["--enable-lora", "--max-loras", str(room.max_loras)]
+    flags += ["--max-lora-rank", str(room.max_lora_rank)]
+    if room.max_cpu_loras is not None:
+        flags += ["--max-cpu-loras", str(room.max_cpu_loras)]
+    return flags
+
 
 class ModelDeployment(ResourceModel):
     """A large language model, served by replicas behind an OpenAI-compatible API."""

@@ -1,8 +1,9 @@
 """Adapters that a server is started with, and what it tells the cluster of all that it has."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import Any
+
+import msgspec
 
 from octavo_protocol.errors import ConfigError, OctavoError
 from octavo_protocol.lora import LoRARequest
@@ -11,13 +12,28 @@ from octavo_runtime.engine.async_llm import AsyncLLM
 from octavo_runtime.server.state import ServerState
 
 
-@dataclass(frozen=True, slots=True)
-class LoRAModule:
+class LoRAModule(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """path: folder, hub name or URL. base_model_name: told as its parent; None: the model's."""
 
     name: str
     path: str
     base_model_name: str | None = None
+
+    @classmethod
+    def parse(cls, text: str) -> "LoRAModule":
+        """From `name=path`, or JSON of the fields. Raises `ConfigError`."""
+        if text.lstrip().startswith("{"):
+            try:
+                return msgspec.json.decode(text, type=cls)
+            except msgspec.DecodeError as error:
+                raise ConfigError(f"--lora-modules {text}: {error}") from error
+        name, separator, path = text.partition("=")
+        if not separator or not name or not path:
+            raise ConfigError(
+                f"--lora-modules {text}: write name=path, or JSON as "
+                '{"name": "sql", "path": "./sql-adapter"}'
+            )
+        return cls(name, path)
 
 
 async def load_modules(state: ServerState, modules: Iterable[LoRAModule]) -> None:

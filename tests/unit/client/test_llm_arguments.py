@@ -76,7 +76,7 @@ def test_unknown_argument_is_a_type_error_with_a_suggestion(name: str, near: str
     [
         ("tensor_parallel_size", 2),
         ("quantization", "awq"),
-        ("enable_lora", True),
+        ("default_mm_loras", {"image": "/a"}),
         ("speculative_config", {"method": "ngram"}),
         ("distributed_executor_backend", "ray"),
         ("enable_prompt_embeds", True),

@@ -185,3 +185,25 @@ def flag_names(command: str) -> set[str]:
     group: Any = typer.main.get_command(app)
     parameters = group.commands[command].params
     return {flag for p in parameters for flag in (*p.opts, *p.secondary_opts)}
+
+
+def test_adapters_of_the_manifest_are_modules_of_every_replica() -> None:
+    adapters = [{"name": "sql", "model": {"source": "org/sql"}}]
+    folders = {"sql": Path("/adapters/s=l")}
+    result = planned(deployment(replicas=2, adapters=adapters), adapters=folders)
+
+    for spec in result.replicas:
+        given = flags(spec.command)
+        assert given["--enable-lora"] == []
+        assert given["--max-loras"] == ["8"]
+        assert given["--lora-modules"] == ['{"name": "sql", "path": "/adapters/s=l"}']
+
+
+def test_room_for_adapters_is_the_manifests() -> None:
+    lora = {"maxLoras": 2, "maxLoraRank": 64, "maxCpuLoras": 16}
+    given = flags(planned(deployment(lora=lora)).replicas[0].command)
+
+    assert given["--max-loras"] == ["2"]
+    assert given["--max-lora-rank"] == ["64"]
+    assert given["--max-cpu-loras"] == ["16"]
+    assert "--enable-lora" not in flags(planned(deployment()).replicas[0].command)

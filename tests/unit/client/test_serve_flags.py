@@ -16,7 +16,8 @@ from octavo.engine.arg_utils import EngineArgs
 from octavo_protocol.errors import ConfigError, ValidationError
 from octavo_protocol.http_options import HttpOptions
 from octavo_protocol.limits import limit
-from octavo_runtime.config import EngineConfig, PoolerConfig
+from octavo_runtime.config import EngineConfig, LoRAConfig, PoolerConfig
+from octavo_runtime.server.lora_modules import LoRAModule
 from octavo_runtime.server.options import ApiOptions
 
 __all__ = ["model", "recorded"]
@@ -263,11 +264,13 @@ def test_variables_of_vllm_count(
     monkeypatch.setenv("VLLM_LOGGING_LEVEL", "WARN")
     monkeypatch.setenv("VLLM_CPU_KVCACHE_SPACE", "1")
     monkeypatch.setenv("VLLM_SERVER_DEV_MODE", "1")
+    monkeypatch.setenv("VLLM_ALLOW_RUNTIME_LORA_UPDATING", "1")
     assert run("serve", model) == 0
     options = recorded.options
     assert (options.api_key, options.log_level) == (("secret",), "warning")
     assert options.engine.kv_cache_memory_bytes == 2**30
     assert options.dev_mode is True
+    assert options.allow_runtime_lora_updating is True
 
 
 def test_flags_and_our_variables_go_before_vllms(
@@ -315,3 +318,39 @@ def test_every_variable_that_is_read_is_said_to_count() -> None:
     ]
     read = {name for text in sources for name in re.findall(r'"(VLLM_[A-Z_]+)"', text)}
     assert read <= COUNTING
+
+
+def test_adapters_are_asked_for_as_for_vllm(recorded: Recorded, model: str) -> None:
+    flags = (
+        "--enable-lora --max-loras 4 --max-lora-rank 64 --max-cpu-loras 8 --lora-dtype half "
+        "--lora-target-modules q_proj v_proj --allow-runtime-lora-updating --fully-sharded-loras"
+    )
+    modules = ["a=/x=y", '{"name": "b", "path": "org/b", "base_model_name": "base"}']
+    assert run("serve", model, *flags.split(), "--lora-modules", *modules) == 0
+    options = recorded.options
+    assert options.engine.lora == LoRAConfig(
+        max_loras=4,
+        max_lora_rank=64,
+        max_cpu_loras=8,
+        lora_dtype="float16",
+        target_modules=("q_proj", "v_proj"),
+    )
+    assert options.lora_modules == (LoRAModule("a", "/x=y"), LoRAModule("b", "org/b", "base"))
+    assert options.allow_runtime_lora_updating is True
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--lora-modules", "a=/x"], "--lora-modules needs --enable-lora"),
+        (["--enable-lora", "--lora-modules", "a"], "write name=path, or JSON"),
+        (["--enable-lora", "--lora-modules", '{"name": "a"}'], "missing required field `path`"),
+        (["--enable-lora", "--max-lora-rank", "17"], "max_lora_rank must be one of 1, 8, 16"),
+        (["--enable-lora", "--max-loras", "3", "--max-cpu-loras", "2"], "at least max_loras=3"),
+    ],
+)
+def test_adapters_that_cannot_be_are_refused(
+    model: str, capsys: pytest.CaptureFixture[str], flags: list[str], message: str
+) -> None:
+    assert run("serve", model, *flags) == 2
+    assert message in capsys.readouterr().err

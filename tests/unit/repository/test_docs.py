@@ -17,6 +17,7 @@ from octavo.cli.command import FlexibleCommand
 from octavo.cli.main import app
 from octavo_protocol.openai import ChatCompletionRequest, CompletionRequest
 from octavo_router.pooling import POOLING
+from octavo_runtime.engine.messages import LoRAInfo
 from octavo_runtime.server.app import create_app
 from octavo_runtime.server.metrics import ServerMetrics
 from octavo_runtime.server.options import ApiOptions
@@ -114,6 +115,7 @@ def test_flags_that_are_named_are_known() -> None:
         "router",
         "benchmarks",
         "getting-started",
+        "lora",
         "pooling",
         "tenancy",
     ):
@@ -137,7 +139,7 @@ def test_the_page_of_the_api_has_every_route_field_and_parser() -> None:
 
 
 def test_metrics_that_are_named_exist() -> None:
-    llm = FakeLLM()
+    llm = FakeLLM(lora=LoRAInfo(max_loras=1, max_cpu_loras=1, max_lora_rank=16))
     options = ApiOptions(metrics_names="vllm", show_old_metrics=True)
     metrics = ServerMetrics(llm, options)  # type: ignore[arg-type]
     there = set(re.findall(r"# TYPE vllm:(\w+)", metrics.render().decode()))
