@@ -15,9 +15,11 @@ import msgspec
 
 from octavo_protocol.errors import AdapterNotFoundError, ValidationError
 from octavo_protocol.lora import LoRARequest, adapter_identity
+from octavo_protocol.records import AdapterError, adapter_origin
 from octavo_runtime.engine.messages import EngineInfo
 
 _WEIGHT_OF_NEWEST = 0.3
+_MAX_ERRORS = 32
 
 
 @dataclass(slots=True)
@@ -39,12 +41,17 @@ class KnownAdapter:
     def identity(self) -> str:
         return adapter_identity(self.name, self.version)
 
+    @property
+    def origin(self) -> str:
+        """As of `AdapterSource.origin`."""
+        return adapter_origin(self.request.lora_path, self.revision)
+
 
 class AdapterBook:
     """All adapters by name, and how their loads went. Makes no loads itself.
 
     num_loads, num_evictions, load_seconds: since the start. recent_load_s: what a load took lately,
-    in seconds; 0 = none yet.
+    in seconds; 0 = none yet. errors: of the last few adapters that could not be loaded, by name.
     """
 
     def __init__(self) -> None:
@@ -52,6 +59,7 @@ class AdapterBook:
         self.num_evictions = 0
         self.load_seconds = 0.0
         self.recent_load_s = 0.0
+        self.errors: dict[str, AdapterError] = {}
         self._known: dict[str, KnownAdapter] = {}
 
     def __iter__(self) -> Iterator[KnownAdapter]:
@@ -115,6 +123,7 @@ class AdapterBook:
         lasting = msgspec.structs.replace(request, load_inplace=False)
         known = KnownAdapter(lasting, revision, answer["version"])
         self._known[known.name] = known
+        self.errors.pop(known.name, None)
         for name in answer["evicted"]:
             if name != known.name and name in self._known:
                 self._known[name].is_loaded = False
@@ -126,8 +135,17 @@ class AdapterBook:
         self.num_loads += 1
         return known
 
+    def note_error(self, request: LoRARequest, revision: str | None, message: str) -> None:
+        """A load failed; what is known of the name stays."""
+        name = request.lora_name
+        self.errors.pop(name, None)
+        self.errors[name] = AdapterError(adapter_origin(request.lora_path, revision), message)
+        while len(self.errors) > _MAX_ERRORS:
+            del self.errors[next(iter(self.errors))]
+
     def forget(self, name: str) -> None:
         self._known.pop(name, None)
+        self.errors.pop(name, None)
 
     def compare(self, listed: Iterable[Mapping[str, Any]]) -> None:
         """Corrects what is loaded. listed: the engine's own list of its adapters."""

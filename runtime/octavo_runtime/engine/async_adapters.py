@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar, overload
 
-from octavo_protocol.errors import UnavailableError
+from octavo_protocol.errors import OctavoError, UnavailableError
 from octavo_protocol.lora import LoRARequest
 from octavo_runtime.engine.adapters import AdapterBook, KnownAdapter, already_loaded
 from octavo_runtime.models.adapter_source import resolve_adapter
@@ -127,6 +127,15 @@ class AsyncAdapters:
                 await self._control("unload_adapter", name=name)
 
     async def _fetch_and_load(
+        self, request: LoRARequest, revision: str | None, pinned: bool
+    ) -> KnownAdapter:
+        try:
+            return await self._fetched_and_loaded(request, revision, pinned)
+        except OctavoError as error:
+            self.book.note_error(request, revision, error.message)
+            raise
+
+    async def _fetched_and_loaded(
         self, request: LoRARequest, revision: str | None, pinned: bool
     ) -> KnownAdapter:
         async with self._fetches:

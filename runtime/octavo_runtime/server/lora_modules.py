@@ -60,7 +60,10 @@ def adapters_of_record(llm: AsyncLLM) -> dict[str, Any]:
     book = llm.adapters.book
     return {
         "adapters": [each.name for each in book],
+        "loaded_adapters": [each.name for each in book if each.is_loaded],
         "adapter_versions": {each.name: each.version for each in book},
+        "adapter_sources": {each.name: each.origin for each in book},
+        "adapter_errors": dict(book.errors),
         "max_adapters": room.max_cpu_loras,
         "adapter_load_s": book.recent_load_s,
     }

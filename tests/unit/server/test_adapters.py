@@ -9,6 +9,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from tests.unit.server.conftest import Replica, running_replica
 
 from octavo_protocol.errors import ConfigError, UnavailableError, ValidationError
+from octavo_protocol.records import AdapterError
 from octavo_runtime.engine.messages import LoRAInfo, PoolingInfo
 from octavo_runtime.server.lora_modules import LoRAModule, adapters_of_record, load_modules
 from octavo_runtime.server.options import ApiOptions
@@ -214,10 +215,27 @@ async def test_record_has_the_names_it_answers_to_evicted_ones_too(
 
     assert adapters_of_record(replica.llm.as_async_llm()) == {
         "adapters": ["a", "b", "c"],
+        "loaded_adapters": ["b", "c"],
         "adapter_versions": {"a": "v1", "b": "v1", "c": "v1"},
+        "adapter_sources": {"a": folder, "b": folder, "c": folder},
+        "adapter_errors": {},
         "max_adapters": 2,
         "adapter_load_s": 0.5,
     }
+
+
+async def test_record_tells_why_a_load_failed_until_one_succeeds(
+    replica: Replica, folder: str
+) -> None:
+    def errors() -> dict[str, AdapterError]:
+        return replica.llm.as_async_llm().adapters.book.errors
+
+    await load(replica, lora_name="a", lora_path="/nowhere")
+    [(name, error)] = errors().items()
+    assert (name, error.origin) == ("a", "/nowhere")
+    assert error.message.startswith("there is no LoRA adapter at /nowhere")
+    await load(replica, lora_name="a", lora_path=folder)
+    assert errors() == adapters_of_record(replica.llm.as_async_llm())["adapter_errors"] == {}
 
 
 async def test_metrics_of_adapters_have_no_series_per_adapter(
