@@ -126,7 +126,7 @@ async def documents() -> dict[str, dict[str, Any]]:
     return {
         "replica": replica,
         "router": document_of(create_router(RouterState(options))),
-        "pooler": {**replica, "paths": {path: replica["paths"][path] for path in _POOLING}},
+        "pooler": {**replica, "paths": {path: replica["paths"][path] for path in sorted(_POOLING)}},
     }
 
 
