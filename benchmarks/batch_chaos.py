@@ -5,8 +5,10 @@ requests, one that only works on batches, replicas of a real model, greedy in fp
 is killed with SIGKILL at a random moment and started again: the client that watches, either router,
 a replica, or Redis. The output must be that of an undisturbed run, every line once.
 
-The online part asks the same fleet for short streams at a steady rate, with and without a batch
-beside them, and compares their times to the first token.
+The online part asks the same fleet for streams that arrive at random at a steady rate, with and
+without a batch of 10,000 short prompts beside them, and compares the times to their first token.
+Prompts are of some 200 tokens, all different; arrivals and lengths are the same both times. A
+replica is idle when it runs no request.
 """
 
 import argparse
@@ -15,6 +17,7 @@ import contextlib
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import sys
@@ -39,7 +42,10 @@ from octavo_runtime.models.source import resolve_model
 RESULTS = "batch_chaos.jsonl"
 _START_TIMEOUT_S = 120.0
 _END_TIMEOUT_S = 180.0
-_ONLINE_PROMPT = "Name three rivers of Europe."
+_ONLINE_SENTENCES = (15, 25)
+_WARM_UP = 6  # online requests that are not counted
+_LOOK_S = 0.5
+_TOPICS = ("rivers", "planets", "composers", "spices", "bridges", "birds", "metals", "alphabets")
 _VICTIMS = ("client", "router", "worker", "replica-0", "replica-1", "redis")
 
 
@@ -63,10 +69,11 @@ class Platform:
             *("--dtype", "float32", "--threads", "1", "--max-num-seqs", "4"),
             *("--max-model-len", "1024", "--kv-cache-memory-bytes", "256Mi"),
         )
+        self.replica_urls = [f"http://127.0.0.1:{port}" for port in replicas]
         specs = [
             ProcessSpec(name="redis", command=server),
             _http("router", (*routing, "--no-batch-worker"), router),
-            _http("worker", routing, worker),
+            _http("worker", ("nice", *routing), worker),
             *(
                 _http(f"replica-{i}", (*serving, "--replica-id", f"r{i}"), port)
                 for i, port in enumerate(replicas)
@@ -159,9 +166,8 @@ def write_input(path: Path, prompts: list[str], *, max_tokens: int) -> None:
 def made_prompts(count: int, seed: int) -> list[str]:
     """Short questions, in groups that begin alike."""
     chance = random.Random(seed)
-    topics = ["rivers", "planets", "composers", "spices", "bridges", "birds", "metals", "alphabets"]
     return [
-        f"You are a patient teacher. Tell me about {topics[i % len(topics)]}, "
+        f"You are a patient teacher. Tell me about {_TOPICS[i % len(_TOPICS)]}, "
         f"fact number {chance.randrange(1000)}:"
         for i in range(count)
     ]
@@ -170,24 +176,30 @@ def made_prompts(count: int, seed: int) -> list[str]:
 class Chaos:
     """Runs batches on a platform."""
 
-    def __init__(self, platform: Platform, source: Path, seed: int) -> None:
+    def __init__(
+        self, platform: Platform, source: Path, seed: int, victims: tuple[str, ...] = _VICTIMS
+    ) -> None:
         self.platform = platform
         self._source = source
+        self._victims = victims
         self._chance = random.Random(seed)
         self._client = BatchClient(platform.url)
+        self._longest_pause_s = 0.0
 
     def close(self) -> None:
         self._client.close()
 
     def undisturbed(self) -> dict[str, str]:
-        """Text by `custom_id`."""
+        """Text by `custom_id`. How long it takes is when victims are killed later."""
+        started = time.monotonic()
         lines = self._lines(self._until_ended(self._submit()))
+        self._longest_pause_s = time.monotonic() - started
         return {line["custom_id"]: text_of(line) for line in lines}
 
-    def round(self, expected: dict[str, str], tally: Tally) -> None:
-        """One batch, and one participant that is killed while it runs."""
-        victim = self._chance.choice(_VICTIMS)
-        pause_s = self._chance.uniform(0, 2)
+    def round(self, expected: dict[str, str], tally: Tally) -> str:
+        """One batch, and one participant that is killed while it runs: which one."""
+        victim = self._chance.choice(self._victims)
+        pause_s = self._chance.uniform(0, self._longest_pause_s)
         started = time.monotonic()
         batch_id = self._submit()
         if victim == "client":
@@ -201,6 +213,7 @@ class Chaos:
         tally.seconds.append(time.monotonic() - started)
         for name in self.platform.children:
             self.platform.wait_ready(name)
+        return victim
 
     def _submit(self) -> str:
         file = self._client.upload(self._source)
@@ -231,21 +244,70 @@ class Chaos:
         return [json.loads(line) for line in data.splitlines()]
 
 
-async def online_ttfts(url: str, *, count: int, interval_s: float) -> list[float]:
-    """Seconds to the first token of `count` streams, one every `interval_s`."""
-    body = {"model": "model", "prompt": _ONLINE_PROMPT, "max_tokens": 8, "stream": True}
+@dataclass(frozen=True, slots=True)
+class OnlineRequest:
+    """arrival_s: after the first one."""
 
-    async def ask(client: httpx.AsyncClient, place: int) -> float:
-        await asyncio.sleep(place * interval_s)
-        started = time.monotonic()
+    arrival_s: float
+    prompt: str
+
+
+def online_requests(count: int, rate: float, *, seed: int, words_seed: int) -> list[OnlineRequest]:
+    """`count` requests, `rate` a second. words_seed: what they say; the rest is of `seed`."""
+    chance, words = random.Random(seed), random.Random(words_seed)
+    arrival_s, requests = 0.0, []
+    for _ in range(count):
+        length = chance.randint(*_ONLINE_SENTENCES)
+        prompt = " ".join(
+            f"On day {words.randrange(1000):03} he wrote of {words.choice(_TOPICS)}."
+            for _ in range(length)
+        )
+        requests.append(OnlineRequest(arrival_s, prompt))
+        arrival_s += chance.expovariate(rate)
+    return requests
+
+
+@dataclass(frozen=True, slots=True)
+class OnlineTimes:
+    """ttfts: seconds. idle_share: of the replicas' time."""
+
+    ttfts: list[float]
+    idle_share: float
+
+
+async def measure_online(platform: Platform, requests: list[OnlineRequest]) -> OnlineTimes:
+    """Each request is sent when it arrives, whatever became of the others."""
+
+    async def ask(client: httpx.AsyncClient, request: OnlineRequest) -> float:
+        body = {"model": "model", "prompt": request.prompt, "max_tokens": 8, "stream": True}
+        await asyncio.sleep(request.arrival_s)
+        started, ttft = time.monotonic(), None
         async with client.stream("POST", "/v1/completions", json=body) as response:
             async for line in response.aiter_lines():
-                if line.startswith("data: {"):
-                    return time.monotonic() - started
-        raise SystemExit("a stream had no token")
+                if ttft is None and line.startswith("data: {"):
+                    ttft = time.monotonic() - started
+        if ttft is None:
+            raise SystemExit("a stream had no token")
+        return ttft
 
-    async with httpx.AsyncClient(base_url=url, timeout=60) as client:
-        return await asyncio.gather(*(ask(client, place) for place in range(count)))
+    looks: list[bool] = []
+    async with httpx.AsyncClient(base_url=platform.url, timeout=120) as client:
+        looking = asyncio.create_task(_look_for_idleness(platform.replica_urls, looks))
+        ttfts = await asyncio.gather(*(ask(client, request) for request in requests))
+        looking.cancel()
+    return OnlineTimes(ttfts[_WARM_UP:], sum(looks) / len(looks))
+
+
+async def _look_for_idleness(urls: list[str], looks: list[bool]) -> None:
+    """Adds whether each replica is idle, again and again."""
+    async with httpx.AsyncClient() as client:
+        while True:
+            for url in urls:
+                metrics = (await client.get(f"{url}/metrics")).text
+                running = re.search(r"^vllm:num_requests_running\S* (\S+)", metrics, re.MULTILINE)
+                assert running is not None
+                looks.append(float(running[1]) == 0)
+            await asyncio.sleep(_LOOK_S)
 
 
 def percentile(values: list[float], share: float) -> float:
@@ -256,49 +318,34 @@ def percentile(values: list[float], share: float) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--rounds", type=int, default=50)
-    parser.add_argument("--lines", type=int, default=48, help="of each batch")
+    parser.add_argument("--lines", type=int, default=72, help="of each batch that is disturbed")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--online", type=int, default=60, help="online streams, each way")
+    parser.add_argument("--victims", nargs="+", choices=_VICTIMS, default=_VICTIMS)
+    parser.add_argument("--online", type=int, default=200, help="online streams, each way")
+    parser.add_argument("--online-rate", type=float, default=0.9, help="of them a second")
+    parser.add_argument("--beside-lines", type=int, default=10_000, help="of the batch beside them")
     arguments = parser.parse_args()
     folder = Path(tempfile.mkdtemp(prefix="octavo-chaos-"))
     source = folder / "in.jsonl"
     write_input(source, made_prompts(arguments.lines, arguments.seed), max_tokens=12)
     platform = Platform(folder, resolve_model("smollm2"))
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
-    tally = Tally()
     try:
         platform.start()
-        alone = asyncio.run(online_ttfts(platform.url, count=arguments.online, interval_s=0.5))
-        chaos = Chaos(platform, source, arguments.seed)
-        expected = chaos.undisturbed()
-        beside = _beside_a_batch(platform, folder, arguments)
-        for i in range(arguments.rounds):
-            chaos.round(expected, tally)
-            print(f"round {i + 1}: {tally.seconds[-1]:.1f} s, {tally.wrong} wrong", file=sys.stderr)
-        chaos.close()
+        _say("the platform is ready")
+        alone = _measure(platform, arguments, words_seed=1)
+        _say(f"online requests alone: {_in_ms(alone)}")
+        beside, num_done = _beside_a_batch(platform, folder, arguments)
+        _say(f"beside a batch: {_in_ms(beside)}, {num_done} of its lines done")
+        tally = _disturbed(platform, source, arguments)
     finally:
         platform.stop()
-    ratios = {f"p{p}": percentile(beside, p / 100) / percentile(alone, p / 100) for p in (50, 99)}
     shutil.rmtree(folder)
-    append(
-        RESULTS,
-        {
-            "benchmark": "batch_chaos",
-            **conditions(),
-            "lines": arguments.lines,
-            "rounds": tally.rounds,
-            "victims": dict(tally.victims),
-            "lost": tally.lost,
-            "repeated": tally.repeated,
-            "wrong": tally.wrong,
-            "round_seconds": {"median": percentile(tally.seconds or [0], 0.5)},
-            "online_ttft_ms": {
-                "alone": [round(percentile(alone, p) * 1000, 1) for p in (0.5, 0.99)],
-                "beside": [round(percentile(beside, p) * 1000, 1) for p in (0.5, 0.99)],
-            },
-            "load_average": os.getloadavg()[0],
-        },
-    )
+    ratios = {
+        f"p{p}": percentile(beside.ttfts, p / 100) / percentile(alone.ttfts, p / 100)
+        for p in (50, 99)
+    }
+    append(RESULTS, _record(arguments, tally, alone, beside, num_done, ratios))
     print(
         f"batch rounds={tally.rounds} lost={tally.lost} repeated={tally.repeated} "
         f"wrong={tally.wrong} online_ttft_p99_ratio={ratios['p99']:.2f}"
@@ -306,25 +353,100 @@ def main() -> None:
     sys.exit(bool(tally.lost or tally.repeated or tally.wrong))
 
 
-def _beside_a_batch(platform: Platform, folder: Path, arguments: argparse.Namespace) -> list[float]:
-    """Online times to the first token while a batch keeps the fleet full."""
+def _disturbed(platform: Platform, source: Path, arguments: argparse.Namespace) -> Tally:
+    """All rounds."""
+    tally = Tally()
+    chaos = Chaos(platform, source, arguments.seed, tuple(arguments.victims))
+    expected = chaos.undisturbed()
+    _say("the undisturbed run is done")
+    for i in range(arguments.rounds):
+        victim = chaos.round(expected, tally)
+        _say(
+            f"round {i + 1}: {tally.seconds[-1]:.1f} s without {victim}, lost {tally.lost}, "
+            f"repeated {tally.repeated}, wrong {tally.wrong}"
+        )
+    chaos.close()
+    return tally
+
+
+def _measure(platform: Platform, arguments: argparse.Namespace, *, words_seed: int) -> OnlineTimes:
+    requests = online_requests(
+        arguments.online + _WARM_UP,
+        arguments.online_rate,
+        seed=arguments.seed,
+        words_seed=words_seed,
+    )
+    return asyncio.run(measure_online(platform, requests))
+
+
+def _beside_a_batch(
+    platform: Platform, folder: Path, arguments: argparse.Namespace
+) -> tuple[OnlineTimes, int]:
+    """Online times while a batch keeps the fleet full, and how many of its lines were done."""
     long = folder / "long.jsonl"
-    write_input(long, made_prompts(20 * arguments.lines, 1), max_tokens=64)
+    write_input(long, made_prompts(arguments.beside_lines, 1), max_tokens=8)
     client = BatchClient(platform.url)
     try:
         file = client.upload(long)
         batch = client.create(file.id, endpoint="/v1/completions", window="1h")
         while not client.get(batch.id).request_counts.completed:
             time.sleep(0.1)
-        times = asyncio.run(online_ttfts(platform.url, count=arguments.online, interval_s=0.5))
-        if has_ended(client.get(batch.id)):
-            raise SystemExit("the batch ended before the online requests: give more --lines")
+        times = _measure(platform, arguments, words_seed=2)
+        now = client.get(batch.id)
+        if has_ended(now):
+            raise SystemExit("the batch ended before the online requests: more --beside-lines")
         client.cancel(batch.id)
         while not has_ended(client.get(batch.id)):
             time.sleep(0.1)
-        return times
+        return times, now.request_counts.completed
     finally:
         client.close()
+
+
+def _record(
+    arguments: argparse.Namespace,
+    tally: Tally,
+    alone: OnlineTimes,
+    beside: OnlineTimes,
+    num_done: int,
+    ratios: dict[str, float],
+) -> dict[str, Any]:
+    return {
+        "benchmark": "batch_chaos",
+        **conditions(),
+        "lines": arguments.lines,
+        "rounds": tally.rounds,
+        "victims": dict(tally.victims),
+        "lost": tally.lost,
+        "repeated": tally.repeated,
+        "wrong": tally.wrong,
+        "round_seconds": {
+            "median": round(percentile(tally.seconds or [0], 0.5), 1),
+            "max": round(max(tally.seconds or [0]), 1),
+        },
+        "online_requests": arguments.online,
+        "online_rate": arguments.online_rate,
+        "online_ttft_ms": {"alone": _in_ms(alone), "beside": _in_ms(beside)},
+        "online_ttft_ratio": {name: round(ratio, 3) for name, ratio in ratios.items()},
+        "idle_share": {
+            "alone": round(alone.idle_share, 3),
+            "beside": round(beside.idle_share, 3),
+        },
+        "beside_lines": arguments.beside_lines,
+        "beside_lines_done": num_done,
+        "load_average": os.getloadavg()[0],
+    }
+
+
+def _in_ms(times: OnlineTimes) -> dict[str, float]:
+    return {
+        f"p{percent}": round(percentile(times.ttfts, percent / 100) * 1000, 1)
+        for percent in (50, 90, 99)
+    }
+
+
+def _say(what: str) -> None:
+    print(f"{time.strftime('%H:%M:%S')} {what}", file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

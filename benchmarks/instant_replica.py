@@ -80,6 +80,20 @@ _WHOLE = _answer(
         }
     )
 )
+_TEXT = _answer(
+    msgspec.json.encode(
+        {
+            **_ENVELOPE,
+            "object": "text_completion",
+            "choices": [{"index": 0, "text": _WORD * CHUNKS, "finish_reason": "length"}],
+            "usage": {
+                "prompt_tokens": 1,
+                "completion_tokens": CHUNKS,
+                "total_tokens": CHUNKS + 1,
+            },
+        }
+    )
+)
 _PLAIN, _WITH_TRACE = _events(is_traced=False), _events(is_traced=True)
 _GETS = {
     b"/v1/models": _answer(
@@ -124,7 +138,7 @@ class _Connection(asyncio.Protocol):
         if method != b"POST":
             self._transport.write(_GETS.get(path) or _answer(b"{}"))
         elif not _STREAM.search(body):
-            self._transport.write(_WHOLE)
+            self._transport.write(_TEXT if path == b"/v1/completions" else _WHOLE)
         else:
             assert not path.startswith(CONTINUE.encode()), "a stream was broken off"
             pause = _PAUSE.search(body)

@@ -40,7 +40,7 @@ _NUM_REPLICAS = 2
 _MANY = 2000
 _MANY_CHUNK_MS = 400
 _START_TIMEOUT_S = 60.0
-_DEPLOYMENT = "bench"
+DEPLOYMENT = "bench"
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +83,7 @@ def octavo_sides(urls: Sequence[str], redis_url: str) -> list[Side]:
     """The router in both forms."""
     sides = []
     forms = {
-        "octavo": ["--redis-url", redis_url, "--deployment", _DEPLOYMENT],
+        "octavo": ["--redis-url", redis_url, "--deployment", DEPLOYMENT],
         "octavo-plain": [*(f"--replica-url={url}" for url in urls), "--policy", "round-robin"],
     }
     for name, flags in forms.items():
@@ -140,7 +140,7 @@ def replicas() -> Iterator[tuple[list[str], str]]:
     raise_file_limit()  # children inherit it
     with EmbeddedRedis() as redis:
         command = [sys.executable, "-m", "benchmarks.instant_replica", "--redis", redis.url]
-        command += ["--deployment", _DEPLOYMENT, "--replicas", str(_NUM_REPLICAS)]
+        command += ["--deployment", DEPLOYMENT, "--replicas", str(_NUM_REPLICAS)]
         process = subprocess.Popen(command, stdout=subprocess.PIPE)
         assert process.stdout is not None
         try:

@@ -1,6 +1,5 @@
 """One line of a batch, from its request to its result."""
 
-import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -8,13 +7,13 @@ import msgspec
 
 from octavo_protocol.batch_lines import BatchRequest, answer_line, error_line
 from octavo_router.batches.answering import Answer
+from octavo_router.batches.dispatch import BusyError
 from octavo_router.batches.records import Result, TokenCounts
 from octavo_router.proxy import REPLICAS_FAILED
 
 # Each try costs a replica where the request is poison, and an innocent one may share its replica's
 # fate a few times.
 MAX_TRIES = 5
-_FIRST_WAIT_S, _LONGEST_WAIT_S = 0.25, 5.0
 _BUSY = (429, 503, 504)
 
 Post = Callable[[str, bytes, dict[str, str]], Awaitable[Answer]]
@@ -22,27 +21,23 @@ CountTry = Callable[[], Awaitable[int]]
 Outcome = tuple[Result, TokenCounts]
 
 
-async def answer(
+async def attempt(
     request: BatchRequest, request_id: str, *, post: Post, count_try: CountTry
-) -> Outcome:
-    """The result of a line. Waits for as long as there is no capacity for it.
+) -> Outcome | None:
+    """The result of a line; None: replicas failed over it, and it is to be tried again.
 
     A request that made replicas fail is a poison line after `MAX_TRIES` tries, which are counted
-    over all workers that had it.
+    over all workers that had it. Raises `BusyError` where there is no capacity for it now.
     """
     body = msgspec.json.encode(request.body)
-    wait_s = _FIRST_WAIT_S
-    while True:
-        given = await post(request.url, body, {"x-request-id": request_id})
-        content = _decoded(given)
-        if given.status < 500 and given.status not in _BUSY:
-            return _result(request, request_id, given.status, content)
-        if given.status not in _BUSY or _code(content) == REPLICAS_FAILED:
-            num_tries = await count_try()
-            if num_tries >= MAX_TRIES:
-                return _poison(request, num_tries, content)
-        await asyncio.sleep(wait_s)
-        wait_s = min(2 * wait_s, _LONGEST_WAIT_S)
+    given = await post(request.url, body, {"x-request-id": request_id})
+    content = _decoded(given)
+    if given.status < 500 and given.status not in _BUSY:
+        return _result(request, request_id, given.status, content)
+    if given.status in _BUSY and _code(content) != REPLICAS_FAILED:
+        raise BusyError(_retry_after_s(given))
+    num_tries = await count_try()
+    return _poison(request, num_tries, content) if num_tries >= MAX_TRIES else None
 
 
 def _result(request: BatchRequest, request_id: str, status: int, content: Any) -> Outcome:
@@ -60,6 +55,11 @@ def _decoded(given: Answer) -> Any:
         return msgspec.json.decode(given.body)
     except msgspec.DecodeError:
         return {"error": {"message": f"status {given.status} without a JSON body"}}
+
+
+def _retry_after_s(given: Answer) -> float:
+    told = given.headers.get("retry-after", "")
+    return float(told) if told.isdecimal() else 0.0
 
 
 def _code(content: Any) -> Any:

@@ -49,11 +49,14 @@ _encode = msgspec.msgpack.encode
 
 @dataclass(frozen=True, slots=True)
 class Lease:
-    """A chunk that one worker has for a while. entry: its id in the stream."""
+    """A chunk that one worker has for a while. entry: its id in the stream. is_taken_over: from a
+    silent worker, whose last results may still come.
+    """
 
     batch_id: str
     entry: str
     chunk: Chunk
+    is_taken_over: bool = False
 
 
 class BatchStore:
@@ -204,13 +207,15 @@ class BatchStore:
             key, _GROUP, self.consumer, self._lease_ms, "0", count=1
         )
         entries: list[Any] = claimed[1]
+        is_taken_over = bool(entries)
         if not entries:
             fresh = await self._redis.xreadgroup(_GROUP, self.consumer, {key: ">"}, count=1)
             entries = _stream_entries(fresh)
         if not entries:
             return None
         entry, fields = entries[0]
-        return Lease(batch_id, entry.decode(), _chunk_decoder.decode(fields[b"chunk"]))
+        chunk = _chunk_decoder.decode(fields[b"chunk"])
+        return Lease(batch_id, entry.decode(), chunk, is_taken_over)
 
     async def renew(self, lease: Lease) -> bool:
         """False: another worker has the chunk now."""

@@ -31,7 +31,10 @@ _ROUND_S = 0.2
 _SWEEP_S = 60.0
 _PAUSE_S = 2.0
 _MAX_CHUNKS = 16  # leased at once
+_RETRY_S = 0.25  # doubled after each try that failed
 _T = TypeVar("_T")
+# The worker that had the chunk before has got the line's result meanwhile.
+_ANSWERED: line_work.Outcome = (Result(False, b""), TokenCounts())
 _REDIS_ERRORS = (redis.exceptions.RedisError, OSError)
 _UNFINISHED = {
     "batch_expired": "the batch's completion window ended before this request was answered",
@@ -157,7 +160,7 @@ class BatchWorker:
         renewing = asyncio.create_task(self._renew(lease))
         try:
             async with asyncio.TaskGroup() as group:
-                work = [group.create_task(self._answer(batch, chunk, *each)) for each in lines]
+                work = [group.create_task(self._answer(batch, lease, *each)) for each in lines]
                 renewing.add_done_callback(lambda _: [each.cancel() for each in work])
         finally:
             await stop_tasks([renewing])
@@ -175,25 +178,31 @@ class BatchWorker:
             except _REDIS_ERRORS:
                 continue  # whether the lease is lost shows when Redis is back
 
-    async def _answer(self, batch: BatchRecord, chunk: Chunk, place: int, line: bytes) -> None:
-        """Asks for an answer, unless the worker that had the chunk before has got one meanwhile."""
+    async def _answer(self, batch: BatchRecord, lease: Lease, place: int, line: bytes) -> None:
+        """Asks for an answer, as often as it takes."""
         request = parse_line(line, (batch.endpoint,))
-        where = (batch.id, chunk.number, place)
+        where = (batch.id, lease.chunk.number, place)
 
         async def ask() -> line_work.Outcome | None:
-            if await _patiently(lambda: self._store.has_result(*where)):
-                return None
-            return await line_work.answer(
+            if lease.is_taken_over and await _patiently(lambda: self._store.has_result(*where)):
+                return _ANSWERED
+            return await line_work.attempt(
                 request,
                 "-".join(map(str, where)),
                 post=self._post(batch.owner),
                 count_try=lambda: _patiently(lambda: self._store.note_try(*where)),
             )
 
-        outcome = await self._dispatcher.run(
-            request.model, batch.rank, prefix_of(request.body), ask
-        )
-        if outcome is not None:
+        prefix, wait_s = prefix_of(request.body), _RETRY_S
+        outcome = None
+        while outcome is None:
+            outcome = await self._dispatcher.run(
+                request.model, batch.rank, prefix, ask, owner=batch.owner
+            )
+            if outcome is None:
+                await asyncio.sleep(wait_s)
+                wait_s *= 2
+        if outcome is not _ANSWERED:
             await self._commit(*where, *outcome)
 
     async def _refuse(self, batch: BatchRecord, chunk: Chunk, data: bytes) -> None:

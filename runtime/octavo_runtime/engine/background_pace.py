@@ -1,6 +1,6 @@
 """How long a step with background work may be: whoever asks meanwhile waits for its end."""
 
-_BESIDE_OTHERS_S, _ALONE_S = 0.1, 1.0
+_BESIDE_OTHERS_S, _ALONE_S = 0.05, 1.0
 _REMEMBERED_S = 10.0  # for which others are expected to come again
 _MIN_TOKENS = 16  # fewer hardly make a step shorter
 

@@ -1,12 +1,15 @@
 """Which line is sent when."""
 
 import asyncio
+from collections.abc import Callable
 from functools import partial
+from typing import Any
+from unittest.mock import patch
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from octavo_router.batches.dispatch import Dispatcher, prefix_of
+from octavo_router.batches.dispatch import BusyError, Dispatcher, prefix_of
 
 
 async def test_deadlines_first_then_prefixes_then_arrival() -> None:
@@ -30,6 +33,60 @@ async def test_deadlines_first_then_prefixes_then_arrival() -> None:
     assert await asyncio.gather(*runs) == ["1", "2", "3", "4", "5"]
     assert order == ["3", "2", "5", "1", "4"]
     assert dispatcher.num_waiting == 0
+
+
+async def test_a_line_that_meets_a_limit_gives_its_place_to_those_of_others() -> None:
+    """And its owner's other lines wait with it, so that nobody asks in vain again and again."""
+    dispatcher = Dispatcher(lambda model, num_open: 1)
+    asked: list[str] = []
+    is_limited = True
+
+    async def work(name: str) -> str:
+        asked.append(name)
+        if is_limited and name.startswith("a"):
+            raise BusyError
+        return name
+
+    runs = [
+        asyncio.create_task(dispatcher.run("m", 0, "", partial(work, name), owner=name[0]))
+        for name in ("a1", "a2", "b1", "b2")
+    ]
+    assert await asyncio.gather(*runs[2:]) == ["b1", "b2"]
+    assert asked == ["a1", "b1", "b2"]
+    assert dispatcher.num_waiting == 2
+    is_limited = False
+    assert await asyncio.gather(*runs[:2]) == ["a1", "a2"]
+    assert asked == ["a1", "b1", "b2", "a1", "a2"]
+    assert dispatcher.num_waiting == 0
+
+
+async def test_pauses_grow_up_to_five_seconds_and_end_with_a_success() -> None:
+    loop = asyncio.get_running_loop()
+    dispatcher = Dispatcher(lambda model, num_open: 1)
+    pauses: list[float] = []
+    told = iter([0.0, 0.0, 2.0, 9.0, None, 0.0, None])
+
+    async def work() -> str:
+        if (pause_s := next(told)) is None:
+            return "done"
+        raise BusyError(pause_s)
+
+    def later(delay: float, *call: Any) -> None:
+        pauses.append(round(delay, 2))
+        loop.call_soon(_skip, dispatcher, *call)
+
+    with patch.object(loop, "call_later", later):
+        assert await dispatcher.run("m", 0, "", work) == "done"
+        assert pauses == [0.25, 0.5, 2.0, 5.0]
+        assert await dispatcher.run("m", 0, "", work) == "done"
+        assert pauses == [0.25, 0.5, 2.0, 5.0, 0.25]
+
+
+def _skip(dispatcher: Dispatcher, fill: Callable[[str], None], model: str) -> None:
+    """Ends the pause of the model's lanes."""
+    for lane in dispatcher._models[model].lanes.values():
+        lane.paused_until = 0.0
+    fill(model)
 
 
 @given(st.lists(st.tuples(st.sampled_from("ab"), st.booleans(), st.booleans()), max_size=30))
