@@ -47,7 +47,9 @@ class AdapterSpreading:
             for name, demand in deployment.demand.measure().items()
             if (source := adapters.sources.get(name)) is not None and source.on_demand
         }
-        former, copies = self._copies.get(deployment, {}), dict[str, int]()
+        former, copies = self._copies.pop(deployment, {}), dict[str, int]()
+        if not demands:
+            return
         idle = {each.incarnation for each in deployment.replicas.records}
         for name in sorted(demands, key=lambda each: (-demands[each], each)):
             records = [r for r in deployment.replicas.usable(name) if r.max_adapters]
