@@ -1,6 +1,8 @@
 """Adapters over replicas: found, loaded where they are missed, spread; nothing is lost."""
 
 import asyncio
+import random
+from collections import Counter
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -293,3 +295,46 @@ async def test_an_alias_splits_requests_over_two_adapters_and_passes_over_a_brok
     adapters.note_refused(replica.record.incarnation, "law", "no such file")
     await until(lambda: not router.state.deployments.is_ready("law"))
     assert await answered(10) == {"sql"}
+
+
+async def test_under_random_evictions_restarts_and_failures_no_request_is_lost(
+    world: World,
+) -> None:
+    """Thirty adapters on three replicas that give them up, with and without saying so, one that
+    dies and comes back empty, and one adapter that is broken.
+    """
+    draw = random.Random(8)
+    sources = [AdapterSource(f"adapter-{i}", f"hf://org/{i}", on_demand=True) for i in range(30)]
+    await world.register(*sources, SQL)
+    replicas = [await world.replica(name) for name in "abc"]
+    for replica in replicas:
+        replica.behaviour.adapter_errors["sql"] = 400, "rank 64 is too much"
+    router = await world.router(3)
+    statuses: Counter[tuple[str, int]] = Counter()
+    is_over = asyncio.Event()
+
+    async def client(number: int) -> None:
+        own = random.Random(number)
+        while not is_over.is_set():
+            model = own.choice([*(each.name for each in sources), "base", "sql"])
+            status, _ = await ask(router, model)
+            statuses["sql" if model == "sql" else "other", status] += 1
+
+    clients = [asyncio.create_task(client(number)) for number in range(8)]
+    for turn in range(100):
+        replica = draw.choice(replicas)
+        if replica.adapters:
+            name = draw.choice(list(replica.adapters))
+            replica.forget_adapter(name, is_told=draw.random() < 0.5)
+        if turn == 50:
+            await replicas[0].kill()
+            replicas[0] = await world.replica("a")
+        await asyncio.sleep(0.01)
+    is_over.set()
+    await asyncio.gather(*clients)
+
+    assert set(statuses) == {("sql", 503), ("other", 200)}
+    assert statuses["other", 200] > 100
+    assert all(len(replica.seen.loads) > 5 for replica in replicas)
+    tried = sum(load["lora_name"] == "sql" for each in replicas for load in each.seen.loads)
+    assert tried <= 2 * len(replicas)
