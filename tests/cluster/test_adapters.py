@@ -25,6 +25,8 @@ pytestmark = [pytest.mark.cluster, pytest.mark.model, pytest.mark.timeout(600)]
 
 NAME = "adapted"
 REPLICAS = 2
+# The model is mounted into the replicas' cache, whose folders the scripts' nodes make as root.
+ROOT_USER: Object = {"runAsUser": 0, "runAsGroup": 0, "runAsNonRoot": False}
 SCENARIO = "adapters applied, used, updated, broken, removed"
 
 
@@ -112,7 +114,12 @@ class Adapters:
 def test_adapters_come_change_break_and_go_and_no_neighbour_fails(
     models: ModelDeployments, archives: Archives, report: Report
 ) -> None:
-    models.apply(NAME, replicas=REPLICAS, lora={"maxLoras": 2, "maxLoraRank": 8, "maxCpuLoras": 8})
+    models.apply(
+        NAME,
+        replicas=REPLICAS,
+        lora={"maxLoras": 2, "maxLoraRank": 8, "maxCpuLoras": 8},
+        podTemplate={"securityContext": ROOT_USER},
+    )
     models.wait_until_ready(NAME, replicas=REPLICAS)
     adapters = Adapters(models)
     adapters.apply("neighbour", archives.source("neighbour"), "OnDemand")
