@@ -1,24 +1,29 @@
-"""What cores of either kind do around their steps: sleep, wake up, profiles, the end."""
+"""What cores of either kind do around their steps: adapters, sleep, wake up, profiles, the end."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
-from typing import Generic, TypeVar
+from concurrent.futures import Future
+from pathlib import Path
+from typing import Any, Generic, TypeVar
 
 from octavo_kernels.allocator import trim_allocator
-from octavo_protocol.errors import ConfigError
+from octavo_protocol.errors import ConfigError, ValidationError
 from octavo_runtime.config import EngineConfig
+from octavo_runtime.engine.core_adapters import CoreAdapters
 from octavo_runtime.engine.messages import EngineInfo, StepOutputs
 from octavo_runtime.engine.profiler import StepProfiler
 from octavo_runtime.engine.sleep import KV_CACHE, WEIGHTS, SleepState
+from octavo_runtime.lora.loads import Load
 from octavo_runtime.worker.loaded_model import LoadedModel
 
 Request = TypeVar("Request")
 
 
 class EngineCoreBase(ABC, Generic[Request]):
-    """A subclass runs requests, and keeps those that are not finished in `_unfinished`.
+    """A subclass runs requests, and tells their begin and end.
 
-    _held: requests that have arrived while the engine drains.
+    _unfinished: the adapter of each that is not finished. _held: requests that have arrived while
+    the engine drains. _adapters: None where requests with an adapter are refused.
     """
 
     info: EngineInfo
@@ -27,7 +32,8 @@ class EngineCoreBase(ABC, Generic[Request]):
         self._model = runner
         self._sleep = SleepState(is_enabled=config.enable_sleep_mode)
         self._profiler = StepProfiler(config.profiler_dir)
-        self._unfinished: dict[str, None] = {}
+        self._adapters: CoreAdapters | None = None
+        self._unfinished: dict[str, str] = {}
         self._is_draining = False
         self._held: list[Request] = []
 
@@ -89,6 +95,8 @@ class EngineCoreBase(ABC, Generic[Request]):
         self._sleep.fall_asleep(level)
         if level > 0:
             self._forget_cache()
+            if self._adapters is not None:
+                self._adapters.forget_slots()
             self._model.drop_kv_cache()
             if self._sleep.has_weights:
                 self._model.offload_model()
@@ -130,6 +138,36 @@ class EngineCoreBase(ABC, Generic[Request]):
                 self._model.offload_model()
             raise
 
+    def load_adapter(
+        self, name: str, path: str, load_inplace: bool = False, pinned: bool = False
+    ) -> Future[dict[str, Any]]:
+        """Makes an adapter known, from the folder `path`; answered when it can be used.
+
+        The answer: name, version, rank, num_bytes, seconds, evicted (names that made room).
+        load_inplace: a known name gets a new version; requests that run keep theirs. pinned: it is
+        not evicted. Raises `ValidationError`; the answer may also be `AdapterNotFoundError` or,
+        where there is no room, `UnavailableError`.
+        """
+        load = Load(name=name, path=Path(path), load_inplace=load_inplace, pinned=pinned)
+        return self._room_for_adapters().load(load)
+
+    def unload_adapter(self, name: str) -> None:
+        """New requests find it no longer; those that run keep it. Raises `AdapterNotFoundError`."""
+        self._room_for_adapters().unload(name)
+
+    def pin_adapter(self, name: str) -> None:
+        """Keeps it from being evicted. Raises `AdapterNotFoundError`."""
+        self._room_for_adapters().pin(name)
+
+    def list_adapters(self) -> list[dict[str, Any]]:
+        """Each with name, version, rank, pinned, on_device, num_bytes and num_requests."""
+        return self._adapters.describe() if self._adapters is not None else []
+
+    def finish_loads(self) -> None:
+        """Waits for all adapters that are being loaded: their answers are there then."""
+        if self._adapters is not None:
+            self._adapters.finish_loads()
+
     def is_sleeping(self) -> bool:
         return self._sleep.is_asleep
 
@@ -143,8 +181,32 @@ class EngineCoreBase(ABC, Generic[Request]):
 
     def shutdown(self) -> None:
         """Gives up the memory; no step may follow."""
+        if self._adapters is not None:
+            self._adapters.close()
         self._model.drop_kv_cache()
         self._model.drop_model()
+
+    def _begin(self, request_id: str, adapter: str) -> None:
+        """Raises `AdapterNotFoundError`, or `ValidationError` where no adapter is served."""
+        if adapter:
+            self._room_for_adapters().begin(adapter)
+        self._unfinished[request_id] = adapter
+
+    def _end(self, request_ids: Iterable[str]) -> None:
+        """Unknown ids are ignored."""
+        for request_id in request_ids:
+            adapter = self._unfinished.pop(request_id, "")
+            if adapter and self._adapters is not None:
+                self._adapters.end(adapter)
+
+    def _room_for_adapters(self) -> CoreAdapters:
+        """Raises `ValidationError` where there is none."""
+        if self._adapters is None:
+            raise ValidationError(
+                "this engine serves no LoRA adapters: start it with enable_lora (--enable-lora)",
+                parameter="model",
+            )
+        return self._adapters
 
     def _release_held(self) -> None:
         held, self._held = self._held, []

@@ -20,11 +20,13 @@ from dataclasses import dataclass
 import torch
 
 from octavo_kernels.allocator import tune_allocator
-from octavo_protocol.errors import ValidationError
-from octavo_runtime.config import EngineConfig
+from octavo_protocol.errors import ClientError
+from octavo_runtime.config import EngineConfig, LoRAConfig
 from octavo_runtime.engine.background_pace import BackgroundPace
 from octavo_runtime.engine.block_pool import BlockPool
+from octavo_runtime.engine.core_adapters import CoreAdapters
 from octavo_runtime.engine.core_base import EngineCoreBase
+from octavo_runtime.engine.failures import kind_of
 from octavo_runtime.engine.kv_capacity import max_model_len_limit, num_kv_blocks
 from octavo_runtime.engine.launch_timing import LaunchTiming, StepShape
 from octavo_runtime.engine.messages import (
@@ -49,7 +51,8 @@ from octavo_runtime.engine.scheduler import (
 from octavo_runtime.engine.start_up import timed
 from octavo_runtime.engine.step_rates import StepRates
 from octavo_runtime.engine.wakeup import Wakeup
-from octavo_runtime.model_config import ModelConfig, cache_identity, kv_identity
+from octavo_runtime.lora.peft_files import AdapterLimits
+from octavo_runtime.model_config import ModelConfig, cache_identity, kv_identity, resolve_dtype
 from octavo_runtime.structured_outputs.sequence_grammars import SequenceGrammars
 from octavo_runtime.worker.device import new_model_runner, resolve_config
 from octavo_runtime.worker.model_runner import ModelRunner, RunningStep, SampleWork
@@ -102,11 +105,14 @@ class EngineCore(EngineCoreBase[EngineRequest]):
                 policy=config.scheduling_policy,
                 long_prefill_token_threshold=config.long_prefill_token_threshold,
                 cache_model=cache_model,
+                max_loras=config.lora.max_loras if config.lora is not None else 0,
             ),
             BlockPool(num_blocks, enable_prefix_caching=config.enable_prefix_caching),
         )
         with timed(stages, "warm_up"):
             self._runner.warm_up(max_model_len)
+        self._wakeup = Wakeup()
+        self._adapters = self._new_adapters(config.lora)
         self.info = EngineInfo(
             model=str(config.model),
             cache_model=cache_model,
@@ -121,6 +127,7 @@ class EngineCore(EngineCoreBase[EngineRequest]):
             enable_prefix_caching=config.enable_prefix_caching,
             stages=stages,
             num_graphs=self._runner.num_graphs,
+            lora=self._adapters.info if self._adapters is not None else None,
         )
         self._launched: deque[_Launched] = deque()
         self._rates = StepRates()
@@ -129,7 +136,6 @@ class EngineCore(EngineCoreBase[EngineRequest]):
         self._takes_more = True  # the last step left nobody waiting, and places free
         self._num_steps = 0
         self._last_step_ended = 0.0  # perf_counter
-        self._wakeup = Wakeup()
         self._grammars = SequenceGrammars(
             (config.tokenizer or config.model) / "tokenizer.json",
             model_config.vocab_size,
@@ -145,7 +151,7 @@ class EngineCore(EngineCoreBase[EngineRequest]):
 
     @property
     def wakeup(self) -> Wakeup:
-        """Signals that work has come up by itself: a grammar is compiled."""
+        """Signals that work has come up by itself: a grammar is compiled, an adapter is loaded."""
         return self._wakeup
 
     def add_request(self, request: EngineRequest) -> None:
@@ -155,15 +161,19 @@ class EngineCore(EngineCoreBase[EngineRequest]):
         if self._is_draining:
             self._held.append(request)
             return
-        self._unfinished[request.request_id] = None
-        if not request.grammar:
-            self.scheduler.add(request)
-            return
         try:
-            self._grammars.add(request)
-        except ValidationError as error:
+            self._begin(request.request_id, request.adapter)
+            if request.grammar:
+                self._grammars.add(request)
+            else:
+                self.scheduler.add(request)
+        except ClientError as error:
             failed = SequenceOutput(
-                request.request_id, [], finish_reason="error", error=error.message
+                request.request_id,
+                [],
+                finish_reason="error",
+                error=error.message,
+                error_kind=kind_of(error),
             )
             self._notices.append(failed)
 
@@ -173,13 +183,13 @@ class EngineCore(EngineCoreBase[EngineRequest]):
         self.scheduler.abort(ids)
         self._grammars.forget(ids)
         self._held = [request for request in self._held if request.request_id not in ids]
-        for request_id in ids:
-            self._unfinished.pop(request_id, None)
+        self._end(ids)
 
     def has_work(self) -> bool:
         """A step would do something now. False while only grammars are being compiled."""
         can_run = self.scheduler.has_work or self._launched or self._grammars.has_ready
-        return bool(self._notices) or (can_run and not self._sleep.is_asleep)
+        has_news = bool(self._notices) or (self._adapters is not None and self._adapters.has_loaded)
+        return has_news or (can_run and not self._sleep.is_asleep)
 
     def spare_s(self) -> float:
         if self._notices or not self._takes_more or not self._launched:
@@ -196,6 +206,8 @@ class EngineCore(EngineCoreBase[EngineRequest]):
     def step(self) -> StepOutputs:
         """One step; what is new. Without work: only the state."""
         outputs, self._notices = self._notices, []
+        if self._adapters is not None:
+            self._adapters.settle()
         if not self._sleep.is_asleep:
             ready, failed = self._grammars.take_ready()
             for request in ready:
@@ -203,9 +215,7 @@ class EngineCore(EngineCoreBase[EngineRequest]):
             outputs += failed
             if self.scheduler.has_work or self._launched:
                 outputs += self._run_step()
-        for output in outputs:
-            if output.finish_reason is not None:
-                self._unfinished.pop(output.request_id, None)
+        self._end(each.request_id for each in outputs if each.finish_reason is not None)
         return StepOutputs(outputs, self.scheduler.pool.take_events(), self._stats())
 
     def reset_prefix_cache(self, reset_running_requests: bool = False) -> bool:
@@ -222,6 +232,19 @@ class EngineCore(EngineCoreBase[EngineRequest]):
         self._finish_steps()
         self._grammars.close()
         super().shutdown()
+
+    def _new_adapters(self, config: LoRAConfig | None) -> CoreAdapters | None:
+        if config is None:
+            return None
+        device = self._runner.device.type
+        limits = AdapterLimits(
+            self._runner.adapter_targets,
+            config.max_lora_rank,
+            resolve_dtype(config.lora_dtype, self._runner.dtype, device),
+            pin_memory=device == "cuda",
+        )
+        slots = self.scheduler.turns.slots
+        return CoreAdapters(config, limits, slots, self._runner, self._wakeup.set)
 
     def _settle(self) -> None:
         self._notices += self._finish_steps()
@@ -272,6 +295,8 @@ class EngineCore(EngineCoreBase[EngineRequest]):
             self._grammars.start_masks({index: ids[index] for index in rows}),
             prompt_parts(plan),
         )
+        if self._adapters is not None:
+            self._adapters.put(plan.new_adapters)
         step = self._runner.launch(
             [_step_sequence(item) for item in plan.scheduled], work, self.scheduler.take_released()
         )
@@ -320,7 +345,14 @@ class EngineCore(EngineCoreBase[EngineRequest]):
             prefix_hit_tokens_total=scheduler.num_hit_tokens,
             steps_total=self._num_steps,
             sleep_level=self._sleep.level,
+            running_adapters=_names(scheduler.turns.slots.held),
+            waiting_adapters=_names(scheduler.waiting.adapters),
         )
+
+
+def _names(identities: Iterable[str]) -> list[str]:
+    """Of adapters, whatever their versions."""
+    return sorted({identity.rpartition("@")[0] for identity in identities})
 
 
 def _step_sequence(item: ScheduledSequence) -> StepSequence:
@@ -333,4 +365,5 @@ def _step_sequence(item: ScheduledSequence) -> StepSequence:
         sequence.num_shared_tokens,
         sequence.request_id,
         is_last_pending=len(token_ids) < item.num_new_tokens,
+        lora_slot=sequence.lora_slot,
     )

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from octavo_kernels.allocator import tune_allocator
+from octavo_protocol.errors import ConfigError
 from octavo_runtime.config import EngineConfig
 from octavo_runtime.engine.block_pool import BlockPool
 from octavo_runtime.engine.core_base import EngineCoreBase
@@ -58,6 +59,11 @@ class PoolingCore(EngineCoreBase[PoolingRequest]):
     """
 
     def __init__(self, config: EngineConfig) -> None:
+        if config.lora is not None:
+            raise ConfigError(
+                "LoRA adapters of models that pool are not served: start without enable_lora "
+                "(--enable-lora), or merge the adapter into the model"
+            )
         tune_allocator()
         if config.num_threads is not None:
             torch.set_num_threads(config.num_threads)
@@ -135,7 +141,7 @@ class PoolingCore(EngineCoreBase[PoolingRequest]):
         if self._is_draining:
             self._held.append(request)
             return
-        self._unfinished[request.request_id] = None
+        self._begin(request.request_id, request.adapter)
         self.scheduler.add(request, reads_prefix_cache=self._reads_prefix_cache(request))
 
     def abort(self, request_ids: Iterable[str]) -> None:
@@ -145,8 +151,7 @@ class PoolingCore(EngineCoreBase[PoolingRequest]):
             for chunk in launched.chunks:
                 chunk.prompt.is_aborted |= chunk.prompt.request_id in ids
         self._held = [request for request in self._held if request.request_id not in ids]
-        for request_id in ids:
-            self._unfinished.pop(request_id, None)
+        self._end(ids)
 
     def has_work(self) -> bool:
         """A step would do something now."""
@@ -161,8 +166,7 @@ class PoolingCore(EngineCoreBase[PoolingRequest]):
             if chunks:
                 self._launched.append(self._launch(chunks))
             results += self._finish_steps(keep=1 if chunks and self._runner.overlaps else 0)
-        for result in results:
-            self._unfinished.pop(result.request_id, None)
+        self._end(result.request_id for result in results)
         pool = self.scheduler.pool
         events = [] if pool is None else pool.take_events()
         return StepOutputs(kv_events=events, stats=self._stats(), pooled=results)

@@ -36,6 +36,11 @@ class HostTier:
     def known(self) -> tuple[LoRAAdapter, ...]:
         return tuple(self._known.values())
 
+    @property
+    def retired(self) -> set[str]:
+        """Identities of versions that only their requests keep."""
+        return set(self._retired)
+
     def is_pinned(self, name: str) -> bool:
         return name in self._pinned
 

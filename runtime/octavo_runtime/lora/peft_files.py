@@ -46,12 +46,13 @@ class AdapterLimits:
     """What an adapter of this engine may be.
 
     targets: (out_features, in_features) of the matrices that it may change, by their checkpoint
-    names without `.weight`. dtype: of its matrices in memory.
+    names without `.weight`. dtype: of its matrices in memory. pin_memory: a GPU copies them.
     """
 
     targets: Mapping[str, tuple[int, int]]
     max_lora_rank: int
     dtype: torch.dtype
+    pin_memory: bool = False
 
 
 def read_adapter(name: str, folder: Path, limits: AdapterLimits) -> LoRAAdapter:
@@ -188,7 +189,7 @@ def _matrices(
     _check_shape(f"{module} lora_B", pair["B"], (out_features, rank))
     a = pair["A"].to(torch.float32)
     b = pair["B"].to(torch.float32) * config.scaling_of(module)
-    matrices = LoRAMatrices(a.to(limits.dtype).contiguous(), b.to(limits.dtype).contiguous())
+    matrices = LoRAMatrices(_placed(a, limits), _placed(b, limits))
     if not (matrices.a.isfinite().all() and matrices.b.isfinite().all()):
         raise _invalid(
             f"{module} has values that are infinite or not numbers in "
@@ -196,6 +197,11 @@ def _matrices(
             "--lora-dtype is too small for it"
         )
     return matrices
+
+
+def _placed(matrix: Tensor, limits: AdapterLimits) -> Tensor:
+    rounded = matrix.to(limits.dtype).contiguous()
+    return rounded.pin_memory() if limits.pin_memory else rounded
 
 
 def _check_shape(name: str, tensor: Tensor, expected: tuple[int, int]) -> None:
