@@ -16,7 +16,7 @@ from octavo_protocol.bounded_memo import BoundedMemo
 from octavo_protocol.packed_ids import ID_BYTES, pack
 
 HASH_BYTES = 16
-_CHUNK_BLOCKS = 64
+_CHUNK_SIZES = (64, 16)  # in blocks: long prompts by large ones, their ends by small ones
 SEED = b"octavo-block-v1\0"
 
 assert len(SEED) == HASH_BYTES
@@ -77,15 +77,14 @@ class BlockHasher:
         width = ID_BYTES * block_size
         parent = SEED
         end = len(packed) // width * width
-        for start in range(0, end, _CHUNK_BLOCKS * width):
-            chunk = packed[start : min(start + _CHUNK_BLOCKS * width, end)]
-            hashes += self._chunk(parent, extra, chunk, width)
-            parent = hashes[-1]
-        return hashes
+        start = 0
+        for size in _CHUNK_SIZES:
+            while (stop := start + size * width) <= end:
+                hashes += self._chunk(parent, extra, packed[start:stop], width)
+                parent, start = hashes[-1], stop
+        return hashes + _chain(parent, extra, packed[start:end], width)
 
     def _chunk(self, parent: bytes, extra: bytes, chunk: bytes, width: int) -> list[bytes]:
-        if len(chunk) < _CHUNK_BLOCKS * width:
-            return _chain(parent, extra, chunk, width)
         # What the hashes are computed from names them; the prefix keeps other digests apart.
         key = hashlib.sha256(b"blocks%d:" % width + parent + extra + chunk).digest()[:HASH_BYTES]
         if (known := self._memo.get(key)) is not None:

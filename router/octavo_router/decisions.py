@@ -227,8 +227,8 @@ class Decider:
             return PromptKey()  # the replica says what is wrong with the ids
         num_new_chars = sum(p.num_new_chars for p in prompts if isinstance(p, Tokenization))
         num_known_chars = sum(p.num_known_chars for p in prompts if isinstance(p, Tokenization))
-        self._metrics.prompt_characters.labels("new").inc(num_new_chars)
-        self._metrics.prompt_characters.labels("known").inc(num_known_chars)
+        self._metrics.new_characters.inc(num_new_chars)
+        self._metrics.known_characters.inc(num_known_chars)
         is_text = all(isinstance(each, Tokenization) for each in prompts)
 
         def complete() -> PromptKey:

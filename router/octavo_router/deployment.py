@@ -88,7 +88,7 @@ class Deployment:
     def check(self, model: str | None) -> None:
         """Notes that a request came. Raises `UnavailableError` without a replica that is ready."""
         self.asked_at = self._clock()
-        if not self.replicas.usable(model):
+        if not self.replicas.is_any_usable(model):
             if (error := self.replicas.adapters.error(model)) is not None:
                 raise error
             what = f"no replica of the model {model!r} is ready" if model else "no replica is ready"

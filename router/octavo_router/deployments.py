@@ -116,7 +116,7 @@ class Deployments:
     def is_ready(self, model: str) -> bool:
         """Whether a replica could answer for `model` now."""
         deployment = self.names().get(model)
-        return deployment is not None and bool(deployment.replicas.usable(model))
+        return deployment is not None and deployment.replicas.is_any_usable(model)
 
     def names(self) -> dict[str, Deployment]:
         """Whom each name of a model means."""

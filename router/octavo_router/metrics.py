@@ -81,12 +81,14 @@ class RouterMetrics:
             buckets=_LOAD_BUCKETS,
             registry=registry,
         )
-        self.prompt_characters = Counter(
+        prompt_characters = Counter(
             _PREFIX + "prompt_characters",
             "Characters of prompts: new ones were tokenized, of known ones the tokens were kept.",
             ["how"],
             registry=registry,
         )
+        self.new_characters = prompt_characters.labels("new")
+        self.known_characters = prompt_characters.labels("known")
         self.predicted_tokens = Counter(
             _PREFIX + "predicted_cached_tokens",
             "Cached tokens predicted, for answers that told the actual number.",

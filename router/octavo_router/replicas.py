@@ -61,6 +61,10 @@ class ReplicaSet:
         ]
         return healthy or candidates
 
+    def is_any_usable(self, model: str | None) -> bool:
+        """Whether `usable` would have one."""
+        return any(self._flaw(record, model) is None for record in self._records.values())
+
     def left_out(
         self, model: str | None, num_usable: int, *, without: Iterable[str] = ()
     ) -> dict[str, str]:

@@ -85,6 +85,8 @@ class StreamTrace:
 
     def token_counts(self) -> tuple[int, int]:
         """Tokens of the prompt that the cache supplied, and of all outputs so far."""
+        if not self._entries:
+            return 0, 0
         entries = msgspec.json.decode(b"[%s]" % self._entries[:-1], type=list[TraceEntry])
         cached = [each.num_cached_tokens or 0 for each in entries]
         return max(cached, default=0), sum(len(each.token_ids) for each in entries)
