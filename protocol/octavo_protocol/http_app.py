@@ -63,9 +63,11 @@ class Application(FastAPI):
     what the `ApiRoute`s among them declare.
 
     prefix: path under which a proxy publishes the application; the proxy may strip it or not.
+    refusals: statuses that any route with a body may answer besides those of all servers.
     """
 
     prefix = ""
+    refusals: Sequence[int] = ()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         scope["app"] = self
@@ -89,7 +91,7 @@ class Application(FastAPI):
     def openapi(self) -> dict[str, Any]:
         if self.openapi_schema is None:
             self.openapi_schema = openapi.document(
-                self.routes, title=self.title, version=self.version
+                self.routes, title=self.title, version=self.version, refusals=self.refusals
             )
         return self.openapi_schema
 
@@ -102,11 +104,12 @@ def make_app(
     title: str = "Octavo",
     guard: Middleware | None = None,
     tracing: Tracing | None = None,
+    refusals: Sequence[int] = (),
 ) -> Application:
     """The application of `routes`. Starts and stops nothing.
 
     guard: who may use it, in place of `api_key` of the options. tracing: where spans go, if
-    anywhere.
+    anywhere. refusals: of `Application`.
 
     Raises `ConfigError` for middleware that cannot be imported.
     """
@@ -125,6 +128,7 @@ def make_app(
         redirect_slashes=False,  # a 404 with its envelope, not a redirect without one
     )
     application.prefix = options.root_path.rstrip("/")
+    application.refusals = refusals
     return application
 
 

@@ -52,10 +52,13 @@ _MEANINGS = {
     200: "The answer.",
     400: "The request cannot be served as it is; the message says what to change.",
     401: "No valid API key came with the request.",
+    403: "The API key may not do this; the message says what.",
     404: "What the request names does not exist.",
     413: "The body is too large.",
+    429: "Too much at once, or a limit is reached; Retry-After says when to try again.",
     500: "The server failed.",
     503: "No capacity at this moment; try again, or elsewhere.",
+    504: "The answer did not begin within its deadline.",
 }
 
 
@@ -99,15 +102,20 @@ class ApiRoute(Route):
         self.verbs = tuple(method.lower() for method in methods)
 
 
-def document(routes: Iterable[BaseRoute], *, title: str, version: str) -> dict[str, Any]:
-    """The OpenAPI document of those of `routes` that are `ApiRoute`s."""
+def document(
+    routes: Iterable[BaseRoute], *, title: str, version: str, refusals: Sequence[int] = ()
+) -> dict[str, Any]:
+    """The OpenAPI document of those of `routes` that are `ApiRoute`s.
+
+    refusals: statuses that this server may also answer wherever there is a body.
+    """
     declared = [route for route in routes if isinstance(route, ApiRoute)]
     schemas = _Schemas([route.operation for route in declared])
     paths: dict[str, dict[str, Any]] = {}
     for route in declared:
         path, names = _path(route.path)
         for verb in route.verbs:
-            operation = _operation(route.operation, schemas, names)
+            operation = _operation(route.operation, schemas, names, refusals)
             operation["operationId"] = verb + re.sub(r"\W+", "_", path).rstrip("_")
             paths.setdefault(path, {})[verb] = operation
     return {
@@ -168,7 +176,9 @@ def _members(kind: Any) -> tuple[Any, ...]:
     return typing.get_args(kind) if isinstance(kind, types.UnionType) else (kind,)
 
 
-def _operation(operation: Operation, schemas: _Schemas, path_names: list[str]) -> dict[str, Any]:
+def _operation(
+    operation: Operation, schemas: _Schemas, path_names: list[str], refusals: Sequence[int]
+) -> dict[str, Any]:
     parameters = [
         {"name": name, "in": "path", "required": True, "schema": {"type": "string"}}
         for name in path_names
@@ -184,10 +194,9 @@ def _operation(operation: Operation, schemas: _Schemas, path_names: list[str]) -
         for status, contents in answers.items()
     }
     has_body = bool(operation.body) or operation.form
-    failures = {*operation.errors, 401, 500, 503} | ({400, 413} if has_body else set())
+    failures = {*operation.errors, 401, 500, 503} | ({400, 413, *refusals} if has_body else set())
     for status in sorted(failures):
-        error = {JSON: {"$ref": _REFERENCE + _ERROR}}
-        responses.setdefault(str(status), _response(status, error))
+        responses.setdefault(str(status), _response(status, _error(answers, schemas)))
     described: dict[str, Any] = {"summary": operation.summary, "responses": responses}
     if parameters:
         described["parameters"] = parameters
@@ -199,6 +208,12 @@ def _operation(operation: Operation, schemas: _Schemas, path_names: list[str]) -
     if operation.form:
         described["requestBody"] = {"required": True, "content": {FORM: {"schema": _FORM_SCHEMA}}}
     return described
+
+
+def _error(answers: Mapping[int, tuple[Content, ...]], schemas: _Schemas) -> dict[str, Any]:
+    """The body of a failure by media type: where a route has one of its own, that."""
+    own = {content.media_type: schemas.answer(content) for content in answers.get(500, ())}
+    return own or {JSON: {"$ref": _REFERENCE + _ERROR}}
 
 
 def _response(status: int, contents: Mapping[str, dict[str, Any]]) -> dict[str, Any]:

@@ -60,6 +60,8 @@ _GENERATION: dict[str, type[_Body]] = {
     "/v1/messages": MessagesRequest,
     "/v1/messages/count_tokens": CountTokensRequest,
 }
+# What a tenant may not do, limits and full queues, deadlines.
+_REFUSALS = (403, 429, 504)
 # Beside the key and the request's id.
 _FORWARDED = ("x-vllm-priority", *TRACE_CONTEXT_HEADERS)
 
@@ -318,5 +320,6 @@ def create_app(state: RouterState) -> Starlette:
         state.options,
         title="Octavo router",
         tracing=state.tracing,
+        refusals=_REFUSALS,
         guard=Middleware(TenantMiddleware, source=state.tenants) if state.tenants else None,
     )

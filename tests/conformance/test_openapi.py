@@ -152,6 +152,22 @@ def test_operations_have_ids_of_their_own(server: str) -> None:
     assert len(set(ids)) == len(ids)
 
 
+@pytest.mark.parametrize("status", ["403", "429", "504"])
+def test_refusals_of_the_router_are_declared_in_the_form_of_each_api(status: str) -> None:
+    paths = DOCUMENTS["router"]["paths"]
+    forms = {
+        path: paths[path]["post"]["responses"][status]["content"]["application/json"]["schema"]
+        for path in ("/v1/chat/completions", "/v1/messages", "/tokenize")
+    }
+
+    assert forms == {
+        "/v1/chat/completions": {"$ref": "#/components/schemas/Error"},
+        "/v1/messages": {"$ref": "#/components/schemas/ErrorEvent"},
+        "/tokenize": {"$ref": "#/components/schemas/Error"},
+    }
+    assert status not in DOCUMENTS["replica"]["paths"]["/v1/messages"]["post"]["responses"]
+
+
 def _cases() -> Iterator[Any]:
     """Every operation with what it allows; those with a body also with what they do not."""
     for server, document in DOCUMENTS.items():
