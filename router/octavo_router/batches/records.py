@@ -49,3 +49,14 @@ class TokenCounts:
     cached_tokens: int = 0
     output_tokens: int = 0
     reasoning_tokens: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class LineResult:
+    """What became of line `place` (from 0) of chunk `number`."""
+
+    batch_id: str
+    number: int
+    place: int
+    result: Result
+    tokens: TokenCounts = TokenCounts()

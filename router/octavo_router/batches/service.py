@@ -33,6 +33,7 @@ from octavo_router.tenancy.tenant import Caller, Tenant
 from octavo_router.tenancy.terms import PRIORITY_HEADERS
 
 _REDIS_TIMEOUT_S = 5.0
+_MAX_CONNECTIONS = 16  # who wants another one waits
 _KEY_ID = "batch"
 # Places of a replica that does not tell, and lines at a time for a model that nobody serves.
 _UNKNOWN_SEATS = 32
@@ -51,8 +52,14 @@ class BatchService:
         tenants: TenantSource | None,
     ) -> None:
         self._options = options
-        self._redis = redis.asyncio.Redis.from_url(
-            redis_url, socket_timeout=_REDIS_TIMEOUT_S, socket_connect_timeout=_REDIS_TIMEOUT_S
+        self._redis = redis.asyncio.Redis.from_pool(
+            redis.asyncio.BlockingConnectionPool.from_url(
+                redis_url,
+                max_connections=_MAX_CONNECTIONS,
+                timeout=_REDIS_TIMEOUT_S,
+                socket_timeout=_REDIS_TIMEOUT_S,
+                socket_connect_timeout=_REDIS_TIMEOUT_S,
+            )
         )
         self._files = FileStore(self._redis, FileStorage(options.files_url))
         self._batches = BatchStore(self._redis)

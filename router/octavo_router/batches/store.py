@@ -33,7 +33,7 @@ from octavo_protocol.openai.batches import (
     window_seconds,
 )
 from octavo_router.batches import scripts
-from octavo_router.batches.records import Chunk, Result, Sizes, TokenCounts
+from octavo_router.batches.records import Chunk, LineResult, Result, Sizes
 from octavo_router.files.file_store import is_id
 from octavo_router.files.paging import Page, page_of
 
@@ -238,14 +238,18 @@ class BatchStore:
             pipe.hexists(batch_key(batch_id, "done"), str(number))
             return any(await pipe.execute())
 
-    async def commit(
-        self, batch_id: str, number: int, line: int, result: Result, tokens: TokenCounts
-    ) -> bool:
-        """Keeps the result of a line of chunk `number`, unless it has one."""
-        counts = {"failed" if result.is_error else "completed": 1, **asdict(tokens)}
-        pairs = [each for name, count in counts.items() if count for each in (name, count)]
-        keys = [batch_key(batch_id, part) for part in ("", "done", f"results:{number}")]
-        return bool(await self._commit(keys, [number, line, _encode(result), *pairs]))
+    async def commit(self, results: Sequence[LineResult]) -> None:
+        """Keeps the results of lines that have none, in one round trip."""
+        async with self._redis.pipeline(transaction=False) as pipe:
+            for each in results:
+                counts = {"failed" if each.result.is_error else "completed": 1}
+                counts |= asdict(each.tokens)
+                pairs = [part for name, count in counts.items() if count for part in (name, count)]
+                names = ("", "done", f"results:{each.number}")
+                keys = [batch_key(each.batch_id, name) for name in names]
+                arguments = [each.number, each.place, _encode(each.result), *pairs]
+                await self._commit(keys, arguments, client=pipe)
+            await pipe.execute()
 
     async def note_try(self, batch_id: str, number: int, line: int) -> int:
         """Counts a try of a line that failed; returns how many there were, over all workers."""

@@ -5,11 +5,9 @@ them; each may die at any point, and another goes on from what Redis and the sto
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Callable, Coroutine
 from contextlib import suppress
-from typing import Any, TypeVar
-
-import redis.exceptions
+from typing import Any
 
 from octavo_protocol.batch_lines import custom_id_of, error_line, parse_line
 from octavo_protocol.batch_record import BatchRecord
@@ -17,9 +15,11 @@ from octavo_protocol.errors import NotFoundError, ValidationError
 from octavo_protocol.openai.batches import BatchStatus
 from octavo_protocol.tasks import stop_tasks
 from octavo_router.batches import line as line_work
+from octavo_router.batches.commits import Commits
 from octavo_router.batches.dispatch import Dispatcher, prefix_of
+from octavo_router.batches.patience import REDIS_ERRORS, patiently
 from octavo_router.batches.planning import BatchPlan, lines_of
-from octavo_router.batches.records import Chunk, Result, TokenCounts
+from octavo_router.batches.records import Chunk, LineResult, Result, TokenCounts
 from octavo_router.batches.results import LockLostError, ResultFiles
 from octavo_router.batches.store import BatchStore, Lease
 from octavo_router.files.file_store import FileStore
@@ -30,12 +30,10 @@ logger = logging.getLogger(__name__)
 _ROUND_S = 0.2
 _SWEEP_S = 60.0
 _PAUSE_S = 2.0
-_MAX_CHUNKS = 16  # leased at once
+MAX_CHUNKS = 16  # leased at once
 _RETRY_S = 0.25  # doubled after each try that failed
-_T = TypeVar("_T")
 # The worker that had the chunk before has got the line's result meanwhile.
 _ANSWERED: line_work.Outcome = (Result(False, b""), TokenCounts())
-_REDIS_ERRORS = (redis.exceptions.RedisError, OSError)
 _UNFINISHED = {
     "batch_expired": "the batch's completion window ended before this request was answered",
     "batch_cancelled": "the batch was cancelled before this request was answered",
@@ -62,6 +60,7 @@ class BatchWorker:
         self._store = store
         self._files = files
         self._results = ResultFiles(store, files)
+        self._commits = Commits(store)
         self._dispatcher = Dispatcher(room)
         self._post = post
         self._max_lines = max_lines
@@ -82,11 +81,12 @@ class BatchWorker:
             while True:
                 try:
                     await self.round()
-                except _REDIS_ERRORS as error:
+                except REDIS_ERRORS as error:
                     logger.warning("Redis is away, batches wait: %s", error)
                 await asyncio.sleep(_ROUND_S)
         finally:
             await stop_tasks(list(self._tasks.values()))
+            await self._commits.close()
 
     async def round(self) -> None:
         """Looks once at every open batch and starts what is to be done. Raises Redis' errors."""
@@ -119,7 +119,7 @@ class BatchWorker:
         elif await self._store.num_finished(batch.id) == batch.num_chunks:
             await self._move_to_finalizing(batch, "")
         else:
-            while self._num_chunks < _MAX_CHUNKS:
+            while self._num_chunks < MAX_CHUNKS:
                 lease = await self._store.lease(batch.id)
                 if lease is None or (batch.id, lease.chunk.number) in self._tasks:
                     return
@@ -175,7 +175,7 @@ class BatchWorker:
             try:
                 if not await self._store.renew(lease):
                     return
-            except _REDIS_ERRORS:
+            except REDIS_ERRORS:
                 continue  # whether the lease is lost shows when Redis is back
 
     async def _answer(self, batch: BatchRecord, lease: Lease, place: int, line: bytes) -> None:
@@ -184,13 +184,13 @@ class BatchWorker:
         where = (batch.id, lease.chunk.number, place)
 
         async def ask() -> line_work.Outcome | None:
-            if lease.is_taken_over and await _patiently(lambda: self._store.has_result(*where)):
+            if lease.is_taken_over and await patiently(lambda: self._store.has_result(*where)):
                 return _ANSWERED
             return await line_work.attempt(
                 request,
                 "-".join(map(str, where)),
                 post=self._post(batch.owner),
-                count_try=lambda: _patiently(lambda: self._store.note_try(*where)),
+                count_try=lambda: patiently(lambda: self._store.note_try(*where)),
             )
 
         prefix, wait_s = prefix_of(request.body), _RETRY_S
@@ -203,21 +203,19 @@ class BatchWorker:
                 await asyncio.sleep(wait_s)
                 wait_s *= 2
         if outcome is not _ANSWERED:
-            await self._commit(*where, *outcome)
+            await self._commits.add(LineResult(*where, *outcome))
 
     async def _refuse(self, batch: BatchRecord, chunk: Chunk, data: bytes) -> None:
         """Results of the lines that are no requests."""
+        if not chunk.refusals:
+            return
         lines = [line for line in data.split(b"\n") if line.strip()]
+        results = []
         for refusal in chunk.refusals:
             custom_id = custom_id_of(lines[refusal.line])
             result = Result(True, error_line(custom_id, refusal.code, refusal.message))
-            await self._commit(batch.id, chunk.number, refusal.line, result, TokenCounts())
-
-    async def _commit(
-        self, batch_id: str, number: int, place: int, result: Result, tokens: TokenCounts
-    ) -> None:
-        """An answer costs more than waiting for Redis, for as long as this worker has the chunk."""
-        await _patiently(lambda: self._store.commit(batch_id, number, place, result, tokens))
+            results.append(LineResult(batch.id, chunk.number, refusal.line, result))
+        await patiently(lambda: self._store.commit(results))
 
     # -- the end ----------------------------------------------------------------------------------
 
@@ -237,10 +235,12 @@ class BatchWorker:
         await self._refuse(batch, chunk, data)
         known = await self._store.results(batch.id, chunk.number)
         code = batch.unfinished_code
+        given_up = []
         for place, line in lines_of(chunk, data):
             if place not in known:
                 result = Result(True, error_line(custom_id_of(line), code, _UNFINISHED[code]))
-                await self._commit(batch.id, chunk.number, place, result, TokenCounts())
+                given_up.append(LineResult(batch.id, chunk.number, place, result))
+        await patiently(lambda: self._store.commit(given_up))
         results = await self._store.results(batch.id, chunk.number)
         await self._results.finish_chunk(batch.id, chunk.number, results, entry=lease.entry)
 
@@ -266,7 +266,7 @@ class BatchWorker:
             await work
         except* StorageError as errors:
             details = _first(errors)
-        except* _REDIS_ERRORS as errors:
+        except* REDIS_ERRORS as errors:
             details = f"Redis: {_first(errors)}"
         except* Exception as errors:
             details = "an internal error"
@@ -282,7 +282,7 @@ class BatchWorker:
         """In the batch's `status_details`: what it waits for."""
         if not details and batch_id not in self._waiting:
             return
-        with suppress(*_REDIS_ERRORS):
+        with suppress(*REDIS_ERRORS):
             await self._store.tell(batch_id, details)
             (self._waiting.add if details else self._waiting.discard)(batch_id)
 
@@ -297,15 +297,6 @@ class BatchWorker:
         for (other, part), task in self._tasks.items():
             if other == batch_id and isinstance(part, int):
                 task.cancel()
-
-
-async def _patiently(ask: Callable[[], Awaitable[_T]]) -> _T:
-    """What Redis answers, when it does."""
-    while True:
-        try:
-            return await ask()
-        except _REDIS_ERRORS:
-            await asyncio.sleep(_ROUND_S)
 
 
 def _first(errors: BaseExceptionGroup[BaseException]) -> str:

@@ -10,6 +10,7 @@ from tests.fakes.batch_platform import BatchPlatform, completion, request
 from tests.fakes.router_cluster import until
 
 from octavo_router.batches.planning import CHUNK_LINES
+from octavo_router.batches.worker import MAX_CHUNKS
 
 pytestmark = pytest.mark.integration
 
@@ -185,6 +186,24 @@ async def test_the_batch_that_ends_first_goes_first_and_like_lines_go_together(
     assert (await platform.ended(slow)).status == "completed"
     assert platform.model.order == ["urgent", "a 1", "a 2", "b 1", "b 2"]
     assert platform.model.most_open == 1
+
+
+async def test_a_worker_holds_a_bounded_part_of_a_large_batch(platform: BatchPlatform) -> None:
+    """As many lines in its memory as it leases, and as many chunks of results in Redis."""
+    platform.room = 0
+    platform.worker()
+    count = (MAX_CHUNKS + 6) * CHUNK_LINES
+    batch_id = await platform.submit(*prompts(count))
+    await until(lambda: platform.newest.num_waiting == MAX_CHUNKS * CHUNK_LINES)
+    platform.room = 50
+    most_waiting = most_keys = 0
+    while platform.newest.num_waiting:
+        most_waiting = max(most_waiting, platform.newest.num_waiting)
+        most_keys = max(most_keys, len(await platform.redis.keys("octavo:batch:*:results:*")))
+    batch = await platform.ended(batch_id)
+    assert batch.request_counts.completed == count
+    assert most_waiting <= MAX_CHUNKS * CHUNK_LINES
+    assert most_keys <= MAX_CHUNKS
 
 
 async def test_lists_are_paged_and_belong_to_their_owner(platform: BatchPlatform) -> None:
