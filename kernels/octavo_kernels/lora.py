@@ -22,6 +22,7 @@ from octavo_kernels.cpu import torch_lora
 
 # More rows of one adapter are left to blocked products, which read its matrices less often.
 FEW_ROWS = 16
+ANY_ROWS = 1 << 30
 CPU_DTYPES = (torch.float32, torch.bfloat16)
 
 
@@ -79,6 +80,14 @@ class LoRASlots:
 
         return cpu.layout_of(self) if cpu.can_read(self) else None
 
+    @cached_property
+    def gpu_blocks(self) -> Tensor:
+        """See `octavo_kernels.gpu.lora.column_blocks`; int32, on the device."""
+        from octavo_kernels.gpu import lora as gpu
+
+        blocks = gpu.column_blocks(self, gpu.BLOCK_COLUMNS)
+        return torch.tensor(blocks, dtype=torch.int32, device=self.a.device)
+
     def write(self, slot: int, part: int, a: Tensor, b: Tensor) -> None:
         """Fills one part of a slot; its rank is the caller's. a: [rank, in_features]; b:
         [size, rank], with its scaling. Asynchronous where they are pinned and the slots on a GPU.
@@ -100,14 +109,16 @@ class LoRARows:
 
         slots   2 -1  0  2  0          order   2 4 0 3      tiles   (0, 0, 2) (2, 2, 4)
 
-    order: [n] int32, row numbers; ascending within a slot.
+    order: [n] int32, row numbers; ascending within a slot. What no tile covers is undefined.
     tiles: [num_tiles, 3] int32: a slot, and the first place in `order` and the one after the last;
-    at least one. tiles_host: the same on the host.
+    those without rows are padding. tiles_host: the same on the host; in a graph any that are as
+    many. tile_rows: most rows of a tile.
     """
 
     order: Tensor
     tiles: Tensor
     tiles_host: list[list[int]]
+    tile_rows: int
 
     @cached_property
     def large_tiles(self) -> list[list[int]]:
@@ -119,22 +130,32 @@ class LoRARows:
         cls,
         slots: Sequence[int],
         lens: Sequence[int] | None = None,
+        *,
         device: torch.device | str = "cpu",
+        tile_rows: int = ANY_ROWS,
     ) -> LoRARows | None:
         """None where no row has an adapter.
 
         slots: of each sequence, -1 without an adapter; lens: rows of each, 1 by default.
         """
-        order, tiles = group_rows(slots, lens)
+        order, tiles = group_rows(slots, lens, tile_rows=tile_rows)
         if len(tiles) == 0:
             return None
         return cls(
-            torch.from_numpy(order).to(device), torch.from_numpy(tiles).to(device), tiles.tolist()
+            torch.from_numpy(order).to(device),
+            torch.from_numpy(tiles).to(device),
+            tiles.tolist(),
+            tile_rows,
         )
 
 
+def max_tiles(num_rows: int, num_slots: int, tile_rows: int) -> int:
+    """The most tiles that so many rows can have."""
+    return min(num_rows, num_slots + num_rows // tile_rows)
+
+
 def group_rows(
-    slots: Sequence[int], lens: Sequence[int] | None = None, *, tile_rows: int = 1 << 30
+    slots: Sequence[int], lens: Sequence[int] | None = None, *, tile_rows: int = ANY_ROWS
 ) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int32]]:
     """`order` and `tiles` of `LoRARows`. tile_rows: of a tile, at most."""
     slot = np.asarray(slots, dtype=np.int64)
@@ -162,6 +183,11 @@ def add_lora(y: Tensor, x: Tensor, slots: LoRASlots, rows: LoRARows) -> None:
 
     y: [num_rows, out_features]; x: [num_rows, in_features]; both contiguous.
     """
+    if y.is_cuda:
+        from octavo_kernels.gpu import lora as gpu
+
+        gpu.add_lora(y, x, slots, rows)
+        return
     tiles = rows.tiles_host
     if _is_for_numba(y, x) and (layout := slots.cpu_layout) is not None:
         from octavo_kernels.cpu import lora as cpu
@@ -186,4 +212,9 @@ def add_lora_embedding(y: Tensor, token_ids: Tensor, slots: LoRASlots, rows: LoR
 
     y: [num_rows, hidden_size]; token_ids: [num_rows] int64. slots: of one part.
     """
-    torch_lora.add_lora_embedding(y, token_ids, slots, rows.order, rows.tiles_host)
+    if y.is_cuda:
+        from octavo_kernels.gpu import lora as gpu
+
+        gpu.add_lora_embedding(y, token_ids, slots, rows)
+    else:
+        torch_lora.add_lora_embedding(y, token_ids, slots, rows.order, rows.tiles_host)

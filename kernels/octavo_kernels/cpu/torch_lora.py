@@ -34,6 +34,8 @@ def add_lora_embedding(
 def _groups(order: Tensor, tiles: Tiles) -> Iterator[tuple[int, slice | Tensor]]:
     """Each slot with its rows; as a view where they lie side by side."""
     for slot, first, end in tiles:
+        if first == end:
+            continue
         mine = order[first:end]
         start, stop = int(mine[0]), int(mine[-1]) + 1
         yield slot, slice(start, stop) if stop - start == end - first else mine.long()

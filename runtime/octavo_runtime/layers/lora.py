@@ -11,9 +11,18 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import Tensor, nn
 
-from octavo_kernels.lora import LoRAPart, LoRARows, LoRASlots, add_lora, add_lora_embedding
+from octavo_kernels.lora import (
+    ANY_ROWS,
+    LoRAPart,
+    LoRARows,
+    LoRASlots,
+    add_lora,
+    add_lora_embedding,
+)
 from octavo_runtime.config import LoRAConfig
 from octavo_runtime.lora.adapter import LoRAAdapter
+
+_GPU_TILE = 16
 
 
 @dataclass(slots=True)
@@ -123,7 +132,18 @@ class ModelAdapters:
 
     def use(self, slots: Sequence[int], lens: Sequence[int] | None = None) -> None:
         """Of the layers' next inputs. See `LoRARows.of`."""
-        self.step.rows = LoRARows.of(slots, lens, self._ranks.device)
+        device = self._ranks.device
+        tile_rows = _GPU_TILE if device.type == "cuda" else ANY_ROWS
+        self.step.rows = LoRARows.of(slots, lens, device=device, tile_rows=tile_rows)
+
+    def use_for_logits(self, slots: Sequence[int]) -> None:
+        """`use`, where an adapter of these changes the output matrix: few do."""
+        head = self._places.get("lm_head")
+        used = [slot for slot in slots if slot >= 0]
+        if head is not None and head.slots.ranks_host[used].any():
+            self.use(slots)
+        else:
+            self.step.rows = None
 
 
 def _adaptable_layers(model: nn.Module) -> Iterator[tuple[str, AdaptableLayer]]:

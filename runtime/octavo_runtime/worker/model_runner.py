@@ -133,7 +133,7 @@ class ModelRunner(LoadedModel):
     def _logits(self, hidden: Tensor, slots: Sequence[int]) -> Tensor:
         """[num_rows, vocab_size]. slots: of each row's adapter."""
         if self._adapters is not None:
-            self._adapters.use(slots)
+            self._adapters.use_for_logits(slots)
         logits: Tensor = self.model.compute_logits(hidden)
         return logits
 

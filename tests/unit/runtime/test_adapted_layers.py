@@ -47,7 +47,7 @@ def _on_device(config: ResolvedConfig, model: ModelConfig, max_model_len: int) -
     return GpuModelRunner(config, model, max_model_len, device="cpu")
 
 
-@pytest.fixture(params=["cpu"])
+@pytest.fixture(params=["cpu", "device"])
 def new_runner(request: pytest.FixtureRequest) -> Any:
     """The CPU's runner, and a GPU's with the references of its kernels."""
     if request.param == "cpu":

@@ -1,4 +1,4 @@
-"""A model's weights in host memory while the engine sleeps."""
+"""A model's weights, and the adapters beside them, in host memory while the engine sleeps."""
 
 from collections.abc import Iterator
 
@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from octavo_kernels.linear import PackedWeight
+from octavo_runtime.layers.lora import LayerAdapters
 
 
 class HostWeights:
@@ -37,5 +38,7 @@ def _tensors(model: nn.Module) -> Iterator[Tensor]:
                 yield value.data
                 if value.arrivals is not None:
                     yield value.arrivals
+            elif isinstance(value, LayerAdapters):
+                yield from (value.slots.a, value.slots.b)
             elif isinstance(value, Tensor):
                 yield value

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from octavo_kernels.lora import LoRARows
 from octavo_kernels.metadata import AttentionMetadata
 from octavo_protocol.errors import ConfigError
 from octavo_protocol.sampling_params import SamplingParams
@@ -100,7 +101,11 @@ class GpuModelRunner(ModelRunner):
         samples = self._sample(hidden, work, slots, is_decode) if indices else None
         return RunningGpuStep(indices, samples, prompts, begin, new_event(self.device))
 
-    def _compute(self, token_ids: Tensor, attention: AttentionMetadata) -> Tensor:
+    def _compute(
+        self, token_ids: Tensor, attention: AttentionMetadata, rows: LoRARows | None
+    ) -> Tensor:
+        if self._adapters is not None:
+            self._adapters.step.rows = rows
         hidden: Tensor = self.model(
             ForwardBatch(
                 token_ids=token_ids,
@@ -200,8 +205,8 @@ class GpuModelRunner(ModelRunner):
         """
         self._forward.run_each_size()
         for size in self._config.cuda_graph_sizes or [self._config.max_num_seqs]:
-            self.model.compute_logits(
-                self._new(size, self.model_config.hidden_size, dtype=self.dtype)
+            self._logits(
+                self._new(size, self.model_config.hidden_size, dtype=self.dtype), [-1] * size
             )
         num_tokens = min(self._config.max_num_batched_tokens, max_model_len - 1)
         table = range(-(-(num_tokens + 1) // self.block_size))
@@ -212,6 +217,8 @@ class GpuModelRunner(ModelRunner):
         steps = [[prompt], [token]]
         if chunk.num_new_tokens > 1 and self._config.max_num_seqs > 1:
             steps.append([token, chunk])
+        if self._adapters is not None:
+            steps += [[replace(each, lora_slot=0) for each in step] for step in steps]
         for step in steps:
             for params in (SamplingParams(), SamplingParams(top_p=0.9, logprobs=1)):
                 rows = {index: SamplingRow(params) for index in range(len(step))}
@@ -262,7 +269,10 @@ class GpuModelRunner(ModelRunner):
         length = min(total, self._max_model_len)
         count = max(1, min(total // length, num_rows))
         self.allocate_kv_cache(1)
-        hidden = self._forward.run_zeros([length] * count)
+        slot = -1 if self._adapters is None else 0
+        hidden = self._forward.run_zeros([length] * count, slot)
+        if self._adapters is not None:
+            self._adapters.use([slot] * num_rows)
         logits = self.model.compute_logits(hidden[torch.arange(num_rows) % len(hidden)])
         rows = [SamplingRow(SamplingParams(top_p=0.9, logprobs=1))] * num_rows
         self._device_sampler.sample(logits, rows, self._forward.samples)

@@ -3,7 +3,7 @@
 All arrays of a step lie in one piece of memory, at the same places in every step, so that a CUDA
 graph finds them; what every step has comes first and is one copy.
 
-    | rows starts query_start_loc … temperature top_k … | blocks ……… | tokens ……… |
+    | rows starts query_start_loc … temperature top_k … | blocks ……… | tokens ……… | lora_order …
       always copied                                       as many as there are
 """
 
@@ -21,6 +21,7 @@ from octavo_kernels.step_inputs import StepChanges
 # that `write` finds one that the device has taken already.
 _NUM_COPIES = 3
 _ALIGNMENT = 16
+_OF_ANY_LENGTH = ("blocks", "tokens", "lora_order", "lora_tiles")
 _TORCH_DTYPES = {
     np.dtype(np.int32): torch.int32,
     np.dtype(np.int64): torch.int64,
@@ -49,11 +50,18 @@ class SampleInputs:
 class StepStaging:
     """The device's arrays `changes` and `samples`, and pinned copies of them to write to.
 
-    counts: [2] int32, see `AttentionMetadata`.
+    counts: [2] int32, see `AttentionMetadata`. lora_order: [max_tokens] int32, lora_tiles:
+    [max_lora_tiles, 3] int32, see `LoRARows`; both empty where max_lora_tiles is 0.
     """
 
     def __init__(
-        self, device: torch.device, *, max_sequences: int, max_tokens: int, max_blocks: int
+        self,
+        device: torch.device,
+        *,
+        max_sequences: int,
+        max_tokens: int,
+        max_blocks: int,
+        max_lora_tiles: int = 0,
     ) -> None:
         self.max_blocks = max_blocks
         of_each = max_sequences
@@ -76,6 +84,8 @@ class StepStaging:
             "position": (np.int64, of_each),
             "blocks": (np.int32, max_blocks),
             "tokens": (np.int32, max_tokens),
+            "lora_order": (np.int32, max_tokens if max_lora_tiles else 0),
+            "lora_tiles": (np.int32, 3 * max_lora_tiles),
         }
         self._places: dict[str, tuple[int, np.dtype[np.generic], int]] = {}
         size = 0
@@ -94,6 +104,8 @@ class StepStaging:
             **{field.name: self._on_device(field.name) for field in fields(StepChanges)}
         )
         self.counts = self._on_device("counts")
+        self.lora_order = self._on_device("lora_order")
+        self.lora_tiles = self._on_device("lora_tiles").view(-1, 3)
         self.samples = SampleInputs(
             **{field.name: self._on_device(field.name) for field in fields(SampleInputs)}
         )
@@ -117,7 +129,7 @@ class StepStaging:
         pinned = self._pinned[self._turn]
         always = self._places["blocks"][0]
         self._memory[:always].copy_(pinned[:always], non_blocking=True)
-        for name in ("blocks", "tokens"):
+        for name in _OF_ANY_LENGTH:
             if num_bytes := 4 * len(arrays.get(name, ())):
                 first = self._places[name][0]
                 end = first + num_bytes
