@@ -6,6 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from octavo_protocol.records import (
+    AdapterError,
+    AdapterSource,
     BlocksRemoved,
     BlocksStored,
     CacheCleared,
@@ -54,6 +56,10 @@ RATE = st.floats(0, 1e9)
         draining=st.booleans(),
         ready=st.booleans(),
         tokenizer_id=TEXT,
+        adapter_sources=st.dictionaries(TEXT, TEXT, max_size=2),
+        adapter_errors=st.dictionaries(
+            TEXT, st.builds(AdapterError, origin=TEXT, message=TEXT), max_size=2
+        ),
     )
 )
 def test_record_comes_back(record: ReplicaRecord) -> None:
@@ -68,6 +74,9 @@ def test_record_comes_back(record: ReplicaRecord) -> None:
         served_names=st.lists(TEXT, max_size=3),
         policy=TEXT,
         created_at=st.floats(0, 2**40),
+        adapters=st.lists(
+            st.builds(AdapterSource, name=TEXT, source=TEXT, revision=st.none() | TEXT), max_size=2
+        ),
     )
 )
 def test_deployment_comes_back(record: DeploymentRecord) -> None:
