@@ -3,6 +3,7 @@
 Loads of one name are done one after the other, in order, so that the last one asked for stays.
 """
 
+import threading
 import time
 from collections import deque
 from collections.abc import Callable
@@ -10,6 +11,8 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from octavo_runtime.lora.adapter import LoRAAdapter
 
@@ -38,7 +41,9 @@ class AdapterLoads:
     ) -> None:
         self._read = read
         self._on_done = on_done
-        self._threads = ThreadPoolExecutor(_NUM_THREADS, thread_name_prefix="adapter-load")
+        self._threads = ThreadPoolExecutor(
+            _NUM_THREADS, thread_name_prefix="adapter-load", initializer=_use_one_core
+        )
         self._queues: dict[str, deque[Load]] = {}  # the first one of each is being read
         self._reading: dict[str, Future[LoRAAdapter]] = {}
 
@@ -77,3 +82,13 @@ class AdapterLoads:
         future = self._threads.submit(self._read, load.name, load.path)
         self._reading[load.name] = future
         future.add_done_callback(lambda _: self._on_done())
+
+
+def _use_one_core() -> None:
+    """Keeps torch from spreading this thread's work over the cores that compute the steps."""
+    num_threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    # That is also what threads get that start later; one of them puts it back for the others.
+    restore = threading.Thread(target=torch.set_num_threads, args=(num_threads,))
+    restore.start()
+    restore.join()

@@ -13,13 +13,13 @@ is looked at, so that one that is replaced or cut off meanwhile does no harm.
 """
 
 import hashlib
+import math
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import safetensors
-import safetensors.torch
 import torch
 from torch import Tensor
 
@@ -27,6 +27,7 @@ from octavo_protocol.errors import AdapterNotFoundError, ValidationError
 from octavo_runtime.config import LORA_RANKS
 from octavo_runtime.lora.adapter import LoRAAdapter, LoRAMatrices
 from octavo_runtime.lora.peft_config import CONFIG_FILE, PeftConfig
+from octavo_runtime.lora.stored_tensors import stored_tensors
 
 WEIGHTS_FILE = "adapter_model.safetensors"
 _PICKLE_FILE = "adapter_model.bin"
@@ -62,35 +63,40 @@ def read_adapter(name: str, folder: Path, limits: AdapterLimits) -> LoRAAdapter:
     and what helps, where they are damaged, of another kind, or do not fit the model.
     """
     config_bytes = _read(folder, CONFIG_FILE, _MAX_CONFIG_BYTES)
-    config = PeftConfig.parse(config_bytes)
+    config = PeftConfig.parse(bytes(config_bytes.numpy()))
     weights = _read(folder, WEIGHTS_FILE, _max_bytes(limits))
-    digest = hashlib.sha256(hashlib.sha256(config_bytes).digest())
-    digest.update(weights)
     pairs = _pairs(_tensors(weights), limits)
     modules = {
         module: _matrices(module, pair, config, limits) for module, pair in sorted(pairs.items())
     }
     rank = max(len(each.a) for each in modules.values())
-    return LoRAAdapter(name, digest.hexdigest()[:_VERSION_CHARS], rank, modules)
+    return LoRAAdapter(name, _version(config_bytes, weights), rank, modules)
 
 
-def _read(folder: Path, file: str, max_bytes: int) -> bytes:
+def _read(folder: Path, file: str, max_bytes: int) -> Tensor:
+    """The file's bytes: [num_bytes] uint8."""
     path = folder / file
     try:
         with path.open("rb") as opened:
-            content = opened.read(max_bytes + 1)
+            num_bytes = os.fstat(opened.fileno()).st_size
+            if num_bytes > max_bytes:
+                raise _invalid(
+                    f"{path} is larger than any adapter that fits this engine ({max_bytes} "
+                    "bytes): give the folder of a LoRA adapter of this model"
+                )
+            content = torch.empty(num_bytes, dtype=torch.uint8)
+            return content[: opened.readinto(content.numpy().data)]
     except FileNotFoundError as error:
         raise _missing(folder, file) from error
     except OSError as error:
         raise AdapterNotFoundError(
             f"{path} cannot be read: {error.strerror or error}", parameter="lora_path"
         ) from error
-    if len(content) > max_bytes:
-        raise _invalid(
-            f"{path} is larger than any adapter that fits this engine ({max_bytes} bytes): give "
-            "the folder of a LoRA adapter of this model"
-        )
-    return content
+
+
+def _version(*contents: Tensor) -> str:
+    digests = [hashlib.sha256(content.numpy().data).digest() for content in contents]
+    return hashlib.sha256(b"".join(digests)).hexdigest()[:_VERSION_CHARS]
 
 
 def _missing(folder: Path, file: str) -> Exception:
@@ -118,14 +124,13 @@ def _max_bytes(limits: AdapterLimits) -> int:
     return 4 * (low_rank + 2 * largest) + _HEADER_BYTES
 
 
-def _tensors(weights: bytes) -> dict[str, Tensor]:
+def _tensors(weights: Tensor) -> dict[str, Tensor]:
     try:
-        tensors: dict[str, Tensor] = safetensors.torch.load(weights)
-    except (safetensors.SafetensorError, ValueError, KeyError) as error:
+        return stored_tensors(weights)
+    except ValueError as error:
         raise _invalid(
-            f"{WEIGHTS_FILE} is damaged or no safetensors file ({error}); fetch it again"
+            f"{WEIGHTS_FILE} is damaged or no safetensors file: {error}. Fetch it again"
         ) from error
-    return tensors
 
 
 def _pairs(tensors: Mapping[str, Tensor], limits: AdapterLimits) -> dict[str, dict[str, Tensor]]:
@@ -187,10 +192,9 @@ def _matrices(
     out_features, in_features = limits.targets[module]
     _check_shape(f"{module} lora_A", pair["A"], (rank, in_features))
     _check_shape(f"{module} lora_B", pair["B"], (out_features, rank))
-    a = pair["A"].to(torch.float32)
     b = pair["B"].to(torch.float32) * config.scaling_of(module)
-    matrices = LoRAMatrices(_placed(a, limits), _placed(b, limits))
-    if not (matrices.a.isfinite().all() and matrices.b.isfinite().all()):
+    matrices = LoRAMatrices(_placed(pair["A"], limits), _placed(b, limits))
+    if not (_is_finite(matrices.a) and _is_finite(matrices.b)):
         raise _invalid(
             f"{module} has values that are infinite or not numbers in "
             f"{str(limits.dtype).removeprefix('torch.')}: the training has diverged, or "
@@ -200,8 +204,14 @@ def _matrices(
 
 
 def _placed(matrix: Tensor, limits: AdapterLimits) -> Tensor:
-    rounded = matrix.to(limits.dtype).contiguous()
-    return rounded.pin_memory() if limits.pin_memory else rounded
+    """A copy: nothing keeps the file's bytes."""
+    placed = torch.empty(matrix.shape, dtype=limits.dtype, pin_memory=limits.pin_memory)
+    return placed.copy_(matrix)
+
+
+def _is_finite(matrix: Tensor) -> bool:
+    low, high = matrix.aminmax()  # many times faster than isfinite; NaN is passed on
+    return math.isfinite(low) and math.isfinite(high)
 
 
 def _check_shape(name: str, tensor: Tensor, expected: tuple[int, int]) -> None:

@@ -225,6 +225,15 @@ def test_modules_that_the_engine_does_not_open_to_adapters_are_refused(tmp_path:
         read_adapter("a", folder, AdapterLimits(targets, 64, torch.float32))
 
 
+def stored(header: str) -> bytes:
+    """A file with 8 bytes of data."""
+    return len(header).to_bytes(8, "little") + header.encode() + bytes(8)
+
+
+def entry(dtype: str, shape: str, offsets: str) -> str:
+    return f'{{"x": {{"dtype": "{dtype}", "shape": {shape}, "data_offsets": {offsets}}}}}'
+
+
 @pytest.mark.parametrize(
     ("file", "content"),
     [
@@ -233,6 +242,15 @@ def test_modules_that_the_engine_does_not_open_to_adapters_are_refused(tmp_path:
         ("adapter_config.json", b"\xff\xfe"),
         ("adapter_model.safetensors", b""),
         ("adapter_model.safetensors", b"\xff" * 100),
+        ("adapter_model.safetensors", stored("[]")),
+        ("adapter_model.safetensors", stored('{"x": 1}')),
+        ("adapter_model.safetensors", stored('{"x": {"dtype": "F32", "shape": [1]}}')),
+        ("adapter_model.safetensors", stored(entry("I64", "[1]", "[0, 8]"))),
+        ("adapter_model.safetensors", stored(entry("F32", "[-1, -2]", "[0, 8]"))),
+        ("adapter_model.safetensors", stored(entry("F32", "[2.0]", "[0, 8]"))),
+        ("adapter_model.safetensors", stored(entry("F32", "[2]", "[-8, 0]"))),
+        ("adapter_model.safetensors", stored(entry("F32", "[3]", "[0, 8]"))),
+        ("adapter_model.safetensors", stored(entry("F32", "[4]", "[0, 16]"))),
         ("adapter_model.safetensors", None),
     ],
 )
@@ -243,6 +261,22 @@ def test_damaged_files_are_refused_by_name(
     path.write_bytes(path.read_bytes()[:-100] if content is None else content)
     with pytest.raises(ValidationError, match=re.escape(file)):
         read_adapter("a", tmp_path, LIMITS)
+
+
+def test_tensors_are_found_wherever_they_begin(tmp_path: Path) -> None:
+    """The library aligns the header, others need not."""
+    folder = write_adapter(tmp_path, MODEL, seed=1)
+    expected = read_adapter("a", folder, LIMITS).modules
+    path = folder / "adapter_model.safetensors"
+    raw = path.read_bytes()
+    length = int.from_bytes(raw[:8], "little")
+    path.write_bytes(
+        (length + 1).to_bytes(8, "little") + raw[8 : 8 + length] + b" " + raw[8 + length :]
+    )
+
+    modules = read_adapter("a", folder, LIMITS).modules
+
+    assert all(torch.equal(modules[name].b, expected[name].b) for name in expected)
 
 
 def test_a_file_far_too_large_is_not_taken_in(tmp_path: Path) -> None:
