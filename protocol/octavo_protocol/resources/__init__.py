@@ -8,7 +8,8 @@ engine_spec       settings of a replica's engine
 pod_spec          image, resources and pod template
 model_deployment  ModelDeployment
 lora_adapter      LoraAdapter
-status            conditions and status of both
+batch_job         BatchJob
+status            conditions and status of them all
 parse             objects of the API server to these types
 crd_schema        these types to structural schemas
 crd               the CustomResourceDefinitions, which `make crds` writes

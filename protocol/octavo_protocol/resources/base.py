@@ -38,12 +38,27 @@ class Rule:
     message: str
 
 
+@dataclass(frozen=True, slots=True)
+class TransitionRule:
+    """A condition over an object and what it was before; API servers ask it of changes.
+
+    cel: over `self` and `oldSelf`. is_met: the same over the parsed models, the new one first.
+    field, message: as of a `Rule`.
+    """
+
+    cel: str
+    is_met: Callable[[Any, Any], bool]
+    field: str
+    message: str
+
+
 class ResourceModel(BaseModel):
     """Base of everything inside a manifest: camelCase there, snake_case here, no unknown fields."""
 
     model_config = ConfigDict(extra="forbid", alias_generator=to_camel, populate_by_name=True)
 
     rules: ClassVar[tuple[Rule, ...]] = ()
+    transition_rules: ClassVar[tuple[TransitionRule, ...]] = ()
 
     @model_validator(mode="before")
     @classmethod
@@ -65,8 +80,9 @@ class ResourceModel(BaseModel):
         cls, schema: CoreSchema, handler: GetJsonSchemaHandler
     ) -> JsonSchemaValue:
         result = handler(schema)
-        if cls.rules:
-            validations = [_validation(rule) for rule in cls.rules]
+        rules: list[Rule | TransitionRule] = [*cls.rules, *cls.transition_rules]
+        if rules:
+            validations = [_validation(rule) for rule in rules]
             handler.resolve_ref_schema(result)["x-kubernetes-validations"] = validations
         return result
 
@@ -75,7 +91,7 @@ def _context(rule: Rule) -> dict[str, Any]:
     return {"message": rule.message, "field": rule.field}
 
 
-def _validation(rule: Rule) -> dict[str, str]:
+def _validation(rule: Rule | TransitionRule) -> dict[str, str]:
     # The field is part of the message: `fieldPath` is refused by servers before Kubernetes 1.28.
     return {"rule": rule.cel, "message": f"{rule.field}: {rule.message}"}
 

@@ -1,4 +1,4 @@
-"""The CustomResourceDefinitions of ModelDeployment and LoraAdapter, generated from their types.
+"""The CustomResourceDefinitions of all resources, generated from their types.
 
 python -m octavo_protocol.resources.crd FOLDER...    writes one file each into every folder
 """
@@ -12,11 +12,16 @@ from typing import Any
 import yaml
 
 from octavo_protocol.resources.base import ResourceModel
+from octavo_protocol.resources.batch_job import BatchJob, BatchJobSpec
 from octavo_protocol.resources.crd_schema import Schema, structural_schema
 from octavo_protocol.resources.lora_adapter import LoraAdapter, LoraAdapterSpec
 from octavo_protocol.resources.metadata import GROUP, VERSION, Metadata
 from octavo_protocol.resources.model_deployment import ModelDeployment, ModelDeploymentSpec
-from octavo_protocol.resources.status import LoraAdapterStatus, ModelDeploymentStatus
+from octavo_protocol.resources.status import (
+    BatchJobStatus,
+    LoraAdapterStatus,
+    ModelDeploymentStatus,
+)
 
 Manifest = dict[str, Any]
 
@@ -66,9 +71,30 @@ def lora_adapters() -> Manifest:
     )
 
 
+def batch_jobs() -> Manifest:
+    """The definition of `batchjobs`, short name `bj`."""
+    return _definition(
+        plural="batchjobs",
+        kind="BatchJob",
+        short_name="bj",
+        schema=_resource_schema(BatchJob, BatchJobSpec, BatchJobStatus),
+        subresources={"status": {}},
+        columns=[
+            _column("Phase", "string", ".status.phase", "Pending, Running, Complete or Failed."),
+            _column("Percent", "integer", ".status.progressPercent", "Lines with a result."),
+            _column("Lines", "integer", ".status.counts.total", "Lines of the input."),
+            _column("Errors", "integer", ".status.counts.failed", "Lines that failed."),
+            _age_column(),
+            _column("Batch", "string", ".status.batchId", "The platform's batch.", priority=1),
+            _column("ETA", "string", ".status.estimatedCompletionAt", "Its end.", priority=1),
+            _column("Output", "string", ".spec.output.url", "Where answers go.", priority=1),
+        ],
+    )
+
+
 def definition_files() -> dict[str, str]:
     """File name to YAML text of every definition."""
-    manifests = (model_deployments(), lora_adapters())
+    manifests = (model_deployments(), lora_adapters(), batch_jobs())
     return {f"{each['metadata']['name']}.yaml": _HEADER + _yaml(each) for each in manifests}
 
 

@@ -13,7 +13,7 @@ from octavo_protocol.resources.scalars import NAME_PATTERN, ServedName
 class DeploymentRef(ResourceModel):
     name: Annotated[
         str,
-        Field(pattern=NAME_PATTERN, description="ModelDeployment in the adapter's own namespace."),
+        Field(pattern=NAME_PATTERN, description="ModelDeployment in the resource's own namespace."),
     ]
 
 

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 from pydantic import ValidationError
 
 from octavo_protocol.resources.base import FieldError, ResourceModel, field_errors
+from octavo_protocol.resources.batch_job import BatchJob
 from octavo_protocol.resources.lora_adapter import LoraAdapter
 from octavo_protocol.resources.metadata import Metadata
 from octavo_protocol.resources.model_deployment import ModelDeployment
@@ -27,6 +28,11 @@ def parse_model_deployment(resource: Mapping[str, Any]) -> ModelDeployment | lis
 def parse_lora_adapter(resource: Mapping[str, Any]) -> LoraAdapter | list[FieldError]:
     """The adapter, or everything that is wrong with it."""
     return _parse(LoraAdapter, resource)
+
+
+def parse_batch_job(resource: Mapping[str, Any]) -> BatchJob | list[FieldError]:
+    """The job, or everything that is wrong with it."""
+    return _parse(BatchJob, resource)
 
 
 def _parse(model: type[Resource], resource: Mapping[str, Any]) -> Resource | list[FieldError]:

@@ -136,3 +136,59 @@ class LoraAdapterStatus(ResourceModel):
         Field(max_length=100, description="Each replica's word on it, at most 100."),
     ] = []
     conditions: Conditions = []
+
+
+class BatchPhase(StrEnum):
+    """A BatchJob at a glance; its conditions say why."""
+
+    PENDING = "Pending"
+    RUNNING = "Running"
+    COMPLETE = "Complete"
+    FAILED = "Failed"
+
+
+class BatchConditionType(StrEnum):
+    """Conditions of a BatchJob. The operator sets all four, and changes none after the end.
+
+    ACCEPTED: the spec can be planned, and its Job is there; False names the field, or has the API
+    server's words. RUNNING: the platform works on its batch; False says what it waits for.
+    COMPLETE: every line has its answer or its error, and both files are written. FAILED: it will
+    not complete.
+    """
+
+    ACCEPTED = "Accepted"
+    RUNNING = "Running"
+    COMPLETE = "Complete"
+    FAILED = "Failed"
+
+
+class BatchCounts(ResourceModel):
+    """Lines of the input."""
+
+    total: Annotated[int, Field(description="All of them; 0 until the platform has read them.")] = 0
+    completed: Annotated[int, Field(description="Lines that have their answer.")] = 0
+    failed: Annotated[int, Field(description="Lines that have an error.")] = 0
+
+
+class BatchJobStatus(ResourceModel):
+    observed_generation: Annotated[
+        int | None, Field(description="Generation of the spec that this status is about.")
+    ] = None
+    phase: Annotated[
+        str | None, Field(description="`Pending`, `Running`, `Complete` or `Failed`.")
+    ] = None
+    batch_id: Annotated[str | None, Field(description="The batch of the platform.")] = None
+    counts: Annotated[BatchCounts, Field(description="How far it is, in lines.")] = BatchCounts()
+    progress_percent: Annotated[int, Field(description="Share of lines that have a result.")] = 0
+    estimated_completion_at: Annotated[
+        datetime | None, Field(description="When it should end at its speed so far.")
+    ] = None
+    started_at: Annotated[
+        datetime | None, Field(description="When the platform began with it.")
+    ] = None
+    completed_at: Annotated[datetime | None, Field(description="When it ended.")] = None
+    output_url: Annotated[str | None, Field(description="Where the answers are.")] = None
+    errors_url: Annotated[
+        str | None, Field(description="Where the requests that failed are, if some did.")
+    ] = None
+    conditions: Conditions = []

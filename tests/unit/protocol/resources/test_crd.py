@@ -1,6 +1,6 @@
 """The CRDs: structural, described, fresh, and of one mind with the typed models."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from tests.fakes.manifests import (
 
 from octavo_protocol.resources.base import ResourceModel
 from octavo_protocol.resources.crd import (
+    batch_jobs,
     definition_files,
     lora_adapters,
     main,
@@ -26,9 +27,19 @@ from octavo_protocol.resources.crd import (
 )
 from octavo_protocol.resources.crd_schema import Schema, structural_schema
 from octavo_protocol.resources.model_deployment import ModelDeployment
-from octavo_protocol.resources.parse import parse_lora_adapter, parse_model_deployment
+from octavo_protocol.resources.parse import (
+    parse_batch_job,
+    parse_lora_adapter,
+    parse_model_deployment,
+)
 
+PARSERS: dict[str, Callable[[Any], object]] = {
+    "ModelDeployment": parse_model_deployment,
+    "LoraAdapter": parse_lora_adapter,
+    "BatchJob": parse_batch_job,
+}
 REPOSITORY = Path(__file__).parents[4]
+DEFINITIONS = [model_deployments(), lora_adapters(), batch_jobs()]
 # What apiextensions.k8s.io/v1 allows in a structural schema, of what we use.
 STRUCTURAL = {
     *("type", "format", "description", "default", "enum", "pattern", "required"),
@@ -96,7 +107,7 @@ def by_python(spec: Spec) -> list[tuple[str, str]]:
     return [(error.path, error.message) for error in result]
 
 
-@pytest.mark.parametrize("definition", [model_deployments(), lora_adapters()])
+@pytest.mark.parametrize("definition", DEFINITIONS)
 def test_schema_is_structural(definition: dict[str, Any]) -> None:
     for path, schema in nodes(schema_of(definition)):
         assert set(schema) <= STRUCTURAL, path
@@ -105,7 +116,7 @@ def test_schema_is_structural(definition: dict[str, Any]) -> None:
         assert set(schema.get("required", ())) <= set(schema.get("properties", ())), path
 
 
-@pytest.mark.parametrize("definition", [model_deployments(), lora_adapters()])
+@pytest.mark.parametrize("definition", DEFINITIONS)
 def test_every_field_is_described_in_words_of_its_own(definition: dict[str, Any]) -> None:
     for path, schema in nodes(schema_of(definition)):
         name = path.rpartition(".")[2]
@@ -116,8 +127,9 @@ def test_every_field_is_described_in_words_of_its_own(definition: dict[str, Any]
         assert words != name.lower(), path
 
 
-def test_an_optional_field_says_its_default() -> None:
-    spec = schema_of(model_deployments())["properties"]["spec"]
+@pytest.mark.parametrize("definition", [model_deployments(), batch_jobs()])
+def test_an_optional_field_says_its_default(definition: dict[str, Any]) -> None:
+    spec = schema_of(definition)["properties"]["spec"]
     for path, schema in nodes(spec):
         for name, child in schema.get("properties", {}).items():
             is_group = "properties" in child and not child["description"].startswith("Default")
@@ -129,7 +141,7 @@ def test_an_optional_field_says_its_default() -> None:
                 assert str(child["default"]) in text, f"{path}.{name}: {text}"
 
 
-@pytest.mark.parametrize("definition", [model_deployments(), lora_adapters()])
+@pytest.mark.parametrize("definition", DEFINITIONS)
 def test_rules_are_short_and_point_at_fields(definition: dict[str, Any]) -> None:
     for path, schema in nodes(schema_of(definition)):
         for rule in schema.get("x-kubernetes-validations", ()):
@@ -141,7 +153,7 @@ def test_rules_are_short_and_point_at_fields(definition: dict[str, Any]) -> None
                 target = target["properties"][name]
 
 
-@pytest.mark.parametrize("definition", [model_deployments(), lora_adapters()])
+@pytest.mark.parametrize("definition", DEFINITIONS)
 def test_rules_have_no_field_that_kubernetes_1_27_lacks(definition: dict[str, Any]) -> None:
     for path, schema in nodes(schema_of(definition)):
         for rule in schema.get("x-kubernetes-validations", ()):
@@ -231,10 +243,7 @@ def test_the_command_writes_the_files(tmp_path: Path) -> None:
 )
 def test_example_is_valid(path: Path) -> None:
     for document in yaml.safe_load_all(path.read_text()):
-        if document["kind"] == "LoraAdapter":
-            assert not isinstance(parse_lora_adapter(document), list)
-        else:
-            assert not isinstance(parse_model_deployment(document), list)
+        assert not isinstance(PARSERS[document["kind"]](document), list)
 
 
 def test_type_that_no_structural_schema_has_is_refused() -> None:
