@@ -11,7 +11,7 @@ import secrets
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 import fsspec
@@ -72,13 +72,6 @@ def remove(url: str) -> None:
         fs, path = _file_system(url)
         if fs.exists(path):
             fs.rm_file(path)
-
-
-def errors_beside(url: str) -> str:
-    """Where the failed requests of an output go: `answers.jsonl` -> `answers.errors.jsonl`."""
-    folder, slash, name = url.rpartition("/")
-    path = PurePosixPath(name)
-    return f"{folder}{slash}{path.stem}.errors{path.suffix}"
 
 
 def _file_system(url: str) -> tuple[Any, str]:

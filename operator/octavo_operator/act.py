@@ -80,10 +80,13 @@ class Actor:
         memory.recommendations = desired.recommendations
         return Outcome(tuple(turn.refused), turn.waits_for_former)
 
-    async def tell(self, adapter: KubernetesObject, status: Manifest) -> None:
-        """The status of a LoraAdapter that belongs to no deployment. Raises `ApiError`."""
-        if _pruned(adapter.get("status") or {}) != _pruned(status):
-            await self._cluster.apply(_with_status(adapter, status), "status")
+    async def tell(self, resource: KubernetesObject, status: Manifest) -> KubernetesObject | None:
+        """The status of a resource outside the turn of a deployment; the answer, where something
+        was to be written. Raises `ApiError`.
+        """
+        if _pruned(resource.get("status") or {}) == _pruned(status):
+            return None
+        return await self._cluster.apply(_with_status(resource, status), "status")
 
     async def _register(self, observed: Observed, desired: Desired) -> None:
         """A deployment whose children are left as they are keeps what the routers know of it."""

@@ -25,6 +25,7 @@ JsonObject = dict[str, Any]
 _TIMEOUT = aiohttp.ClientTimeout(total=30, sock_connect=5)
 _MAX_CONNECTIONS = 16
 _PLURALS = {
+    "BatchJob": "batchjobs",
     "Deployment": "deployments",
     "Event": "events",
     "Job": "jobs",

@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from octavo_operator.desired import Event
 from octavo_operator.objects import KubernetesObject, members
 from octavo_operator.reasons import EXPECTED, Reason
-from octavo_protocol.resources.status import Condition, ConditionType
+from octavo_protocol.resources.status import BatchConditionType, Condition, ConditionType
 
 ConditionStatus = Literal["True", "False", "Unknown"]
 # The state that is worth a warning. A type that is not here is told about by neither.
@@ -26,6 +26,9 @@ _BAD: dict[str, ConditionStatus] = {
     ConditionType.FITS: "False",
     ConditionType.ADAPTERS_LOADED: "False",
     ConditionType.REGISTERED: "False",
+    BatchConditionType.ACCEPTED: "False",
+    BatchConditionType.FAILED: "True",
+    BatchConditionType.COMPLETE: "Unknown",  # none is bad, and the good one is told
 }
 _MAX_MESSAGE = 1024
 

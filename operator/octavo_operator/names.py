@@ -6,19 +6,23 @@ from octavo_protocol.resources.metadata import Metadata
 
 FIELD_MANAGER = "octavo-operator"
 
-# On every child of a ModelDeployment, and what their selectors go by.
+# On every child, and what their selectors go by; the last two have their owner's name.
 MANAGED_BY = "app.kubernetes.io/managed-by"
 MANAGED_BY_VALUE = "octavo-operator"
 COMPONENT = "app.kubernetes.io/component"
 DEPLOYMENT = "octavo.dev/model-deployment"
+BATCH_JOB = "octavo.dev/batch-job"
 
 REPLICA_COMPONENT = "replica"
 DOWNLOAD_COMPONENT = "download"
+BATCH_COMPONENT = "batch"
 
 # On replicas' pods: equal for pods of equal templates.
 TEMPLATE_HASH = "octavo.dev/template-hash"
 # On the workload: the spec that it was planned from, as JSON. It goes on while a newer one cannot.
 LAST_GOOD_SPEC = "octavo.dev/last-good-spec"
+# On a BatchJob's Job: the spec that it was made from, as JSON.
+BATCH_SPEC = "octavo.dev/batch-spec"
 # On replicas' pods: changes with the Redis URL, which they read only when they start.
 REDIS_HASH = "octavo.dev/redis-hash"
 

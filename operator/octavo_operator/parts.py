@@ -9,6 +9,7 @@ import redis.asyncio
 
 from octavo_operator.act import Actor
 from octavo_operator.adapters_client import AdaptersClient
+from octavo_operator.batch_jobs.parts import KIND, BatchJobParts, batch_job_parts
 from octavo_operator.cluster import Cluster, path_of
 from octavo_operator.decide import decide
 from octavo_operator.events import Events
@@ -33,10 +34,15 @@ class Parts:
     fleet: Fleet
     reconciler: Reconciler
     metrics: OperatorMetrics
+    batch_jobs: BatchJobParts | None = None  # None: the API server does not serve them
+
+    @property
+    def queues(self) -> list[ReconcileQueue]:
+        return [self.queue] if self.batch_jobs is None else [self.queue, self.batch_jobs.queue]
 
     def measure(self) -> None:
         """Brings the gauges up to date."""
-        self.metrics.queue_length.set(len(self.queue))
+        self.metrics.queue_length.set(sum(map(len, self.queues)))
         self.metrics.redis_up.set(self.fleet.is_known)
         deployments = {key: self.watches.deployment(key) for key in self.watches.deployment_keys()}
         known = {key: each for key, each in deployments.items() if each is not None}
@@ -86,12 +92,8 @@ async def assemble(
         stack.push_async_callback(client.aclose)
         stack.push_async_callback(configs.close)
         adapters = await stack.enter_async_context(AdaptersClient(queue.add))
-        actor = Actor(
-            cluster=cluster,
-            fleet=fleet,
-            adapters=adapters,
-            events=Events(cluster, settings.identity),
-        )
+        events = Events(cluster, settings.identity)
+        actor = Actor(cluster=cluster, fleet=fleet, adapters=adapters, events=events)
         reconciler = Reconciler(
             settings=settings,
             decide=decide,
@@ -105,7 +107,19 @@ async def assemble(
             metrics=metrics,
             check=check,
         )
-        yield Parts(queue, watches, fleet, reconciler, metrics)
+        batch_jobs = None
+        if KIND in served:
+            batch_jobs = batch_job_parts(
+                settings=settings,
+                cluster=cluster,
+                client=client,
+                deployments=watches,
+                actor=actor,
+                events=events,
+                metrics=metrics,
+                check=check,
+            )
+        yield Parts(queue, watches, fleet, reconciler, metrics, batch_jobs)
 
 
 def _interests(watches: Watches) -> Iterable[Interest]:

@@ -25,10 +25,13 @@ class Rule:
 NAMESPACE_RULES = (
     Rule("octavo.dev", "modeldeployments", _WATCHED),
     Rule("octavo.dev", "loraadapters", ("list", "watch")),
+    Rule("octavo.dev", "batchjobs", (*_WATCHED, "delete")),  # delete: some time after their end
     Rule("octavo.dev", "modeldeployments/status", ("patch",)),
     Rule("octavo.dev", "loraadapters/status", ("patch",)),
+    Rule("octavo.dev", "batchjobs/status", ("patch",)),
     # To be an owner that its children's deletion may wait for.
     Rule("octavo.dev", "modeldeployments/finalizers", ("update",)),
+    Rule("octavo.dev", "batchjobs/finalizers", ("update",)),
     Rule("apps", "deployments", (*_WATCHED, "create", "patch")),
     Rule("batch", "jobs", (*_WATCHED, "create", "patch", "delete")),
     Rule("policy", "poddisruptionbudgets", (*_WATCHED, "create", "patch", "delete")),

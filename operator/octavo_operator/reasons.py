@@ -50,6 +50,20 @@ class Reason(StrEnum):
     WITHIN_BOUNDS = "WithinBounds"
     AT_MAXIMUM = "AtMaximum"
     NO_MEASUREMENTS = "NoMeasurements"
+    # Accepted
+    ACCEPTED = "Accepted"
+    SPEC_CHANGED = "SpecChanged"
+    # Running
+    STARTING = "Starting"
+    IN_PROGRESS = "InProgress"
+    WRITING_RESULTS = "WritingResults"
+    # Complete, Failed, and Running after the end
+    COMPLETED = "Completed"
+    NOT_FINISHED = "NotFinished"
+    BATCH_FAILED = "BatchFailed"
+    BATCH_EXPIRED = "BatchExpired"
+    BATCH_CANCELLED = "BatchCancelled"
+    GAVE_UP = "GaveUp"
     # Registered
     REGISTERED = "Registered"
     REDIS_UNAVAILABLE = "RedisUnavailable"

@@ -1,18 +1,12 @@
-"""One turn of one ModelDeployment: gather, decide, act. And what happens when that fails.
-
-An API server that refuses or is away, and a defect of our own, end the turn and nothing else: the
-deployment is tried again later and later, the others go on.
-"""
+"""One turn of one ModelDeployment: gather, decide, act."""
 
 import asyncio
-import logging
 from collections.abc import Callable
 from datetime import UTC, datetime
 
 from octavo_operator.act import Actor
 from octavo_operator.adapter_status import status_without_target
 from octavo_operator.adapters_client import AdaptersClient
-from octavo_operator.cluster import ApiError, ApiUnreachableError
 from octavo_operator.desired import Desired
 from octavo_operator.fleet import Fleet
 from octavo_operator.gather import TRUSTED_S, Memory, gather
@@ -21,22 +15,16 @@ from octavo_operator.model_config import ModelConfigs
 from octavo_operator.observed import KubernetesObject, Observed
 from octavo_operator.queue import Key, ReconcileQueue
 from octavo_operator.settings import OperatorSettings
+from octavo_operator.turns import RefusedError, Turns, sooner
 from octavo_operator.watches import Watches
-from octavo_protocol.errors import OctavoError
-
-logger = logging.getLogger(__name__)
 
 _FORMER_S = 1.0  # the garbage collector takes about that long
 
 Decide = Callable[[Observed, OperatorSettings], Desired]
 
 
-class RefusedError(OctavoError):
-    """The API server refused some of what was wanted."""
-
-
-class Reconciler:
-    """check: raises when this process may no longer act."""
+class Reconciler(Turns):
+    """Takes the turns of ModelDeployments."""
 
     def __init__(
         self,
@@ -53,25 +41,16 @@ class Reconciler:
         metrics: OperatorMetrics,
         check: Callable[[], None],
     ) -> None:
+        super().__init__(queue, metrics, check)
         self._settings = settings
         self._decide = decide
-        self._queue = queue
         self._watches = watches
         self._fleet = fleet
         self._adapters = adapters
         self._configs = configs
         self._actor = actor
         self._served = served
-        self._metrics = metrics
-        self._check = check
         self._memories: dict[Key, Memory] = {}
-
-    async def work(self) -> None:
-        """Takes turn after turn, until the queue is closed."""
-        while (key := await self._queue.take()) is not None:
-            self._check()
-            with self._metrics.reconcile_seconds.time():
-                await self.turn(key)
 
     async def resync(self) -> None:
         """Every deployment gets a turn now and then, spread over time. Runs until cancelled."""
@@ -80,27 +59,6 @@ class Reconciler:
             keys = self._watches.deployment_keys()
             for index, key in enumerate(keys):
                 self._queue.add(key, index / len(keys) * self._settings.resync_s / 2)
-
-    async def turn(self, key: Key) -> None:
-        """One turn of `key`, which the queue has given. Raises nothing."""
-        try:
-            look_again_s = await self._reconcile(key)
-        except RefusedError as error:
-            self._fail(key, "api", error.message)
-        except ApiError as error:
-            self._fail(key, "api", error.message)
-        except ApiUnreachableError as error:
-            self._fail(key, "unreachable", error.message)
-        except Exception:
-            logger.exception("%s: a defect of the operator", key)
-            self._fail(key, "defect", "see the traceback")
-        else:
-            self._queue.finish(key, look_again_s=look_again_s)
-
-    def _fail(self, key: Key, cause: str, message: str) -> None:
-        self._metrics.reconcile_errors.labels(cause).inc()
-        delay = self._queue.fail(key)
-        logger.warning("%s: %s; tried again in %.0f s", key, message, delay)
 
     async def _reconcile(self, key: Key) -> float | None:
         """Returns when to look again."""
@@ -117,7 +75,7 @@ class Reconciler:
             self._queue.add(key)  # the status is to tell
         if outcome.refused:
             raise RefusedError("; ".join(outcome.refused))
-        return _sooner(
+        return sooner(
             desired.look_again_s,
             _FORMER_S if outcome.waits_for_former else None,
             TRUSTED_S if memory.written.is_ahead else None,
@@ -151,7 +109,3 @@ class Reconciler:
         await self._fleet.unregister(key)
         for adapter in self._watches.adapters(key):
             await self._actor.tell(adapter, status_without_target(adapter, datetime.now(UTC)))
-
-
-def _sooner(*times: float | None) -> float | None:
-    return min((each for each in times if each is not None), default=None)

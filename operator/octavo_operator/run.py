@@ -10,11 +10,12 @@ import logging
 import os
 import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine, Iterable
 from typing import Any
 
 import kopf
 
+from octavo_operator.batch_jobs.parts import KIND as BATCH_JOBS
 from octavo_operator.cluster import Cluster
 from octavo_operator.health import Health
 from octavo_operator.leader import Leader, LeadershipLostError
@@ -130,17 +131,23 @@ class Process:
             asyncio.create_task(parts.reconciler.work(), name=f"worker {number}")
             for number in range(self._settings.max_concurrent)
         ]
+        batch_jobs = parts.batch_jobs
+        if batch_jobs is not None:
+            workers += _tasks("worker for BatchJobs", batch_jobs.workers())
         others = [
             asyncio.create_task(parts.fleet.run(), name="fleet"),
             asyncio.create_task(parts.reconciler.resync(), name="resync"),
             asyncio.create_task(self._watch(parts), name="watches"),
             asyncio.create_task(self._stop.wait(), name="stop"),
         ]
+        if batch_jobs is not None:
+            others += _tasks("BatchJobs", batch_jobs.others())
         try:
             done, _ = await asyncio.wait([*workers, *others], return_when=asyncio.FIRST_COMPLETED)
             logger.info("stopping, after the end of %s", ", ".join(t.get_name() for t in done))
             self._health.ready = lambda: "stopping"
-            parts.queue.close()
+            for queue in parts.queues:
+                queue.close()
             await asyncio.wait(workers, timeout=STOP_S)
         finally:
             await _end(*workers, *others)
@@ -201,12 +208,17 @@ async def _served_kinds(cluster: Cluster) -> frozenset[str]:
 
 def _log_missing(served: frozenset[str]) -> None:
     kinds = {each.rpartition("/")[2] for each in served}
-    for kind in sorted({each[3] for each in CHILD_KINDS} - kinds):
+    wanted = {each[3] for each in CHILD_KINDS} | {BATCH_JOBS.rpartition("/")[2]}
+    for kind in sorted(wanted - kinds):
         logger.warning("the API server does not serve %s: left out", kind)
 
 
+def _tasks(name: str, work: Iterable[Coroutine[Any, Any, None]]) -> list[asyncio.Task[Any]]:
+    return [asyncio.create_task(each, name=name) for each in work]
+
+
 def _stuck(parts: Parts) -> str:
-    longest = parts.queue.longest_turn_s
+    longest = max(queue.longest_turn_s for queue in parts.queues)
     return f"a turn goes on for {longest:.0f} s" if longest > LONGEST_TURN_S else ""
 
 

@@ -8,7 +8,8 @@ from octavo_protocol.resources.pod_spec import PodTemplateSpec
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OperatorSettings:
     """runtime_image: of replicas whose spec names none; its entry point is `octavo`.
-    image_pull_policy: of all pods that it makes. router_url: base URL of the router's Service, for
+    batch_image: of the Jobs of BatchJobs; empty: the runtime's. image_pull_policy: of all pods that
+    it makes. router_url: base URL of the router's Service, for
     `status.endpoint`. redis_url: where replicas register, as pods reach it; it may hold a
     password, so pods get it from a Secret. namespaces: watched ones, empty for all.
     operator_namespace, identity: where and as whom the leader's lease is held. resync_s: how often
@@ -19,6 +20,7 @@ class OperatorSettings:
 
     runtime_image: str
     redis_url: str = field(repr=False)
+    batch_image: str = ""
     image_pull_policy: str = "IfNotPresent"
     router_url: str = ""
     namespaces: tuple[str, ...] = ()

@@ -14,7 +14,7 @@ import kopf
 
 from octavo_operator.cluster import login
 from octavo_operator.metrics import OperatorMetrics
-from octavo_operator.names import DEPLOYMENT
+from octavo_operator.names import DEPLOYMENT, MANAGED_BY, MANAGED_BY_VALUE
 from octavo_operator.observed import KubernetesObject
 from octavo_operator.queue import Key
 from octavo_operator.references import References, Target
@@ -101,8 +101,7 @@ class Watches:
         return [labels for name in names for labels in self._stored("nodes", name)]
 
     def _stored(self, index: str, key: object) -> Iterable[Any]:
-        stored = self._indices.get(index, {})
-        return stored[key] if key in stored else ()  # noqa: SIM401  # kopf's index has no get
+        return stored(self._indices, index, key)
 
     def _started(self, **arguments: Any) -> None:
         """kopf passes its indices to every handler by their names."""
@@ -111,27 +110,27 @@ class Watches:
     def _watch_resources(self) -> None:
         registry = self.registry
         what = (GROUP, VERSION, MODEL_DEPLOYMENTS)
-        kopf.index(*what, id="deployments", registry=registry)(_index_by(_own_key))
+        kopf.index(*what, id="deployments", registry=registry)(index_by(own_key))
         kopf.index(*what, id="claims", registry=registry)(_index_claims)
         kopf.on.event(*what, id="deployment-changed", registry=registry)(self._deployment_changed)
         adapters = (GROUP, VERSION, LORA_ADAPTERS)
-        kopf.index(*adapters, id="adapters", registry=registry)(_index_by(_target_key))
+        kopf.index(*adapters, id="adapters", registry=registry)(index_by(_target_key))
         kopf.on.event(*adapters, id="adapter-changed", registry=registry)(self._adapter_changed)
 
     def _watch_children(self) -> None:
         for group, version, plural, kind in self.child_kinds:
             child = (group, version, plural)
             index = "pods" if kind == "Pod" else "children"
-            self.settings.watching.label_selectors[child] = DEPLOYMENT
-            kopf.index(*child, id=index, registry=self.registry)(_index_by(_label_key))
+            self.settings.watching.label_selectors[child] = f"{MANAGED_BY}={MANAGED_BY_VALUE}"
+            kopf.index(*child, id=index, registry=self.registry)(index_by(_deployment_key))
             kopf.on.event(*child, id=f"{plural}-changed", registry=self.registry)(
-                self._notes(plural, _label_key)
+                self._notes(plural, _deployment_key)
             )
 
     def _deployment_changed(self, body: KubernetesObject, **event: Any) -> None:
         """Others that want one of its names may have it now, or no longer."""
-        self._note(MODEL_DEPLOYMENTS, body, event)
-        key = _own_key(body)
+        self.note(MODEL_DEPLOYMENTS, body, event)
+        key = own_key(body)
         self._changed(key)
         for name in _concerned(self._names, body, event, served_names(body)):
             for claim in self.claims(name):
@@ -139,7 +138,7 @@ class Watches:
 
     def _adapter_changed(self, body: KubernetesObject, **event: Any) -> None:
         """The deployment that it was for until now is to unload it."""
-        self._note(LORA_ADAPTERS, body, event)
+        self.note(LORA_ADAPTERS, body, event)
         target = _target_key(body)
         for key in _concerned(self._targets, body, event, [] if target is None else [target]):
             self._changed(key)
@@ -148,15 +147,22 @@ class Watches:
         self, plural: str, key_of: Callable[[KubernetesObject], Key | None]
     ) -> Callable[..., None]:
         def changed(body: KubernetesObject, **event: Any) -> None:
-            self._note(plural, body, event)
+            self.note(plural, body, event)
             if (key := key_of(body)) is not None:
                 self._changed(key)
 
         return changed
 
-    def _note(self, plural: str, body: KubernetesObject, event: Mapping[str, Any]) -> None:
+    def note(self, plural: str, body: KubernetesObject, event: Mapping[str, Any]) -> None:
+        """To be called once for every event of a kind."""
         self._metrics.watch_events.labels(plural).inc()
         self.relisting.note(event["type"], body)
+
+
+def stored(indices: Mapping[str, Any], index: str, key: object) -> Iterable[Any]:
+    """What an index of kopf's has for a key."""
+    found = indices.get(index, {})
+    return found[key] if key in found else ()  # noqa: SIM401  # kopf's index has no get
 
 
 def served_children(served: frozenset[str]) -> list[tuple[str, str, str, str]]:
@@ -187,13 +193,19 @@ def _concerned(
     return references.concerned(body["metadata"]["uid"], now, is_gone=is_gone)
 
 
-def _own_key(body: KubernetesObject) -> Key:
+def own_key(body: KubernetesObject) -> Key:
+    """A resource's own name."""
     return Key(body["metadata"]["namespace"], body["metadata"]["name"])
 
 
-def _label_key(body: KubernetesObject) -> Key | None:
+def _deployment_key(body: KubernetesObject) -> Key | None:
+    return label_key(body, DEPLOYMENT)
+
+
+def label_key(body: KubernetesObject, label: str) -> Key | None:
+    """The owner that a child's label names."""
     metadata = body["metadata"]
-    name = (metadata.get("labels") or {}).get(DEPLOYMENT)
+    name = (metadata.get("labels") or {}).get(label)
     return None if name is None else Key(metadata["namespace"], name)
 
 
@@ -204,9 +216,11 @@ def _target_key(body: KubernetesObject) -> Key | None:
     return Key(body["metadata"]["namespace"], name) if isinstance(name, str) else None
 
 
-def _index_by(
+def index_by(
     key_of: Callable[[KubernetesObject], Key | None],
 ) -> Callable[..., dict[Key, KubernetesObject] | None]:
+    """A handler of kopf that keeps objects by a key; those without one are not kept."""
+
     def index(body: KubernetesObject, **_: Any) -> dict[Key, KubernetesObject] | None:
         key = key_of(body)
         return None if key is None else {key: _kept(body)}
@@ -217,7 +231,7 @@ def _index_by(
 def _index_claims(body: KubernetesObject, **_: Any) -> dict[str, tuple[str, str, Key]]:
     metadata = body["metadata"]
     # Of two that are equally old, routers and operator must mean the same one.
-    claim = (metadata["creationTimestamp"], str(_own_key(body)), _own_key(body))
+    claim = (metadata["creationTimestamp"], str(own_key(body)), own_key(body))
     return dict.fromkeys(served_names(body), claim)
 
 

@@ -4,6 +4,8 @@ The operator finds the batch of a BatchJob by the notes, and learns from the las
 container leaves as its termination message, how it ended.
 """
 
+from pathlib import PurePosixPath
+
 import msgspec
 
 # In a batch's metadata: the key of its run, and `namespace/name` of the BatchJob that it is for.
@@ -32,3 +34,10 @@ def decode_summary(text: str) -> RunSummary | None:
         return msgspec.json.decode(text, type=RunSummary)
     except (msgspec.DecodeError, UnicodeError):
         return None
+
+
+def errors_beside(url: str) -> str:
+    """Where the failed requests of an output go: `answers.jsonl` -> `answers.errors.jsonl`."""
+    folder, slash, name = url.rpartition("/")
+    path = PurePosixPath(name)
+    return f"{folder}{slash}{path.stem}.errors{path.suffix}"

@@ -88,8 +88,8 @@ def run(
     import msgspec
 
     from octavo.batch_run import BatchRun, RunSpec
-    from octavo.batch_storage import errors_beside
     from octavo.cli.batch import connected, pair
+    from octavo_protocol.batch_runs import errors_beside
 
     spec = RunSpec(
         input=source,

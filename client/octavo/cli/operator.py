@@ -33,6 +33,14 @@ def operator(
             show_default=False,
         ),
     ] = None,
+    batch_image: Annotated[
+        str,
+        option(
+            "--batch-image",
+            help="Image of the pods of BatchJobs, as the router's, which is small. Default: the "
+            "runtime's.",
+        ),
+    ] = _DEFAULTS["batch_image"],
     image_pull_policy: Annotated[
         Literal["Always", "IfNotPresent", "Never"],
         option("--image-pull-policy", help="When nodes pull the image."),
@@ -95,8 +103,8 @@ def operator(
 ) -> None:
     """Run the Kubernetes operator.
 
-    It watches ModelDeployments and LoraAdapters and keeps their pods, Services and registrations as
-    they should be. Credentials: the pod's service account, else KUBECONFIG. Every flag can also be
+    It watches ModelDeployments, LoraAdapters and BatchJobs and keeps their pods, Services and
+    registrations as they should be. Credentials: the pod's service account, else KUBECONFIG. Every flag can also be
     set as OCTAVO_<FLAG>.
     """
     if redis_url is None:
@@ -104,6 +112,7 @@ def operator(
     settings = OperatorSettings(
         runtime_image=runtime_image,
         redis_url=redis_url,
+        batch_image=batch_image,
         image_pull_policy=image_pull_policy,
         router_url=router_url,
         namespaces=tuple(name for each in namespaces.split(",") if (name := each.strip())),

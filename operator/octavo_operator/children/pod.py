@@ -42,10 +42,12 @@ EMPTY: Mapping[str, Any] = {"emptyDir": {}}
 TMP = Mount("tmp", "/tmp", EMPTY)
 
 
-def claim_mount(claim: str, *, read_only: bool) -> Mount:
-    """A PersistentVolumeClaim that holds models."""
+def claim_mount(
+    claim: str, *, read_only: bool, name: str = "models", path: str = MODELS_PATH
+) -> Mount:
+    """A PersistentVolumeClaim; by default one that holds models."""
     source = {"claimName": claim} | ({"readOnly": True} if read_only else {})
-    return Mount("models", MODELS_PATH, {"persistentVolumeClaim": source}, read_only)
+    return Mount(name, path, {"persistentVolumeClaim": source}, read_only)
 
 
 def literal(value: str) -> str:

@@ -23,7 +23,7 @@ pytestmark = pytest.mark.cluster
 
 REPOSITORY = Path(__file__).parents[3]
 CRD = "apiextensions.k8s.io/v1/CustomResourceDefinition"
-CRDS = ("modeldeployments.octavo.dev", "loraadapters.octavo.dev")
+CRDS = ("modeldeployments.octavo.dev", "loraadapters.octavo.dev", "batchjobs.octavo.dev")
 CRD_FOLDER = str(REPOSITORY / "crds")
 NAMESPACE = "octavo-test-crds"
 NAMESPACE_OBJECT = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}}

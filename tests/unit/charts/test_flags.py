@@ -83,6 +83,7 @@ def test_the_operator_is_set_as_the_values_say(
     }
     assert start_operator(render(values), monkeypatch, tmp_path) == OperatorSettings(
         runtime_image="registry.example.com/octavo-runtime:0.1.0",
+        batch_image="registry.example.com/octavo-router:0.1.0",
         redis_url=REDIS_URL,
         image_pull_policy="Always",
         router_url="http://octavo-router.octavo-system.svc",
@@ -101,6 +102,7 @@ def test_the_operator_s_defaults_are_the_chart_s(
 ) -> None:
     assert start_operator(render(), monkeypatch, tmp_path) == OperatorSettings(
         runtime_image="octavo-runtime:0.1.0",
+        batch_image="octavo-router:0.1.0",
         redis_url=REDIS_URL,
         router_url="http://octavo-router.octavo-system.svc",
         identity="pod-1",

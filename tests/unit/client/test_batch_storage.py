@@ -11,6 +11,7 @@ import fsspec
 import pytest
 
 from octavo import batch_storage
+from octavo_protocol.batch_runs import errors_beside
 from octavo_protocol.errors import ConfigError, UnavailableError
 
 
@@ -123,4 +124,4 @@ def test_what_cannot_be_written_is_said_before_anything_is_submitted(
     ],
 )
 def test_errors_lie_beside_the_output(output: str, errors: str) -> None:
-    assert batch_storage.errors_beside(output) == errors
+    assert errors_beside(output) == errors

@@ -40,6 +40,7 @@ def test_every_setting_has_a_flag(given: list[OperatorSettings], tmp_path: Path)
     defaults = tmp_path / "pods.yaml"
     defaults.write_text("nodeSelector: {gpu: 'yes'}\n")
     flags = {
+        "batch_image": ("--batch-image=octavo-router:1", "octavo-router:1"),
         "image_pull_policy": ("--image-pull-policy=Never", "Never"),
         "router_url": ("--router-url=http://router", "http://router"),
         "namespaces": ("--namespaces=a, b", ("a", "b")),
