@@ -91,7 +91,7 @@ def installed(kube: Kube, values: dict[str, Any]) -> Iterator[Installation]:
             helm.install(CHART, RELEASE, values)
         for component in (OPERATOR, ROUTER):
             _wait_until_ready(kube, component)
-        with _service_url(kube, ROUTER) as router_url:
+        with service_url(kube, ROUTER) as router_url:
             yield Installation(kube, values, router_url)
     finally:
         _remove(kube, namespaces)
@@ -129,7 +129,7 @@ def _is_rolled_out(deployment: Object) -> bool:
 
 
 @contextmanager
-def _service_url(kube: Kube, service: str) -> Iterator[str]:
+def service_url(kube: Kube, service: str) -> Iterator[str]:
     """URL of a Service in SYSTEM: its cluster IP where this machine has a route, else forwarded."""
     found = kube.get("v1/Service", service, SYSTEM)
     assert found is not None, f"the chart made no Service {service}"

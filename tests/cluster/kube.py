@@ -20,6 +20,7 @@ Result = TypeVar("Result")
 
 MODEL_DEPLOYMENT = "octavo.dev/v1alpha1/ModelDeployment"
 LORA_ADAPTER = "octavo.dev/v1alpha1/LoraAdapter"
+BATCH_JOB = "octavo.dev/v1alpha1/BatchJob"
 DEPLOYMENT = "apps/v1/Deployment"
 FIELD_MANAGER = "octavo-tests"
 POLL_S = 0.5
@@ -121,9 +122,9 @@ class Kube:
         return "\n".join(self._description(namespace))
 
     def _description(self, namespace: str) -> Iterator[str]:
-        for deployment in self.list(MODEL_DEPLOYMENT, namespace):
-            status = json.dumps(deployment.get("status", {}), indent=1)
-            yield f"--- ModelDeployment {deployment['metadata']['name']}\n{status}"
+        for found in (*self.list(MODEL_DEPLOYMENT, namespace), *self.list(BATCH_JOB, namespace)):
+            status = json.dumps(found.get("status", {}), indent=1)
+            yield f"--- {found['kind']} {found['metadata']['name']}\n{status}"
         for event in self.list("v1/Event", namespace)[-20:]:
             about = event["involvedObject"]
             yield f"--- {about['kind']} {about['name']}: {event['reason']} {event.get('message')}"
