@@ -12,7 +12,7 @@ from octavo.engine.arg_utils import OFFLINE, EngineArgs
 from octavo.engine.llm_engine import LLMEngine
 from octavo.engine.request_checks import refuse_missing
 from octavo.former_calls import warn_of_beam_search, with_guided_options, with_token_ids
-from octavo.pooling_calls import PoolingCalls
+from octavo.pooling_calls import Adapters, PoolingCalls
 from octavo.progress import ProgressBar, watched
 from octavo.prompts import RenderedPrompt, as_list
 from octavo.request_queue import RequestCounter, RequestQueue, per_prompt
@@ -98,7 +98,7 @@ class LLM(PoolingCalls):
         sampling_params: Params = None,
         *,
         use_tqdm: ProgressBar = True,
-        lora_request: Any = None,
+        lora_request: Adapters = None,
         priority: int | Sequence[int] | None = None,
         tokenization_kwargs: Mapping[str, Any] | None = None,
         mm_processor_kwargs: Mapping[str, Any] | None = None,
@@ -109,6 +109,7 @@ class LLM(PoolingCalls):
 
         prompts: text, token ids, a `TextPrompt` or `TokensPrompt`, or a list of these.
         sampling_params: one for all, or one per prompt; None means the model's defaults.
+        lora_request: an adapter for all, or one (or None) per prompt.
         prompt_token_ids, guided_options_request: former keywords, translated.
 
         Raises `ValidationError` (a ValueError) or TypeError before anything is generated.
@@ -137,7 +138,7 @@ class LLM(PoolingCalls):
         messages: Messages,
         sampling_params: Params = None,
         use_tqdm: ProgressBar = True,
-        lora_request: Any = None,
+        lora_request: Adapters = None,
         priority: int | Sequence[int] | None = None,
         chat_template: str | None = None,
         chat_template_content_format: Any = "auto",
@@ -171,23 +172,23 @@ class LLM(PoolingCalls):
         prompts: Any,
         sampling_params: Params = None,
         use_tqdm: ProgressBar = True,
-        lora_request: Any = None,
+        lora_request: Adapters = None,
         priority: int | Sequence[int] | None = None,
         tokenization_kwargs: Mapping[str, Any] | None = None,
         mm_processor_kwargs: Mapping[str, Any] | None = None,
     ) -> list[str]:
         """Queues what `generate` would run; returns the request ids."""
         refuse_pooling_model(self.llm_engine.engine.info)
-        refuse_missing(lora_request, mm_processor_kwargs)
+        refuse_missing(mm_processor_kwargs)
         rendered = self._render(as_list(prompts), tokenization_kwargs, use_tqdm)
-        return self._enqueue(rendered, sampling_params, priority)
+        return self._enqueue(rendered, sampling_params, priority, lora_request)
 
     def enqueue_chat(
         self,
         messages: Messages,
         sampling_params: Params = None,
         use_tqdm: ProgressBar = True,
-        lora_request: Any = None,
+        lora_request: Adapters = None,
         priority: int | Sequence[int] | None = None,
         chat_template: str | None = None,
         chat_template_content_format: Any = "auto",
@@ -200,7 +201,7 @@ class LLM(PoolingCalls):
     ) -> list[str]:
         """Queues what `chat` would run; returns the request ids."""
         refuse_pooling_model(self.llm_engine.engine.info)
-        refuse_missing(lora_request, mm_processor_kwargs)
+        refuse_missing(mm_processor_kwargs)
         chat = ChatOptions(
             load_chat_template(chat_template) or self.chat_template,
             chat_template_content_format,
@@ -216,7 +217,7 @@ class LLM(PoolingCalls):
             chat.render(conversation, self.renderer, options)
             for conversation in watched(conversations, use_tqdm, len(conversations), label)
         ]
-        return self._enqueue(rendered, sampling_params, priority)
+        return self._enqueue(rendered, sampling_params, priority, lora_request)
 
     def wait_for_completion(
         self, output_type: Any = None, *, use_tqdm: ProgressBar = True
@@ -236,7 +237,7 @@ class LLM(PoolingCalls):
         self,
         prompts: Any,
         params: BeamSearchParams,
-        lora_request: Any = None,
+        lora_request: Adapters = None,
         use_tqdm: ProgressBar = False,
         concurrency_limit: int | None = None,
         priority: int | Sequence[int] | None = None,
@@ -246,7 +247,6 @@ class LLM(PoolingCalls):
         concurrency_limit: how many prompts are searched at a time; None: all.
         """
         refuse_pooling_model(self.llm_engine.engine.info)
-        refuse_missing(lora_request)
         if not isinstance(params, BeamSearchParams):
             raise TypeError(f"expected BeamSearchParams, got {type(params).__name__}")
         originals = as_list(prompts)
@@ -257,6 +257,7 @@ class LLM(PoolingCalls):
             originals,
             params,
             priorities=per_prompt("priority", priority, len(originals), 0),
+            adapters=per_prompt("lora_request", lora_request, len(originals), None),
             concurrency_limit=concurrency_limit,
             use_tqdm=use_tqdm,
         )
@@ -277,13 +278,18 @@ class LLM(PoolingCalls):
         prompts: list[RenderedPrompt],
         sampling_params: Params,
         priority: int | Sequence[int] | None,
+        lora_request: Adapters,
     ) -> list[str]:
         default = self.get_default_sampling_params()
-        params = per_prompt("sampling_params", sampling_params, len(prompts), default)
-        return self._queue.add(prompts, params, per_prompt("priority", priority, len(prompts), 0))
+        return self._queue.add(
+            prompts,
+            per_prompt("sampling_params", sampling_params, len(prompts), default),
+            per_prompt("priority", priority, len(prompts), 0),
+            per_prompt("lora_request", lora_request, len(prompts), None),
+        )
 
     def _generate_by_beam_search(
-        self, prompts: Any, params: BeamSearchParams, lora_request: Any, use_tqdm: ProgressBar
+        self, prompts: Any, params: BeamSearchParams, lora_request: Adapters, use_tqdm: ProgressBar
     ) -> list[RequestOutput]:
         originals = as_list(prompts)
         rendered = self._render(originals, None, False)

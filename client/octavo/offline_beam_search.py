@@ -21,6 +21,7 @@ def search(
     params: BeamSearchParams,
     *,
     priorities: Sequence[int],
+    adapters: Sequence[Any],
     concurrency_limit: int | None,
     use_tqdm: ProgressBar,
 ) -> list[BeamSearchOutput]:
@@ -33,11 +34,13 @@ def search(
     with progress_bar(use_tqdm, len(prompts), "Beam search") as bar:
         for first in range(0, len(prompts), step):
             group = slice(first, first + step)
-            searches = _run(engine, queue, prompts[group], params, priorities[group])
-            for one, prompt, original in zip(
-                searches, prompts[group], originals[group], strict=True
+            searches = _run(
+                engine, queue, prompts[group], params, priorities[group], adapters[group]
+            )
+            for one, prompt, original, adapter in zip(
+                searches, prompts[group], originals[group], adapters[group], strict=True
             ):
-                outputs.append(_output(engine, one, prompt, original))
+                outputs.append(_output(engine, one, prompt, original, adapter))
                 if bar is not None:
                     bar.update(1)
     return outputs
@@ -72,6 +75,7 @@ def _run(
     prompts: Sequence[RenderedPrompt],
     params: BeamSearchParams,
     priorities: Sequence[int],
+    adapters: Sequence[Any],
 ) -> list[BeamSearch]:
     eos = list(engine.engine.info.eos_token_ids)
     if engine.tokenizer is not None and engine.tokenizer.eos_token_id is not None:
@@ -85,6 +89,7 @@ def _run(
             [RenderedPrompt(ids, None, prompts[i].cache_salt) for i, ids in batch],
             [searches[i].sampling_params for i, _ in batch],
             [priorities[i] for i, _ in batch],
+            [adapters[i] for i, _ in batch],
         )
         results = queue.run(request_ids, False)
         for i, one in enumerate(searches):
@@ -106,10 +111,11 @@ def _next(searches: Sequence[BeamSearch]) -> Iterator[tuple[int, list[int]]]:
 
 
 def _output(
-    engine: LLMEngine, one: BeamSearch, prompt: RenderedPrompt, original: Any
+    engine: LLMEngine, one: BeamSearch, prompt: RenderedPrompt, original: Any, adapter: Any
 ) -> BeamSearchOutput:
     sequences = one.result()
     for beam in sequences:
+        beam.lora_request = adapter
         beam.orig_prompt = original
         if engine.tokenizer is not None:
             beam.text = engine.tokenizer.decode(

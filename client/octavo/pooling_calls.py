@@ -6,7 +6,6 @@ from typing import Any, TypeVar
 import msgspec
 
 from octavo.chat_templates import load_chat_template
-from octavo.engine.request_checks import refuse_missing
 from octavo.engine_access import EngineAccess
 from octavo.progress import ProgressBar, watched
 from octavo.prompts import RenderedPrompt, as_list
@@ -14,6 +13,7 @@ from octavo.request_queue import RequestQueue, per_prompt
 from octavo.score_inputs import text_of
 from octavo.tokenization import TokenizationOptions
 from octavo_protocol.errors import ValidationError
+from octavo_protocol.lora import LoRARequest
 from octavo_protocol.pooling import (
     POOLING_TASKS,
     ClassificationOutput,
@@ -36,6 +36,7 @@ from octavo_runtime.engine.scoring import (
     refuse_unscored,
 )
 
+Adapters = LoRARequest | Sequence[LoRARequest | None] | None
 Params = PoolingParams | Sequence[PoolingParams] | None
 Result = TypeVar("Result")
 Pooled = PoolingRequestOutput[PoolingOutput]
@@ -59,7 +60,7 @@ class PoolingCalls(EngineAccess):
         pooling_params: Params = None,
         *,
         use_tqdm: ProgressBar = True,
-        lora_request: Any = None,
+        lora_request: Adapters = None,
         pooling_task: str | None = None,
         tokenization_kwargs: Mapping[str, Any] | None = None,
     ) -> list[Pooled]:
@@ -70,7 +71,6 @@ class PoolingCalls(EngineAccess):
 
         Raises `ValidationError` (a ValueError) or TypeError before anything is computed.
         """
-        refuse_missing(lora_request)
         info = self._pooling_info("encode")
         options = TokenizationOptions.parse(tokenization_kwargs)
         originals = _some("prompts", as_list(prompts))
@@ -80,7 +80,7 @@ class PoolingCalls(EngineAccess):
             self.renderer.render(prompt, options)
             for prompt in watched(originals, use_tqdm, len(originals), "Rendering prompts")
         ]
-        return self._pool(rendered, params, use_tqdm)
+        return self._pool(rendered, params, use_tqdm, lora_request)
 
     def embed(
         self,
@@ -88,7 +88,7 @@ class PoolingCalls(EngineAccess):
         *,
         use_tqdm: ProgressBar = True,
         pooling_params: Params = None,
-        lora_request: Any = None,
+        lora_request: Adapters = None,
         tokenization_kwargs: Mapping[str, Any] | None = None,
     ) -> list[Any]:
         """The vector of every prompt: an `EmbeddingRequestOutput` each. Of a model for token_embed:
@@ -118,7 +118,7 @@ class PoolingCalls(EngineAccess):
         *,
         pooling_params: Params = None,
         use_tqdm: ProgressBar = True,
-        lora_request: Any = None,
+        lora_request: Adapters = None,
         tokenization_kwargs: Mapping[str, Any] | None = None,
     ) -> list[ClassificationRequestOutput]:
         """The probability of every class, for every prompt."""
@@ -144,7 +144,7 @@ class PoolingCalls(EngineAccess):
         *,
         use_tqdm: ProgressBar = True,
         pooling_params: PoolingParams | None = None,
-        lora_request: Any = None,
+        lora_request: Adapters = None,
         tokenization_kwargs: Mapping[str, Any] | None = None,
         chat_template: str | None = None,
     ) -> list[ScoringRequestOutput]:
@@ -155,7 +155,6 @@ class PoolingCalls(EngineAccess):
         and "document" of a cross-encoder's pair; None: `LLM`'s, or the model's own if it reads
         these; without one the tokenizer joins the texts.
         """
-        refuse_missing(lora_request)
         info = self._pooling_info("score")
         refuse_unscored(info.scoring, info.tasks, len(info.labels))
         first, second = (_some(name, _texts(data)) for name, data in _named(data_1, data_2))
@@ -167,14 +166,16 @@ class PoolingCalls(EngineAccess):
                 self._pair(first[i], second[j], options, load_chat_template(chat_template))
                 for i, j in watched(pairs, use_tqdm, len(pairs), "Rendering prompts")
             ]
-            return self._score_pairs(prompts, params, info, use_tqdm)
+            return self._score_pairs(prompts, params, info, use_tqdm, lora_request)
         if chat_template is not None:
             raise ValidationError(
                 "chat_template is for models that read both texts in one prompt; this one compares "
                 "the vectors of the two: leave it out",
                 parameter="chat_template",
             )
-        return self._score_vectors(first, second, pairs, params, info, options, use_tqdm)
+        return self._score_vectors(
+            first, second, pairs, params, info, options, use_tqdm, lora_request
+        )
 
     # -- inside -----------------------------------------------------------------------------------
 
@@ -184,11 +185,12 @@ class PoolingCalls(EngineAccess):
         params: PoolingParams,
         info: PoolingInfo,
         use_tqdm: ProgressBar,
+        lora_request: Adapters,
     ) -> list[ScoringRequestOutput]:
         task = _with_task(params, "classify", info)
         return [
             _as(ScoringRequestOutput, each, ScoringOutput(float(each.outputs.data[0])))
-            for each in self._pool(prompts, [task] * len(prompts), use_tqdm)
+            for each in self._pool(prompts, [task] * len(prompts), use_tqdm, lora_request)
         ]
 
     def _score_vectors(
@@ -200,10 +202,11 @@ class PoolingCalls(EngineAccess):
         info: PoolingInfo,
         options: TokenizationOptions,
         use_tqdm: ProgressBar,
+        lora_request: Adapters,
     ) -> list[ScoringRequestOutput]:
         rendered = [self.renderer.render(text, options) for text in (*first, *second)]
         task = _with_task(params, info.task, info)
-        vectors = self._pool(rendered, [task] * len(rendered), use_tqdm)
+        vectors = self._pool(rendered, [task] * len(rendered), use_tqdm, lora_request)
         results = []
         for i, j in pairs:
             one, other = vectors[i], vectors[len(first) + j]
@@ -238,9 +241,14 @@ class PoolingCalls(EngineAccess):
         return RenderedPrompt(pair.token_ids, token_type_ids=pair.token_type_ids or [])
 
     def _pool(
-        self, prompts: list[RenderedPrompt], params: list[PoolingParams], use_tqdm: ProgressBar
+        self,
+        prompts: list[RenderedPrompt],
+        params: list[PoolingParams],
+        use_tqdm: ProgressBar,
+        lora_request: Adapters,
     ) -> list[Pooled]:
-        request_ids = self._queue.add(prompts, params, [0] * len(prompts))
+        adapters = per_prompt("lora_request", lora_request, len(prompts), None)
+        request_ids = self._queue.add(prompts, params, [0] * len(prompts), adapters)
         return self._queue.run_pooling(request_ids, use_tqdm)
 
     def _pooling_info(self, method: str) -> PoolingInfo:

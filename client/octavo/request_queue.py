@@ -1,13 +1,16 @@
 """Requests of one `LLM`: queued together or not at all, then run to their ends."""
 
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
+
+import msgspec
 
 from octavo.engine.llm_engine import LLMEngine
 from octavo.progress import ProgressBar, TokenRates, progress_bar
 from octavo.prompts import RenderedPrompt
 from octavo_protocol.errors import ValidationError
+from octavo_protocol.lora import LoRARequest
 from octavo_protocol.outputs import RequestOutput
 from octavo_protocol.pooling import PoolingOutput, PoolingParams, PoolingRequestOutput
 from octavo_protocol.sampling_params import RequestOutputKind, SamplingParams
@@ -47,15 +50,25 @@ class RequestQueue:
         prompts: Iterable[RenderedPrompt],
         params: Sequence[SamplingParams] | Sequence[PoolingParams],
         priorities: Sequence[int],
+        adapters: Sequence[Any],
     ) -> list[str]:
-        """Queues all of them; returns their ids. After an exception none of them is queued."""
+        """Queues all of them; returns their ids. After an exception none of them is queued.
+
+        adapters: a `LoRARequest` or None for each; with `load_inplace` it is loaded once.
+        """
         added: list[str] = []
         with self._lock:
             try:
-                for prompt, each, priority in zip(prompts, params, priorities, strict=True):
+                for prompt, each, priority, adapter in zip(
+                    prompts, params, priorities, loaded_once(adapters), strict=True
+                ):
                     request_id = str(next(self._counter))
                     self._engine.add_rendered(
-                        request_id, prompt, final_only(each), priority=priority
+                        request_id,
+                        prompt,
+                        final_only(each),
+                        priority=priority,
+                        lora_request=adapter,
                     )
                     added.append(request_id)
             except BaseException:
@@ -106,6 +119,18 @@ def final_only(params: Any) -> Any:
     copied = params.clone()
     copied.output_kind = RequestOutputKind.FINAL_ONLY
     return copied
+
+
+def loaded_once(adapters: Iterable[Any]) -> Iterator[Any]:
+    """The same, but for `load_inplace` of those that came before."""
+    seen = set()
+    for each in adapters:
+        if not isinstance(each, LoRARequest):
+            yield each  # None, or refused where it is queued
+            continue
+        is_again = each.load_inplace and each.lora_name in seen
+        seen.add(each.lora_name)
+        yield msgspec.structs.replace(each, load_inplace=False) if is_again else each
 
 
 def per_prompt(name: str, value: Any, count: int, default: Any) -> list[Any]:

@@ -10,15 +10,16 @@ from octavo.engine.arg_utils import EngineArgs
 from octavo.engine.metrics import RequestMetrics
 from octavo.engine.reasoning import ReasoningRules
 from octavo.engine.request_checks import (
+    checked_adapter,
     checked_params,
     checked_pooling_params,
-    refuse_missing,
 )
 from octavo.engine.vllm_config import ModelConfig, VllmConfig
 from octavo.prompts import PromptRenderer, RenderedPrompt
 from octavo.tokenization import TokenizationOptions
 from octavo.v1.metrics.reader import Metric
 from octavo_protocol.errors import UnavailableError, ValidationError
+from octavo_protocol.lora import LoRARequest
 from octavo_protocol.pooling import PoolingOutput, PoolingParams, PoolingRequestOutput
 from octavo_protocol.sampling_params import SamplingParams
 from octavo_runtime.engine import llm_engine as runtime
@@ -79,12 +80,13 @@ class LLMEngine:
         arrival_time, trace_headers: for vLLM's tracing; nothing here. Raises `ValidationError` or
         TypeError; then nothing is queued.
         """
-        refuse_missing(lora_request)
         options = TokenizationOptions.parse(tokenization_kwargs)
         rendered = self.renderer.render(prompt, options)
         if prompt_text is not None:
             rendered = dataclasses.replace(rendered, text=prompt_text)
-        self.add_rendered(request_id, rendered, params, priority=priority)
+        self.add_rendered(
+            request_id, rendered, params, priority=priority, lora_request=lora_request
+        )
         return request_id
 
     def add_rendered(
@@ -94,10 +96,12 @@ class LLMEngine:
         params: SamplingParams | PoolingParams,
         *,
         priority: int = 0,
+        lora_request: LoRARequest | None = None,
     ) -> None:
         """Queues a prompt of token ids. Raises `UnavailableError` after `shutdown`."""
         if self._is_shut_down:
             raise UnavailableError("the engine was shut down: make another one")
+        adapter = checked_adapter(lora_request, self.engine.info)
         if isinstance(self.engine, PoolingEngine):
             self.engine.add_request(
                 request_id,
@@ -106,6 +110,7 @@ class LLMEngine:
                 token_type_ids=prompt.token_type_ids,
                 priority=priority,
                 cache_salt=prompt.cache_salt,
+                lora_request=adapter,
             )
             return
         self.engine.add_request(
@@ -115,6 +120,7 @@ class LLMEngine:
             prompt=prompt.text,
             priority=priority,
             cache_salt=prompt.cache_salt,
+            lora_request=adapter,
             **self._reasoning.arguments(prompt),
         )
 
@@ -156,6 +162,33 @@ class LLMEngine:
     def get_metrics(self) -> list[Metric]:
         """The engine's state and what its requests took so far."""
         return self._metrics.read(self.engine.stats)
+
+    def add_lora(self, lora_request: LoRARequest) -> bool:
+        """Loads an adapter, if it is not there or is to be loaded again; True.
+
+        Raises `ValidationError`, `AdapterNotFoundError`, `UnavailableError`.
+        """
+        if (adapter := checked_adapter(lora_request, self.engine.info)) is not None:
+            self.engine.adapters.identity(adapter)
+        return True
+
+    def remove_lora(self, lora_id: int) -> bool:
+        """False: there is no such adapter. Requests that use it go on."""
+        known = self.engine.adapters.book.by_number(lora_id)
+        if known is not None:
+            self.engine.adapters.unload(known.name)
+        return known is not None
+
+    def list_loras(self) -> set[int]:
+        """Numbers of all adapters that are known."""
+        return self.engine.adapters.book.numbers
+
+    def pin_lora(self, lora_id: int) -> bool:
+        """Keeps an adapter from eviction. False: there is no such adapter."""
+        known = self.engine.adapters.book.by_number(lora_id)
+        if known is not None:
+            self.engine.adapters.pin(known.name)
+        return known is not None
 
     def reset_prefix_cache(
         self, reset_running_requests: bool = False, reset_connector: bool = False

@@ -7,16 +7,28 @@ import msgspec
 from octavo.config import StructuredOutputsConfig
 from octavo_protocol.beam_search import BeamSearchParams
 from octavo_protocol.errors import ValidationError
+from octavo_protocol.lora import LoRARequest
 from octavo_protocol.pooling import PoolingParams
 from octavo_protocol.sampling_params import SamplingParams
+from octavo_runtime.engine.adapters import check_room
 from octavo_runtime.engine.messages import EngineInfo
 from octavo_runtime.engine.pooling_requests import refuse_pooling_model
 
 
-def refuse_missing(lora_request: Any = None, mm_processor_kwargs: Any = None) -> None:
+def checked_adapter(lora_request: Any, info: EngineInfo) -> LoRARequest | None:
+    """The adapter of one request. Raises TypeError for what is no `LoRARequest`, and
+    `ValidationError` where the engine takes none.
+    """
+    if lora_request is None:
+        return None
+    if not isinstance(lora_request, LoRARequest):
+        raise TypeError(f"expected LoRARequest, got {type(lora_request).__name__}")
+    check_room(info)
+    return lora_request
+
+
+def refuse_missing(mm_processor_kwargs: Any) -> None:
     """Raises `ValidationError` for arguments of what is not there yet."""
-    if lora_request is not None:
-        raise ValidationError("LoRA adapters are not supported yet", parameter="lora_request")
     if mm_processor_kwargs:
         raise ValidationError(
             "mm_processor_kwargs: models here take text only; leave it out",

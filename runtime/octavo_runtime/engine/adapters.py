@@ -86,6 +86,10 @@ class AdapterBook:
     def by_number(self, lora_int_id: int) -> KnownAdapter | None:
         return next((each for each in self if each.request.lora_int_id == lora_int_id), None)
 
+    @property
+    def numbers(self) -> set[int]:
+        return {each.request.lora_int_id for each in self}
+
     def usable(self, request: LoRARequest) -> KnownAdapter | None:
         """What the engine has for `request`; None: it is to be loaded first.
 

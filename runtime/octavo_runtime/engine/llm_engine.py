@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Iterable, Sequence
 
+from octavo_protocol.lora import LoRARequest
 from octavo_protocol.outputs import RequestOutput
 from octavo_protocol.sampling_params import SamplingParams
 from octavo_protocol.tokenizer import Tokenizer
@@ -48,11 +49,13 @@ class LLMEngine(LocalEngine[EngineCore, RequestOutput]):
         reasoning_end_token_ids: Sequence[int] = (),
         is_reasoning: bool = False,
         visible_special_ids: frozenset[int] = frozenset(),
+        lora_request: LoRARequest | None = None,
     ) -> None:
         """Queues a request. Raises `ValidationError`; then nothing is queued.
 
         reasoning_end_token_ids, is_reasoning: see `EngineRequest`. visible_special_ids: special
-        tokens that show in the text even where special tokens are skipped.
+        tokens that show in the text even where special tokens are skipped. lora_request: an
+        adapter, which is loaded where it is not yet; raises what `LocalAdapters.load` raises.
         """
         children = self._inputs.process(
             request_id,
@@ -64,11 +67,16 @@ class LLMEngine(LocalEngine[EngineCore, RequestOutput]):
             reasoning_end_token_ids=reasoning_end_token_ids,
             is_reasoning=is_reasoning,
         )
+        adapter = self._adapter(lora_request)
         self._outputs.add(
-            request_id, children, params, prompt=prompt, visible_special_ids=visible_special_ids
+            request_id,
+            children,
+            params,
+            prompt=prompt,
+            visible_special_ids=visible_special_ids,
+            lora_request=lora_request,
         )
-        for child in children:
-            self.core.add_request(child)
+        self._submit(children, lora_request, adapter)
 
     def abort_request(self, request_ids: Iterable[str]) -> None:
         """Ends requests and frees their blocks. Unknown ids are ignored."""
@@ -81,6 +89,9 @@ class LLMEngine(LocalEngine[EngineCore, RequestOutput]):
     def shutdown(self) -> None:
         self._grammars.close()
         super().shutdown()
+
+    def _is_unfinished(self, engine_request_id: str) -> bool:
+        return self._outputs.is_running(engine_request_id)
 
     def _wait(self) -> None:
         self.core.wait_for_grammar(_GRAMMAR_WAIT_S)

@@ -1,12 +1,15 @@
-"""What engines in the caller's process have in common: the loop of steps, sleep, profiles."""
+"""What engines in the caller's process have in common: steps, adapters, sleep, profiles."""
 
 from abc import ABC, abstractmethod
+from collections import deque
 from collections.abc import Iterable, Sequence
 from typing import Any, Generic, TypeVar
 
 from octavo_protocol.errors import UnavailableError
+from octavo_protocol.lora import LoRARequest
 from octavo_runtime.engine.core_base import EngineCoreBase
 from octavo_runtime.engine.heap import FrozenHeap
+from octavo_runtime.engine.local_adapters import LocalAdapters
 from octavo_runtime.engine.messages import EngineInfo, EngineStats, StepOutputs
 
 Core = TypeVar("Core", bound=EngineCoreBase[Any])
@@ -14,12 +17,18 @@ Output = TypeVar("Output")
 
 
 class LocalEngine(ABC, Generic[Core, Output]):
-    """step … step until nothing is unfinished. Not thread-safe."""
+    """step … step until nothing is unfinished. Not thread-safe.
+
+    _no_room: requests, with their adapters, that wait until host memory has room for these. Later
+    requests with an adapter wait behind them; others do not.
+    """
 
     def __init__(self, core: Core) -> None:
         self.core = core
+        self.adapters = LocalAdapters(core)
         self.stats = EngineStats()
         self._early: list[Output] = []  # made while `sleep` waited for them
+        self._no_room: deque[tuple[LoRARequest, Sequence[Any]]] = deque()
         self._heap = FrozenHeap()  # held while requests run: between them, the heap is the caller's
 
     @property
@@ -32,6 +41,10 @@ class LocalEngine(ABC, Generic[Core, Output]):
 
     @abstractmethod
     def get_num_unfinished_requests(self) -> int: ...
+
+    @abstractmethod
+    def _is_unfinished(self, engine_request_id: str) -> bool:
+        """The core has, or is to get, this request."""
 
     @abstractmethod
     def _taken(self, step: StepOutputs) -> list[Output]:
@@ -48,11 +61,55 @@ class LocalEngine(ABC, Generic[Core, Output]):
         if self._early:
             early, self._early = self._early, []
             return early
+        self._try_again()
         if not self.core.has_work() and self.has_unfinished_requests():
             if self.core.is_sleeping():
                 raise UnavailableError("the engine sleeps: wake_up() first")
             self._wait()
         return self._step()
+
+    def _adapter(self, lora_request: LoRARequest | None) -> str | None:
+        """The identity that a request is to have; empty: no adapter. None: there is no room now.
+
+        Raises `ValidationError` and `AdapterNotFoundError`.
+        """
+        if lora_request is None:
+            return ""
+        if self._no_room:
+            return None
+        try:
+            return self.adapters.identity(lora_request)
+        except UnavailableError:
+            if not self.core.has_work():
+                raise
+            return None
+
+    def _submit(
+        self, requests: Sequence[Any], lora_request: LoRARequest | None, adapter: str | None
+    ) -> None:
+        """Gives requests to the core, now or when there is room. adapter: from `_adapter`."""
+        if adapter is None:
+            assert lora_request is not None
+            self._no_room.append((lora_request, requests))
+            return
+        for request in requests:
+            request.adapter = adapter
+            self.core.add_request(request)
+
+    def _try_again(self) -> None:
+        """Raises what a load raises, and `UnavailableError` where room will never come."""
+        waiting, self._no_room = self._no_room, deque()
+        try:
+            while waiting:
+                lora_request, requests = waiting[0]
+                wanted = [each for each in requests if self._is_unfinished(each.request_id)]
+                adapter = self._adapter(lora_request) if wanted else ""
+                if adapter is None:
+                    return
+                waiting.popleft()
+                self._submit(wanted, lora_request, adapter)
+        finally:
+            self._no_room = waiting
 
     def _step(self) -> list[Output]:
         self._heap.hold()

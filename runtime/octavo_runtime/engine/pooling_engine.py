@@ -3,6 +3,7 @@
 import time
 from collections.abc import Iterable, Sequence
 
+from octavo_protocol.lora import LoRARequest
 from octavo_protocol.pooling import PoolingOutput, PoolingParams, PoolingRequestOutput
 from octavo_runtime.config import EngineConfig
 from octavo_runtime.engine.local_engine import LocalEngine
@@ -29,6 +30,7 @@ class PoolingEngine(LocalEngine[PoolingCore, Pooled]):
         token_type_ids: Sequence[int] = (),
         priority: int = 0,
         cache_salt: str = "",
+        lora_request: LoRARequest | None = None,
     ) -> None:
         """Queues a request. Raises `ValidationError`; then nothing is queued.
 
@@ -45,8 +47,9 @@ class PoolingEngine(LocalEngine[PoolingCore, Pooled]):
         )
         if request_id in self._unfinished:
             raise unfinished_error(request_id)
+        adapter = self._adapter(lora_request)
         self._unfinished[request_id] = (request, time.monotonic())
-        self.core.add_request(request)
+        self._submit([request], lora_request, adapter)
 
     def abort_request(self, request_ids: Iterable[str]) -> None:
         ids = list(request_ids)
@@ -56,6 +59,9 @@ class PoolingEngine(LocalEngine[PoolingCore, Pooled]):
 
     def get_num_unfinished_requests(self) -> int:
         return len(self._unfinished)
+
+    def _is_unfinished(self, engine_request_id: str) -> bool:
+        return engine_request_id in self._unfinished
 
     def _taken(self, step: StepOutputs) -> list[Pooled]:
         """Aborted requests have no output."""

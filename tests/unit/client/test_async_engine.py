@@ -13,6 +13,7 @@ import pytest_asyncio
 from tests.fakes.tiny_model import write_tiny_model
 
 from octavo import LLM, AsyncEngineArgs, AsyncLLMEngine, PoolingParams, SamplingParams
+from octavo.lora.request import LoRARequest
 from octavo_protocol.errors import ConfigError, GenerationError, UnavailableError, ValidationError
 from octavo_protocol.outputs import RequestOutput
 from octavo_protocol.sampling_params import RequestOutputKind
@@ -146,7 +147,13 @@ async def test_id_that_is_in_use_is_refused_and_its_request_goes_on(engine: Asyn
             "cannot cross to the engine process: Encoding objects of type object",
         ),
         (7, GREEDY, {}, TypeError, "a prompt must be"),
-        ("a", GREEDY, {"lora_request": object()}, ValidationError, "LoRA adapters"),
+        (
+            "a",
+            GREEDY,
+            {"lora_request": LoRARequest("a", 1, "/a")},
+            ValidationError,
+            "LoRA adapters",
+        ),
         ("a", GREEDY, {"data_parallel_rank": 1}, ValidationError, "there is one engine"),
         ("a", GREEDY, {"tokenization_kwargs": {"x": 1}}, ValidationError, "no option 'x'"),
     ],
@@ -186,7 +193,7 @@ async def test_what_is_not_there_says_so(engine: AsyncLLMEngine) -> None:
     with pytest.raises(ValidationError, match="this model generates text: it takes generate"):
         await anext(engine.encode("a", PoolingParams(), "pool"))
     with pytest.raises(ValidationError, match="LoRA"):
-        await engine.add_lora(object())
+        await engine.add_lora(LoRARequest("a", 1, "/a"))
     with pytest.raises(ValidationError, match=r"use LLM\.collective_rpc"):
         await engine.collective_rpc("f")
     with pytest.raises(ValidationError, match="profiler"):

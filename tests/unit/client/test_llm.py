@@ -11,6 +11,7 @@ import pytest
 from tests.e2e.make_reference import REFERENCE
 
 from octavo import LLM, PoolingParams, SamplingParams
+from octavo.lora.request import LoRARequest
 from octavo.prompts import PromptType
 from octavo_protocol.errors import ValidationError
 from octavo_protocol.sampling_params import RequestOutputKind
@@ -279,7 +280,7 @@ def test_what_are_no_messages_is_a_type_error(llm: LLM, messages: Any) -> None:
         ({"chat_template_kwargs": "x"}, "must be a dict of template variables, not str"),
         ({"tools": [3]}, "tools must be a list of dicts"),
         ({"tools": {"type": "function"}}, "tools must be a list of dicts"),
-        ({"lora_request": object()}, "LoRA adapters are not supported yet"),
+        ({"lora_request": LoRARequest("a", 1, "/a")}, "takes no LoRA adapters"),
         ({"tokenization_kwargs": {"truncate": 3}}, "did you mean 'truncation'"),
         ({"mm_processor_kwargs": {"num_crops": 4}}, "mm_processor_kwargs: models here take text"),
         ({"chat_template": "no-such-file"}, "neither a file nor a template"),

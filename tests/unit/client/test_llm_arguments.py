@@ -16,6 +16,7 @@ from tests.fakes.tiny_model import write_tiny_model
 from octavo import LLM, AsyncEngineArgs, EngineArgs, LLMEngine, SamplingParams
 from octavo.config import CompilationConfig, ProfilerConfig, StructuredOutputsConfig
 from octavo.engine.metrics import RequestMetrics
+from octavo.lora.request import LoRARequest
 from octavo.utils import FlexibleArgumentParser
 from octavo.v1.metrics.reader import Counter
 from octavo_protocol.errors import ConfigError, UnavailableError, ValidationError
@@ -606,7 +607,7 @@ def test_engine_refuses_what_is_no_request_and_queues_nothing(engine: LLMEngine)
     with pytest.raises(TypeError, match="request_id must be a string, not int"):
         engine.add_request(wrong, PROMPT, GREEDY)
     with pytest.raises(ValidationError, match="LoRA"):
-        engine.add_request("a", PROMPT, GREEDY, lora_request=object())
+        engine.add_request("a", PROMPT, GREEDY, lora_request=LoRARequest("a", 1, "/a"))
     with pytest.raises(TypeError, match="expected SamplingParams"):
         engine.add_request("a", PROMPT, wrong)
 

@@ -24,6 +24,7 @@ from octavo import (
     SamplingParams,
     ScoringRequestOutput,
 )
+from octavo.lora.request import LoRARequest
 from octavo_protocol.errors import UnavailableError, ValidationError
 from octavo_protocol.pooling import PoolingOutput
 
@@ -336,7 +337,10 @@ def test_a_model_of_token_vectors_scores_by_late_interaction(bert: tuple[Path, A
         (lambda llm: llm.score(["red", "sun"], ["sea"]), "2 texts cannot be scored against 1"),
         (lambda llm: llm.embed(["sun", "sea " * 70]), "the prompt has 72 tokens; this model take"),
         (lambda llm: llm.embed("red", pooling_params=[]), "0 pooling_params for 1 prompts"),
-        (lambda llm: llm.embed("red", lora_request=object()), "LoRA adapters are not supported"),
+        (
+            lambda llm: llm.embed("red", lora_request=LoRARequest("a", 1, "/a")),
+            "takes no LoRA adapters",
+        ),
         (lambda llm: llm.embed("\ud800"), "not valid Unicode"),
         (lambda llm: llm.score("red", "sun", chat_template=TEMPLATE), "chat_template is for mod"),
     ],

@@ -12,14 +12,15 @@ from octavo.engine.arg_utils import EngineArgs
 from octavo.engine.llm_engine import model_config
 from octavo.engine.reasoning import ReasoningRules
 from octavo.engine.request_checks import (
+    checked_adapter,
     checked_params,
-    refuse_missing,
     refuse_profile_options,
 )
 from octavo.engine.vllm_config import ModelConfig, VllmConfig
 from octavo.prompts import PromptRenderer
 from octavo.tokenization import TokenizationOptions
 from octavo_protocol.errors import GenerationError, ValidationError
+from octavo_protocol.lora import LoRARequest
 from octavo_protocol.outputs import RequestOutput
 from octavo_protocol.pooling import PoolingOutput, PoolingParams, PoolingRequestOutput
 from octavo_protocol.sampling_params import SamplingParams
@@ -85,7 +86,6 @@ class AsyncLLM:
         Raises `ValidationError` or TypeError for the request, `GenerationError` when the engine
         dies, `ConfigError` when it could not start.
         """
-        refuse_missing(lora_request)
         if isinstance(prompt, AsyncIterator):
             raise ValidationError("prompts that stream in are not supported", parameter="prompt")
         if data_parallel_rank not in (None, 0):
@@ -96,6 +96,7 @@ class AsyncLLM:
         params = checked_params(sampling_params, self.vllm_config.structured_outputs_config)
         options = TokenizationOptions.parse(tokenization_kwargs)
         engine = await self._ready()
+        adapter = checked_adapter(lora_request, await engine.wait_ready())
         rendered = (await self.renderer()).render(prompt, options)
         if prompt_text is not None:
             rendered = dataclasses.replace(rendered, text=prompt_text)
@@ -106,6 +107,7 @@ class AsyncLLM:
             prompt_text=rendered.text,
             priority=priority,
             cache_salt=rendered.cache_salt,
+            lora_request=adapter,
             **self._reasoning.arguments(rendered, has_ended=bool(reasoning_ended)),
         )
         async with contextlib.aclosing(outputs) as stream:  # type: ignore[type-var]
@@ -128,9 +130,9 @@ class AsyncLLM:
 
         Raises as `generate` does; `ValidationError` where the model generates.
         """
-        refuse_missing(lora_request)
         options = TokenizationOptions.parse(tokenization_kwargs)
         engine = await self._ready()
+        adapter = checked_adapter(lora_request, await engine.wait_ready())
         rendered = (await self.renderer()).render(prompt, options)
         output = await engine.encode(
             rendered.token_ids,
@@ -139,6 +141,7 @@ class AsyncLLM:
             token_type_ids=rendered.token_type_ids,
             priority=priority,
             cache_salt=rendered.cache_salt,
+            lora_request=adapter,
         )
         output.outputs = PoolingOutput(torch.from_numpy(output.outputs.data.copy()))
         yield output
@@ -252,21 +255,35 @@ class AsyncLLM:
     async def is_paused(self) -> bool:
         return await self.is_sleeping()
 
-    async def add_lora(self, lora_request: Any) -> bool:
-        """Raises `ValidationError`: there are no adapters yet."""
-        refuse_missing(lora_request)
-        return False
+    async def add_lora(self, lora_request: LoRARequest) -> bool:
+        """Loads an adapter, if it is not there or is to be loaded again; True.
+
+        Raises `ValidationError`, `AdapterNotFoundError`, `UnavailableError`.
+        """
+        engine = await self._ready()
+        adapter = checked_adapter(lora_request, await engine.wait_ready())
+        async with engine.adapters.using(adapter):
+            return True
 
     async def remove_lora(self, lora_id: int) -> bool:
-        """False: there is no such adapter."""
-        return False
+        """False: there is no such adapter. Requests that use it go on."""
+        adapters = (await self._ready()).adapters
+        known = adapters.book.by_number(lora_id)
+        if known is not None:
+            await adapters.unload(known.name)
+        return known is not None
 
     async def list_loras(self) -> set[int]:
-        return set()
+        """Numbers of all adapters that are known."""
+        return (await self._ready()).adapters.book.numbers
 
     async def pin_lora(self, lora_id: int) -> bool:
-        """False: there is no such adapter."""
-        return False
+        """Keeps an adapter from eviction. False: there is no such adapter."""
+        adapters = (await self._ready()).adapters
+        known = adapters.book.by_number(lora_id)
+        if known is not None:
+            await adapters.pin(known.name)
+        return known is not None
 
     async def collective_rpc(self, method: Any, *_: Any, **__: Any) -> NoReturn:
         """Raises `ValidationError`: the worker is in another process."""
