@@ -24,7 +24,9 @@ class _Machine(RuleBasedStateMachine):
             block_size=BLOCK_SIZE,
             policy="priority",
             max_chunk=7,
+            max_loras=2,
         )
+        self.adapters: dict[int, str] = {}  # in the device's slots
         pool = BlockPool(MAX_LEN // BLOCK_SIZE + 2) if self.has_pool else None
         self.scheduler = PoolingScheduler(config, pool)
         self.lengths: dict[str, int] = {}
@@ -36,13 +38,15 @@ class _Machine(RuleBasedStateMachine):
         word=st.integers(0, 2),
         priority=st.integers(0, 2),
         reads=st.booleans(),
+        adapter=st.sampled_from(["", "", "a@1", "b@1", "c@1"]),
     )
-    def add(self, length: int, word: int, priority: int, reads: bool) -> None:
+    def add(self, length: int, word: int, priority: int, reads: bool, adapter: str) -> None:
         request_id = str(self.num_added)
         self.num_added += 1
         self.lengths[request_id] = length
         request = PoolingRequest(request_id, [word] * length, PoolingParams(), 0.0)
         request.priority = priority
+        request.adapter = adapter
         self.scheduler.add(request, reads_prefix_cache=reads)
 
     @rule(data=st.data())
@@ -63,6 +67,11 @@ class _Machine(RuleBasedStateMachine):
         had_work = self.scheduler.has_work
         chunks = self.scheduler.schedule()
         assert bool(chunks) == had_work
+        self.adapters |= dict(self.scheduler.turns.slots.take_changes())
+        assert set(self.adapters) <= {0, 1}
+        for chunk in chunks:
+            found = self.adapters[chunk.lora_slot] if chunk.lora_slot >= 0 else ""
+            assert found == chunk.prompt.request.adapter
         config = self.scheduler.config
         assert sum(chunk.num_tokens for chunk in chunks) <= config.max_num_batched_tokens
         assert len(chunks) <= config.max_num_seqs

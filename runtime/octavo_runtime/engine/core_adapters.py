@@ -154,3 +154,8 @@ class CoreAdapters:
                 "it, or unload it first",
                 parameter="name",
             )
+
+
+def adapter_names(identities: Iterable[str]) -> list[str]:
+    """Of adapters, whatever their versions."""
+    return sorted({identity.rpartition("@")[0] for identity in identities})

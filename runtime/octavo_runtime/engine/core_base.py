@@ -8,12 +8,16 @@ from typing import Any, Generic, TypeVar
 
 from octavo_kernels.allocator import trim_allocator
 from octavo_protocol.errors import ConfigError, ValidationError
-from octavo_runtime.config import EngineConfig
+from octavo_runtime.config import EngineConfig, LoRAConfig
 from octavo_runtime.engine.core_adapters import CoreAdapters
 from octavo_runtime.engine.messages import EngineInfo, StepOutputs
 from octavo_runtime.engine.profiler import StepProfiler
 from octavo_runtime.engine.sleep import KV_CACHE, WEIGHTS, SleepState
+from octavo_runtime.engine.wakeup import Wakeup
 from octavo_runtime.lora.loads import Load
+from octavo_runtime.lora.peft_files import AdapterLimits
+from octavo_runtime.lora.slots import SlotTable
+from octavo_runtime.worker.adapted_model import AdaptedModel
 from octavo_runtime.worker.loaded_model import LoadedModel
 
 Request = TypeVar("Request")
@@ -185,6 +189,33 @@ class EngineCoreBase(ABC, Generic[Request]):
             self._adapters.close()
         self._model.drop_kv_cache()
         self._model.drop_model()
+
+    def _make_room_for_adapters(
+        self, config: LoRAConfig | None, model: AdaptedModel, slots: SlotTable, wakeup: Wakeup
+    ) -> None:
+        """slots: the scheduler's. wakeup: signals that an adapter has been read. None: no room."""
+        if config is None:
+            return
+        limits = AdapterLimits(
+            model.adapter_targets,
+            config.max_lora_rank,
+            model.adapter_dtype,
+            pin_memory=model.device.type == "cuda",
+        )
+        self._adapters = CoreAdapters(config, limits, slots, model, wakeup.set)
+
+    @property
+    def _has_loaded(self) -> bool:
+        return self._adapters is not None and self._adapters.has_loaded
+
+    def _settle_loads(self) -> None:
+        if self._adapters is not None:
+            self._adapters.settle()
+
+    def _put_adapters(self, changes: Iterable[tuple[int, str]]) -> None:
+        """Copies adapters into slots. Before the step that needs them is launched."""
+        if self._adapters is not None:
+            self._adapters.put(changes)
 
     def _begin(self, request_id: str, adapter: str) -> None:
         """Raises `AdapterNotFoundError`, or `ValidationError` where no adapter is served."""

@@ -21,10 +21,10 @@ import torch
 
 from octavo_kernels.allocator import tune_allocator
 from octavo_protocol.errors import ClientError
-from octavo_runtime.config import EngineConfig, LoRAConfig
+from octavo_runtime.config import EngineConfig
 from octavo_runtime.engine.background_pace import BackgroundPace
 from octavo_runtime.engine.block_pool import BlockPool
-from octavo_runtime.engine.core_adapters import CoreAdapters
+from octavo_runtime.engine.core_adapters import adapter_names
 from octavo_runtime.engine.core_base import EngineCoreBase
 from octavo_runtime.engine.failures import kind_of
 from octavo_runtime.engine.kv_capacity import max_model_len_limit, num_kv_blocks
@@ -51,8 +51,7 @@ from octavo_runtime.engine.scheduler import (
 from octavo_runtime.engine.start_up import timed
 from octavo_runtime.engine.step_rates import StepRates
 from octavo_runtime.engine.wakeup import Wakeup
-from octavo_runtime.lora.peft_files import AdapterLimits
-from octavo_runtime.model_config import ModelConfig, cache_identity, kv_identity, resolve_dtype
+from octavo_runtime.model_config import ModelConfig, cache_identity, kv_identity
 from octavo_runtime.structured_outputs.sequence_grammars import SequenceGrammars
 from octavo_runtime.worker.device import new_model_runner, resolve_config
 from octavo_runtime.worker.model_runner import ModelRunner, RunningStep, SampleWork
@@ -112,7 +111,9 @@ class EngineCore(EngineCoreBase[EngineRequest]):
         with timed(stages, "warm_up"):
             self._runner.warm_up(max_model_len)
         self._wakeup = Wakeup()
-        self._adapters = self._new_adapters(config.lora)
+        self._make_room_for_adapters(
+            config.lora, self._runner, self.scheduler.turns.slots, self._wakeup
+        )
         self.info = EngineInfo(
             model=str(config.model),
             cache_model=cache_model,
@@ -188,7 +189,7 @@ class EngineCore(EngineCoreBase[EngineRequest]):
     def has_work(self) -> bool:
         """A step would do something now. False while only grammars are being compiled."""
         can_run = self.scheduler.has_work or self._launched or self._grammars.has_ready
-        has_news = bool(self._notices) or (self._adapters is not None and self._adapters.has_loaded)
+        has_news = bool(self._notices) or self._has_loaded
         return has_news or (can_run and not self._sleep.is_asleep)
 
     def spare_s(self) -> float:
@@ -206,8 +207,7 @@ class EngineCore(EngineCoreBase[EngineRequest]):
     def step(self) -> StepOutputs:
         """One step; what is new. Without work: only the state."""
         outputs, self._notices = self._notices, []
-        if self._adapters is not None:
-            self._adapters.settle()
+        self._settle_loads()
         if not self._sleep.is_asleep:
             ready, failed = self._grammars.take_ready()
             for request in ready:
@@ -232,19 +232,6 @@ class EngineCore(EngineCoreBase[EngineRequest]):
         self._finish_steps()
         self._grammars.close()
         super().shutdown()
-
-    def _new_adapters(self, config: LoRAConfig | None) -> CoreAdapters | None:
-        if config is None:
-            return None
-        device = self._runner.device.type
-        limits = AdapterLimits(
-            self._runner.adapter_targets,
-            config.max_lora_rank,
-            resolve_dtype(config.lora_dtype, self._runner.dtype, device),
-            pin_memory=device == "cuda",
-        )
-        slots = self.scheduler.turns.slots
-        return CoreAdapters(config, limits, slots, self._runner, self._wakeup.set)
 
     def _settle(self) -> None:
         self._notices += self._finish_steps()
@@ -295,8 +282,7 @@ class EngineCore(EngineCoreBase[EngineRequest]):
             self._grammars.start_masks({index: ids[index] for index in rows}),
             prompt_parts(plan),
         )
-        if self._adapters is not None:
-            self._adapters.put(plan.new_adapters)
+        self._put_adapters(plan.new_adapters)
         step = self._runner.launch(
             [_step_sequence(item) for item in plan.scheduled], work, self.scheduler.take_released()
         )
@@ -345,14 +331,9 @@ class EngineCore(EngineCoreBase[EngineRequest]):
             prefix_hit_tokens_total=scheduler.num_hit_tokens,
             steps_total=self._num_steps,
             sleep_level=self._sleep.level,
-            running_adapters=_names(scheduler.turns.slots.held),
-            waiting_adapters=_names(scheduler.waiting.adapters),
+            running_adapters=adapter_names(scheduler.turns.slots.held),
+            waiting_adapters=adapter_names(scheduler.waiting.adapters),
         )
-
-
-def _names(identities: Iterable[str]) -> list[str]:
-    """Of adapters, whatever their versions."""
-    return sorted({identity.rpartition("@")[0] for identity in identities})
 
 
 def _step_sequence(item: ScheduledSequence) -> StepSequence:

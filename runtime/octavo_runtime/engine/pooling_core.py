@@ -12,10 +12,12 @@ from dataclasses import dataclass, replace
 import torch
 
 from octavo_kernels.allocator import tune_allocator
-from octavo_protocol.errors import ConfigError
+from octavo_protocol.errors import ClientError, ConfigError
 from octavo_runtime.config import EngineConfig
 from octavo_runtime.engine.block_pool import BlockPool
+from octavo_runtime.engine.core_adapters import adapter_names
 from octavo_runtime.engine.core_base import EngineCoreBase
+from octavo_runtime.engine.failures import kind_of
 from octavo_runtime.engine.kv_capacity import max_model_len_limit, num_kv_blocks
 from octavo_runtime.engine.messages import (
     EngineInfo,
@@ -59,11 +61,6 @@ class PoolingCore(EngineCoreBase[PoolingRequest]):
     """
 
     def __init__(self, config: EngineConfig) -> None:
-        if config.lora is not None:
-            raise ConfigError(
-                "LoRA adapters of models that pool are not served: start without enable_lora "
-                "(--enable-lora), or merge the adapter into the model"
-            )
         tune_allocator()
         if config.num_threads is not None:
             torch.set_num_threads(config.num_threads)
@@ -71,6 +68,11 @@ class PoolingCore(EngineCoreBase[PoolingRequest]):
         choice = resolve_runner(replace(config, runner="pooling"), model_config.architecture)
         self._pooling = read_pooling_config(config, model_config, choice)
         max_model_len = _max_model_len(config, model_config, self._pooling)
+        if choice.is_encoder and config.lora is not None:
+            raise ConfigError(
+                f"{model_config.architecture} is an encoder: adapters are served of decoders only. "
+                "Start without enable_lora (--enable-lora), or merge the adapter into the model"
+            )
         if choice.is_encoder:
             config = with_encoder_limits(config, max_model_len)
         resolved = resolve_config(config)
@@ -100,6 +102,7 @@ class PoolingCore(EngineCoreBase[PoolingRequest]):
                 policy=config.scheduling_policy,
                 max_chunk=config.long_prefill_token_threshold,
                 cache_model=cache_model,
+                max_loras=config.lora.max_loras if config.lora is not None else 0,
             ),
             BlockPool(num_blocks, enable_prefix_caching=config.enable_prefix_caching)
             if num_blocks
@@ -107,6 +110,10 @@ class PoolingCore(EngineCoreBase[PoolingRequest]):
         )
         with timed(stages, "warm_up"):
             self._runner.warm_up(max_model_len)
+        self._wakeup = Wakeup()
+        self._make_room_for_adapters(
+            config.lora, self._runner, self.scheduler.turns.slots, self._wakeup
+        )
         self.info = EngineInfo(
             model=str(config.model),
             cache_model=cache_model,
@@ -120,13 +127,13 @@ class PoolingCore(EngineCoreBase[PoolingRequest]):
             enable_prefix_caching=config.enable_prefix_caching and num_blocks > 0,
             stages=stages,
             pooling=_pooling_info(self._pooling, model_config, choice),
+            lora=self._adapters.info if self._adapters is not None else None,
         )
         self._launched: deque[_Launched] = deque()
         self._notices: list[PoolingResult] = []  # results of no step, or of one that was waited for
         self._rates = StepRates()
         self._num_steps = 0
         self._last_step_ended = 0.0  # perf_counter
-        self._wakeup = Wakeup()
 
     @property
     def runner(self) -> PoolingRunner:
@@ -134,14 +141,24 @@ class PoolingCore(EngineCoreBase[PoolingRequest]):
 
     @property
     def wakeup(self) -> Wakeup:
-        """Never signals: no work comes up by itself."""
+        """Signals that work has come up by itself: an adapter is loaded."""
         return self._wakeup
 
     def add_request(self, request: PoolingRequest) -> None:
         if self._is_draining:
             self._held.append(request)
             return
-        self._begin(request.request_id, request.adapter)
+        try:
+            self._begin(request.request_id, request.adapter)
+        except ClientError as error:
+            failed = PoolingResult(
+                request.request_id,
+                finish_reason="error",
+                error=error.message,
+                error_kind=kind_of(error),
+            )
+            self._notices.append(failed)
+            return
         self.scheduler.add(request, reads_prefix_cache=self._reads_prefix_cache(request))
 
     def abort(self, request_ids: Iterable[str]) -> None:
@@ -156,11 +173,13 @@ class PoolingCore(EngineCoreBase[PoolingRequest]):
     def has_work(self) -> bool:
         """A step would do something now."""
         can_run = self.scheduler.has_work or bool(self._launched)
-        return bool(self._notices) or (can_run and not self._sleep.is_asleep)
+        has_news = bool(self._notices) or self._has_loaded
+        return has_news or (can_run and not self._sleep.is_asleep)
 
     def step(self) -> StepOutputs:
         """One step; the results that are new. Without work: only the state."""
         results, self._notices = self._notices, []
+        self._settle_loads()
         if not self._sleep.is_asleep:
             chunks = self.scheduler.schedule(time.monotonic())
             if chunks:
@@ -208,6 +227,7 @@ class PoolingCore(EngineCoreBase[PoolingRequest]):
 
     def _launch(self, chunks: list[Chunk]) -> _Launched:
         started = time.perf_counter()
+        self._put_adapters(self.scheduler.turns.slots.take_changes())
         works = [_work(chunk) for chunk in chunks]
         return _Launched(
             chunks, self._runner.launch(works, self.scheduler.take_released()), started
@@ -257,6 +277,8 @@ class PoolingCore(EngineCoreBase[PoolingRequest]):
             prefix_hit_tokens_total=scheduler.num_hit_tokens,
             steps_total=self._num_steps,
             sleep_level=self._sleep.level,
+            running_adapters=adapter_names(scheduler.turns.slots.held),
+            waiting_adapters=adapter_names(scheduler.waiting.adapters),
         )
 
 
@@ -270,6 +292,7 @@ def _work(chunk: Chunk) -> PoolingWork:
             chunk.block_table,
             prompt.num_shared_tokens,
             request.request_id,
+            lora_slot=chunk.lora_slot,
         ),
         request.prompt_token_ids,
         request.params,

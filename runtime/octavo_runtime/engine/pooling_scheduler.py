@@ -5,7 +5,8 @@
     KV blocks    none                             of the whole prompt, from its admission on
 
 The length of a prompt is known when it is admitted, so nothing grows and nothing is preempted for
-room. A prompt gives its blocks up when its last chunk is planned: what gets them is computed by
+room. Adapters take turns in slots as in generation (`lora/turns.py`). A prompt gives blocks and
+slot up when its last chunk is planned: what gets them is computed by
 later steps, and the prefix cache still knows them.
 """
 
@@ -16,6 +17,7 @@ from octavo_protocol.hashing import HashIdentity, block_hashes, cached_tokens
 from octavo_runtime.engine.block_pool import BlockPool
 from octavo_runtime.engine.messages import PoolingRequest
 from octavo_runtime.engine.waiting_queue import WaitingQueue
+from octavo_runtime.lora.turns import AdapterTurns
 
 
 class Prompt:
@@ -30,6 +32,7 @@ class Prompt:
         "block_table",
         "extra",
         "is_aborted",
+        "lora_slot",
         "num_cached_tokens",
         "num_computed_tokens",
         "num_shared_tokens",
@@ -51,6 +54,7 @@ class Prompt:
         self.num_shared_tokens = 0
         self.num_cached_tokens: int | None = None
         self.scheduled_ts = 0.0
+        self.lora_slot = -1
         self.block_table: list[int] = []
         self.block_hashes: list[bytes] = []
 
@@ -70,12 +74,16 @@ class Prompt:
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """Tokens start … start + num_tokens - 1 of a prompt. block_table: empty without KV blocks."""
+    """Tokens start … start + num_tokens - 1 of a prompt. block_table: empty without KV blocks.
+
+    lora_slot: of its adapter; -1: none.
+    """
 
     prompt: Prompt
     start: int
     num_tokens: int
     block_table: tuple[int, ...]
+    lora_slot: int = -1
 
     @property
     def is_last(self) -> bool:
@@ -84,7 +92,10 @@ class Chunk:
 
 @dataclass(frozen=True, slots=True)
 class PoolingSchedulerConfig:
-    """Limits of one step. `cache_model` enters every block hash. max_chunk: 0 = the budget."""
+    """Limits of one step. `cache_model` enters every block hash. max_chunk: 0 = the budget.
+
+    max_loras: slots for adapters.
+    """
 
     max_num_seqs: int
     max_num_batched_tokens: int
@@ -92,6 +103,7 @@ class PoolingSchedulerConfig:
     policy: str = "fcfs"
     max_chunk: int = 0
     cache_model: str = ""
+    max_loras: int = 0
 
 
 class PoolingScheduler:
@@ -107,6 +119,7 @@ class PoolingScheduler:
             "priority" if config.policy == "priority" else "fcfs"
         )
         self.running: list[Prompt] = []
+        self.turns = AdapterTurns(config.max_loras, max_overtakes=config.max_num_seqs)
         self.num_preemptions = 0
         self.num_queried_tokens = 0
         self.num_hit_tokens = 0
@@ -175,7 +188,7 @@ class PoolingScheduler:
             chunks.append(self._plan(prompt, budget))
             budget -= chunks[-1].num_tokens
         while len(self.running) < self.config.max_num_seqs:
-            waiting = self.waiting.peek()
+            waiting = self.waiting.peek(self.turns.is_open)
             if waiting is None or not self._admit(waiting, budget):
                 break
             waiting.scheduled_ts = waiting.scheduled_ts or now
@@ -188,7 +201,10 @@ class PoolingScheduler:
         return chunks
 
     def check(self) -> None:
-        """Asserts that blocks and prompts agree. For tests."""
+        """Asserts that blocks, slots and prompts agree. For tests."""
+        self.turns.slots.check()
+        adapters = [each.request.adapter for each in self.running if each.request.adapter]
+        assert self.turns.slots.held == {each: adapters.count(each) for each in adapters}
         if self.pool is None:
             assert not self.running, "whole prompts never stay"
             return
@@ -209,7 +225,17 @@ class PoolingScheduler:
             return False
         self.waiting.remove(prompt.request_id)
         self.running.append(prompt)
+        self._start_adapter(prompt)
         return True
+
+    def _start_adapter(self, prompt: Prompt) -> None:
+        """Gives a prompt that leaves the queue its slot, and counts whom it overtakes."""
+        prompt.lora_slot = self.turns.start(prompt.request.adapter)
+        if prompt.lora_slot < 0:
+            return
+        blocked = self.waiting.peek(self.turns.is_closed)
+        if blocked is not None and self.waiting.key(blocked) < self.waiting.key(prompt):
+            self.turns.overtaken(blocked.order)
 
     def _allocate(self, pool: BlockPool, prompt: Prompt) -> bool:
         """Gives the prompt blocks for all of its tokens. False, and no change, if none are left."""
@@ -245,7 +271,7 @@ class PoolingScheduler:
         prompt.num_computed_tokens += count
         if self.pool is not None and self.pool.enable_prefix_caching:
             self._register(self.pool, prompt, start)
-        return Chunk(prompt, start, count, tuple(prompt.block_table))
+        return Chunk(prompt, start, count, tuple(prompt.block_table), prompt.lora_slot)
 
     def _register(self, pool: BlockPool, prompt: Prompt, start: int) -> None:
         """Tells the prefix cache of the blocks that the chunk from `start` on fills.
@@ -265,6 +291,8 @@ class PoolingScheduler:
 
     def _finish(self, prompt: Prompt) -> None:
         self.running.remove(prompt)
+        self.turns.end(prompt.request.adapter)
+        prompt.lora_slot = -1
         if self.pool is not None:
             self.pool.release(prompt.block_table)
         prompt.block_table = []

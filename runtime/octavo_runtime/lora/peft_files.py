@@ -8,7 +8,8 @@ A folder holds adapter_config.json and adapter_model.safetensors. The tensors' n
     base_model.model.model.embed_tokens.lora_embedding_B               [hidden_size, rank]
     base_model.model.model.embed_tokens.base_layer.weight              the base model's own: ignored
 
-An adapter name may follow A and B (`.lora_A.default.weight`). Files are read whole before anything
+An adapter name may follow A and B (`.lora_A.default.weight`), and adapters of a model's body alone
+have names without its prefix (`base_model.model.layers.0…`). Files are read whole before anything
 is looked at, so that one that is replaced or cut off meanwhile does no harm.
 """
 
@@ -34,6 +35,7 @@ _PICKLE_FILE = "adapter_model.bin"
 _MAX_CONFIG_BYTES = 1 << 20
 _HEADER_BYTES = 64 << 20
 _VERSION_CHARS = 16
+_BODY = "model"
 
 _KEY = re.compile(
     r"(?:base_model\.model\.)?(?P<module>.+?)\.lora_(?:embedding_)?(?P<letter>[AB])"
@@ -141,8 +143,9 @@ def _pairs(tensors: Mapping[str, Tensor], limits: AdapterLimits) -> dict[str, di
         if "lora_magnitude_vector" in key:
             raise _invalid("the adapter uses DoRA, which cannot be served: merge it into the model")
         found = _KEY.match(key)
-        if found is not None and found["module"] in limits.targets:
-            letters = pairs.setdefault(found["module"], {})
+        module = None if found is None else _target(found["module"], limits)
+        if found is not None and module is not None:
+            letters = pairs.setdefault(module, {})
             if found["letter"] in letters:
                 raise _invalid(f"{key} is there twice, under two adapter names: save one of them")
             letters[found["letter"]] = tensor
@@ -155,10 +158,17 @@ def _pairs(tensors: Mapping[str, Tensor], limits: AdapterLimits) -> dict[str, di
     return pairs
 
 
+def _target(module: str, limits: AdapterLimits) -> str | None:
+    """The matrix that is meant; adapters of a model's body alone leave `model.` out."""
+    names = (module, f"{_BODY}.{module}")
+    return next((name for name in names if name in limits.targets), None)
+
+
 def _is_of_base_model(key: str, tensor: Tensor, limits: AdapterLimits) -> bool:
     """PEFT saves the base model's embedding and output head beside adapters that change them."""
     found = _BASE_LAYER.match(key)
-    shape = limits.targets.get(found["module"]) if found is not None else None
+    module = None if found is None else _target(found["module"], limits)
+    shape = None if module is None else limits.targets[module]
     return shape is not None and tuple(tensor.shape) in (shape, shape[::-1])
 
 

@@ -10,17 +10,15 @@ import torch
 from torch import Tensor, nn
 
 from octavo_runtime.config import ResolvedConfig
-from octavo_runtime.layers.lora import ModelAdapters
 from octavo_runtime.layers.rotary import rotary_table
 from octavo_runtime.layers.sampling.logprobs import TokenScores
 from octavo_runtime.layers.sampling.processors import LogitsProcessors, load_processor_classes
 from octavo_runtime.layers.sampling.rows import SamplingRow
 from octavo_runtime.layers.sampling.sampler import SampledRow, Sampler
 from octavo_runtime.layers.token_mask import TokenMask
-from octavo_runtime.lora.adapter import LoRAAdapter
-from octavo_runtime.model_config import ModelConfig, resolve_dtype
+from octavo_runtime.model_config import ModelConfig
 from octavo_runtime.models.registry import build_model
-from octavo_runtime.worker.loaded_model import LoadedModel
+from octavo_runtime.worker.adapted_model import AdaptedModel
 from octavo_runtime.worker.prompt_scores import PromptPart, score_prompt
 from octavo_runtime.worker.step_input import StepSequence
 
@@ -61,7 +59,7 @@ class SampleWork:
     prompts: Mapping[int, PromptPart] = field(default_factory=dict)
 
 
-class ModelRunner(LoadedModel):
+class ModelRunner(AdaptedModel):
     """Launches the steps of a model that generates.
 
     overlaps: a step may be launched while the one before it still runs, with its sampled tokens
@@ -70,7 +68,6 @@ class ModelRunner(LoadedModel):
 
     overlaps: bool
     num_graphs = 0
-    _adapters: ModelAdapters | None
 
     def __init__(
         self, config: ResolvedConfig, model_config: ModelConfig, max_model_len: int, device: str
@@ -80,40 +77,6 @@ class ModelRunner(LoadedModel):
         self.cos_sin = table.to(self.device)
         self.logprobs_mode = config.logprobs_mode
         self.sampler = Sampler(config.logprobs_mode, self._processors(config))
-
-    def load_model(self) -> None:
-        super().load_model()
-        lora = self._config.lora
-        if lora is None:
-            self._adapters = None
-        else:
-            self._adapters = ModelAdapters(self.model, lora, self.adapter_dtype, self.device)
-
-    def drop_model(self) -> None:
-        self._adapters = None
-        super().drop_model()
-
-    @property
-    def adapter_dtype(self) -> torch.dtype:
-        """What adapters' matrices are kept in."""
-        lora = self._config.lora
-        return self.dtype if lora is None else resolve_dtype(lora.lora_dtype, self.dtype, "cuda")
-
-    @property
-    def adapter_targets(self) -> Mapping[str, tuple[int, int]]:
-        """(out_features, in_features) of each matrix that adapters may change, by its name in the
-        checkpoint without `.weight`.
-        """
-        return {} if self._adapters is None else self._adapters.targets
-
-    @torch.inference_mode()
-    def set_adapter(self, slot: int, adapter: LoRAAdapter | None) -> None:
-        """Copies `adapter` into the slot, for steps that are launched from now on; None empties it.
-
-        `load_model` empties all slots. On a GPU the copy is asynchronous from pinned memory.
-        """
-        assert self._adapters is not None, "EngineConfig.lora makes room for adapters"
-        self._adapters.set(slot, adapter)
 
     @abstractmethod
     def launch(

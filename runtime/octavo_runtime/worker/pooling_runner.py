@@ -6,7 +6,7 @@ GPU's results are waited for when they are read, so that the host may plan the n
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,9 +24,9 @@ from octavo_runtime.layers.rotary import rotary_table
 from octavo_runtime.model_config import ModelConfig
 from octavo_runtime.models.registry import pooling_model_class
 from octavo_runtime.pooling import PoolingConfig, PoolPart
+from octavo_runtime.worker.adapted_model import AdaptedModel
 from octavo_runtime.worker.gpu.device_sampler import new_event
 from octavo_runtime.worker.gpu.host_weights import HostWeights
-from octavo_runtime.worker.loaded_model import LoadedModel
 from octavo_runtime.worker.prompt_so_far import PromptSoFar
 from octavo_runtime.worker.step_input import StepInput, StepSequence
 
@@ -78,7 +78,7 @@ class RunningPoolingStep:
         }
 
 
-class PoolingRunner(LoadedModel):
+class PoolingRunner(AdaptedModel):
     """overlaps: a step may be launched while the one before it still runs."""
 
     def __init__(
@@ -118,6 +118,13 @@ class PoolingRunner(LoadedModel):
         parts, rows = self._parts(works, starts, hidden)
         keys = [work.tokens.key for work in works if work.is_last]
         return RunningPoolingStep(keys, self.pooler(rows, parts) if parts else [])
+
+    @property
+    def adapter_targets(self) -> Mapping[str, tuple[int, int]]:
+        """Of the model's body: the head sees pooled rows, not those of a step."""
+        body = f"{self.model.base_model_prefix}."
+        targets = super().adapter_targets
+        return {name: shape for name, shape in targets.items() if name.startswith(body)}
 
     def load_model(self) -> None:
         super().load_model()
@@ -192,6 +199,7 @@ class PoolingRunner(LoadedModel):
 
     def _forward(self, sequences: Sequence[StepSequence]) -> Tensor:
         step = StepInput.build(sequences, self.block_size)
+        self._use_adapters(sequences)
         hidden: Tensor = self.model(
             ForwardBatch(
                 token_ids=self._tensor(step.token_ids),
@@ -208,7 +216,15 @@ class PoolingRunner(LoadedModel):
                 cos_sin=self._cos_sin,
             )
         )
+        self._use_adapters(())
         return hidden
+
+    def _use_adapters(self, sequences: Sequence[StepSequence]) -> None:
+        """Of the layers' next inputs; none: for all but a step's rows."""
+        if self._adapters is not None:
+            self._adapters.use(
+                [each.lora_slot for each in sequences], [each.num_new_tokens for each in sequences]
+            )
 
     def _parts(
         self, works: Sequence[PoolingWork], starts: NDArray[np.int32], hidden: Tensor
