@@ -216,7 +216,7 @@ class Proxy:
         """A replica that was not tried and has the request's adapter; a stream that has begun waits
         for one.
         """
-        deployment = request.deployment
+        deployment, num_refused = request.deployment, 0
         deadline = time.monotonic() + self._patience_s
         while True:
             try:
@@ -226,7 +226,10 @@ class Proxy:
                 adapters = deployment.replicas.adapters
                 if await self._adapters.ensure(adapters, decision.replica, request.model):
                     return decision
-                continue  # it could not, and is no candidate for a while
+                num_refused += 1  # it is no candidate for a while
+                if num_refused >= self._max_attempts:
+                    raise adapters.error(request.model) or UnavailableError("no replica is left")
+                continue
             except UnavailableError:
                 if not stream.has_begun or time.monotonic() >= deadline:
                     raise

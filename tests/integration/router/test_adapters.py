@@ -149,6 +149,17 @@ async def test_a_broken_adapter_tells_its_clients_why_and_is_tried_once_per_repl
     assert (await ask(router, "sql"))[0] == 200
 
 
+async def test_a_request_tries_no_more_replicas_than_it_may(world: World) -> None:
+    await world.register(SQL)
+    replicas = [await world.replica(name) for name in "abc"]
+    for replica in replicas:
+        replica.behaviour.adapter_errors["sql"] = 400, "rank 64 is too much"
+    router = await world.router(3, max_attempts=2)
+    status, body, _ = await router.completion("hello", model="sql")
+    assert (status, body["error"]["code"]) == (503, "adapter_not_loaded")
+    assert sum(len(replica.seen.loads) for replica in replicas) == 2
+
+
 async def test_a_load_that_takes_too_long_is_left_to_itself(world: World) -> None:
     await world.register(SQL)
     slow = await world.replica("slow", adapter_load_s=0.001)
