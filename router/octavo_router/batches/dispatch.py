@@ -2,7 +2,8 @@
 
 Lines of one model share its room: as many are under way as its replicas have places that online
 requests leave free. Those of the batch of the lowest rank go first, and of these, the ones that
-begin alike go one after the other, so that they find that beginning in a replica's cache.
+begin alike go one after the other, so that they find that beginning in a replica's cache. The first
+one of a long beginning gets a head start (`head_start`).
 
 A model's lines wait in one lane for each owner. Where a line meets a limit or finds no replica, it
 goes back into its lane, which pauses, the longer the more often; the lanes of others go on.
@@ -14,8 +15,12 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from octavo_router.batches.head_start import HeadStarts
+
 _PREFIX_CHARS = 512
 _PROMPTS = ("messages", "prompt", "input", "queries", "query", "data_1", "text_1")
+_PREFIX_ITEMS = 256  # token ids, or messages
+_HEAD_START_S = 1.0  # at most
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.25, 5.0
 
 
@@ -34,23 +39,42 @@ class _Waiting:
     number: int
     turn: asyncio.Future[None] = field(compare=False)
 
+    @property
+    def beginning(self) -> str:
+        """What is long enough to be worth a head start; "" without."""
+        return self.prefix if len(self.prefix) == _PREFIX_CHARS else ""
+
 
 @dataclass(slots=True)
 class _Lane:
     """paused_until: in the time of the event loop. pause_s: the last one, 0 after a success."""
 
     waiting: list[_Waiting] = field(default_factory=list)
+    head_starts: HeadStarts[_Waiting] = field(default_factory=HeadStarts)
     paused_until: float = 0.0
     pause_s: float = 0.0
 
+    @property
+    def num_waiting(self) -> int:
+        return len(self.waiting) + self.head_starts.num_held
+
     def first(self) -> _Waiting | None:
-        while self.waiting and self.waiting[0].turn.done():
-            heapq.heappop(self.waiting)  # cancelled
-        return self.waiting[0] if self.waiting else None
+        """The next one to go; None without one that may."""
+        while self.waiting:
+            first = self.waiting[0]
+            is_cancelled = first.turn.done()
+            if not is_cancelled and not self.head_starts.hold(first.beginning, first):
+                return first
+            heapq.heappop(self.waiting)
+        return None
+
+    def end_head_start(self, beginning: str) -> None:
+        for held in self.head_starts.end(beginning):
+            heapq.heappush(self.waiting, held)
 
     def is_over(self, now: float) -> bool:
         """Nothing waits, and no pause has to be remembered."""
-        return self.paused_until <= now and self.first() is None
+        return self.paused_until <= now and self.first() is None and not self.head_starts.num_held
 
     def pause(self, now: float, at_least_s: float) -> float:
         """How long. Lines that were under way together pause it once."""
@@ -89,7 +113,7 @@ class Dispatcher:
     @property
     def num_waiting(self) -> int:
         lanes = [lane for model in self._models.values() for lane in model.lanes.values()]
-        return sum(len(lane.waiting) for lane in lanes)
+        return sum(lane.num_waiting for lane in lanes)
 
     async def run(
         self,
@@ -104,7 +128,7 @@ class Dispatcher:
         self._num_seen += 1
         number = self._num_seen
         while True:
-            await self._turn(model, owner, rank, prefix, number)
+            waiting = await self._turn(model, owner, rank, prefix, number)
             lane = self._models[model].lanes[owner]
             try:
                 answer = await work()
@@ -116,26 +140,37 @@ class Dispatcher:
                 lane.pause_s = 0.0
                 return answer
             finally:
+                lane.end_head_start(waiting.beginning)
                 self._give_back(model)
 
-    async def _turn(self, name: str, owner: str, rank: int, prefix: str, number: int) -> None:
+    async def _turn(self, name: str, owner: str, rank: int, prefix: str, number: int) -> _Waiting:
         """Waits for a place, which is to be given back."""
         model = self._models.setdefault(name, _Model())
         lane = model.lanes.setdefault(owner, _Lane())
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        heapq.heappush(lane.waiting, _Waiting(rank, prefix, number, turn))
+        waiting = _Waiting(rank, prefix, number, turn)
+        heapq.heappush(lane.waiting, waiting)
         self.fill(name)
         try:
             await turn
         except asyncio.CancelledError:
             if not turn.cancelled():  # its turn came in the same moment
                 model.num_open -= 1
+                lane.end_head_start(waiting.beginning)
             self.fill(name)
             raise
+        return waiting
 
     def _give_back(self, name: str) -> None:
         self._models[name].num_open -= 1
         self.fill(name)
+
+    def _limit_head_start(self, name: str, lane: _Lane, beginning: str) -> None:
+        def end() -> None:
+            lane.end_head_start(beginning)
+            self.fill(name)
+
+        asyncio.get_running_loop().call_later(_HEAD_START_S, end)
 
     def fill_all(self) -> None:
         """Room may have come up anywhere."""
@@ -153,6 +188,8 @@ class Dispatcher:
             while model.num_open < room and (lane := model.next_lane(now)) is not None:
                 first = heapq.heappop(lane.waiting)
                 model.num_open += 1
+                if lane.head_starts.begin(first.beginning):
+                    self._limit_head_start(name, lane, first.beginning)
                 first.turn.set_result(None)
         if not model.num_open and all(lane.is_over(now) for lane in model.lanes.values()):
             del self._models[name]
@@ -162,7 +199,7 @@ def prefix_of(body: dict[str, Any]) -> str:
     """How a request begins, for the order of lines: its first messages or its prompt."""
     prompt: Any = next((body[name] for name in _PROMPTS if body.get(name)), "")
     if isinstance(prompt, list):
-        prompt = "\n".join(_text(each) for each in prompt[:4])
+        prompt = "\n".join(_text(each) for each in prompt[:_PREFIX_ITEMS])
     return str(prompt)[:_PREFIX_CHARS]
 
 

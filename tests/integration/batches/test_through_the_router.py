@@ -78,6 +78,32 @@ async def test_lines_are_answered_by_replicas_as_background_work(
     assert {each.headers[PRIORITY_HEADER] for each in received} == {str(BACKGROUND_PRIORITY)}
 
 
+async def test_lines_that_begin_alike_go_where_their_beginning_is(
+    cluster: RouterCluster, tmp_path: Path
+) -> None:
+    """However the file mixes them: each beginning is computed once, by one replica."""
+    replicas = [await cluster.replica("a"), await cluster.replica("b")]
+    for replica in replicas:
+        replica.behaviour.first_token_s = 0.1
+    router = await cluster.router(2, files_url=str(tmp_path / "files"))
+    await router.completion("caches are known " * 20)
+    await until(lambda: router.state.index_budget.num_entries > 0)
+    groups = {name: f"{name} begins like this. " * 40 for name in ("one", "two", "three", "four")}
+    async with client_of(router) as client:
+        prompts = [f"{text}{i}" for i in range(6) for text in groups.values()]
+        await ended(
+            client, await submit(client, [{"model": "fake", "prompt": each} for each in prompts])
+        )
+    homes = {
+        name: [
+            sum(f'"{name} begins'.encode() in each.body for each in replica.seen.requests)
+            for replica in replicas
+        ]
+        for name in groups
+    }
+    assert all(sorted(counts) == [0, 6] for counts in homes.values()), homes
+
+
 async def test_a_replica_that_breaks_costs_a_try_and_not_the_line(
     cluster: RouterCluster, tmp_path: Path
 ) -> None:

@@ -6,6 +6,7 @@ from functools import partial
 from typing import Any
 from unittest.mock import patch
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -60,6 +61,61 @@ async def test_a_line_that_meets_a_limit_gives_its_place_to_those_of_others() ->
     assert dispatcher.num_waiting == 0
 
 
+async def test_the_first_line_of_a_long_beginning_goes_ahead_alone() -> None:
+    dispatcher = Dispatcher(lambda model, num_open: 9)
+    begun: list[str] = []
+    gates = {name: asyncio.Event() for name in ("a1", "a2", "a3", "b1", "c1", "c2")}
+
+    async def work(name: str) -> str:
+        begun.append(name)
+        await gates[name].wait()
+        return name
+
+    prefixes = {"a": "a" * 512, "b": "b" * 512, "c": "short"}
+    runs = [
+        asyncio.create_task(dispatcher.run("m", 0, prefixes[name[0]], partial(work, name)))
+        for name in gates
+    ]
+    await asyncio.sleep(0.01)
+    assert begun == ["a1", "b1", "c1", "c2"]
+    assert dispatcher.num_waiting == 2
+    gates["a1"].set()
+    assert await runs[0] == "a1"
+    await asyncio.sleep(0.01)
+    assert begun[4:] == ["a2", "a3"]
+    runs.append(asyncio.create_task(dispatcher.run("m", 0, prefixes["a"], partial(work, "a1"))))
+    await asyncio.sleep(0.01)
+    assert begun[6:] == ["a1"]
+    for gate in gates.values():
+        gate.set()
+    await asyncio.gather(*runs)
+    assert dispatcher.num_waiting == 0
+
+
+@pytest.mark.parametrize("end", ["time", "failure", "cancellation"])
+async def test_a_head_start_ends_whatever_becomes_of_the_line(
+    monkeypatch: pytest.MonkeyPatch, end: str
+) -> None:
+    monkeypatch.setattr("octavo_router.batches.dispatch._HEAD_START_S", 0 if end == "time" else 60)
+    dispatcher = Dispatcher(lambda model, num_open: 9)
+
+    async def first() -> None:
+        if end == "failure":
+            await asyncio.sleep(0)
+            raise RuntimeError
+        await asyncio.sleep(0 if end == "time" else 60)
+
+    ahead = asyncio.create_task(dispatcher.run("m", 0, "x" * 512, first))
+    await asyncio.sleep(0)
+    behind = asyncio.create_task(dispatcher.run("m", 0, "x" * 512, partial(asyncio.sleep, 0, "ok")))
+    await asyncio.sleep(0)
+    if end == "cancellation":
+        ahead.cancel()
+    assert await asyncio.wait_for(behind, 5) == "ok"
+    await asyncio.wait([ahead])
+    assert dispatcher.num_waiting == 0
+
+
 async def test_pauses_grow_up_to_five_seconds_and_end_with_a_success() -> None:
     loop = asyncio.get_running_loop()
     dispatcher = Dispatcher(lambda model, num_open: 1)
@@ -109,8 +165,9 @@ async def _check_room(steps: list[tuple[str, bool, bool]]) -> None:
             num_open[model] -= 1
 
     runs = []
-    for model, fails, is_cancelled in steps:
-        run = asyncio.create_task(dispatcher.run(model, 0, "", partial(work, model, fails)))
+    for i, (model, fails, is_cancelled) in enumerate(steps):
+        prefix = "xyz"[i % 3] * 512 if i % 4 else ""
+        run = asyncio.create_task(dispatcher.run(model, 0, prefix, partial(work, model, fails)))
         runs.append(run)
         await asyncio.sleep(0)
         if is_cancelled:
@@ -126,5 +183,6 @@ def test_requests_that_begin_alike_have_one_prefix() -> None:
     assert prefix_of(asks[0]) == prefix_of(asks[1])
     assert prefix_of({"prompt": "hello"}) == "hello"
     assert prefix_of({"prompt": [1, 2]}) == "1\n2"
+    assert len(prefix_of({"prompt": [7] * 1000})) > 500
     assert prefix_of({"input": ["a", "b"]}) == "a\nb"
     assert prefix_of({}) == ""
