@@ -26,7 +26,7 @@ RUN pip install '.[runtime,sources,otel]' -c constraints.txt
 
 FROM build AS build-router
 COPY . .
-RUN pip install '.[router,otel]' -c constraints.txt
+RUN pip install '.[router,sources,otel]' -c constraints.txt
 
 FROM build AS build-operator
 COPY . .

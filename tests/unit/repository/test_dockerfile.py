@@ -54,8 +54,9 @@ def test_each_image_installs_its_extra_and_runs_its_command(image: str) -> None:
     assert command in commands.commands
 
 
-def test_the_runtime_s_image_fetches_models_from_everywhere() -> None:
+def test_images_read_models_and_files_of_batches_in_buckets() -> None:
     assert "'.[runtime,sources,otel]'" in last("build-runtime", "RUN")
+    assert "'.[router,sources,otel]'" in last("build-router", "RUN")
 
 
 def test_images_are_run_by_the_user_of_the_chart_s_pods() -> None:

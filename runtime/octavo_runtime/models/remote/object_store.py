@@ -53,7 +53,7 @@ def objects(source: str, *, allow_pickle: bool) -> list[RemoteFile]:
     path = unquote(parts.path).strip("/")
     if not parts.netloc:
         raise ConfigError(f"{source}: write {parts.scheme}://bucket/path")
-    reader = _Reader(_open(parts.scheme, parts.netloc), source)
+    reader = _Reader(open_store(parts.scheme, parts.netloc), source)
     if is_archive(path) or path.endswith(".gguf"):
         return [reader.file(reader.head(path), below=path.rpartition("/")[0])]
     found, folders = reader.list(path)
@@ -77,14 +77,14 @@ class _Reader:
     def head(self, path: str) -> "ObjectMeta":
         import obstore
 
-        with _explained(self._source):
+        with explained(self._source):
             return obstore.head(self._store, path)
 
     def list(self, path: str) -> "tuple[list[ObjectMeta], list[str]]":
         """Objects and folders right below `path`."""
         import obstore
 
-        with _explained(self._source):
+        with explained(self._source):
             found = obstore.list_with_delimiter(self._store, path or None)
         folders = [prefix.rpartition("/")[2] for prefix in found["common_prefixes"]]
         return list(found["objects"]), folders
@@ -117,12 +117,13 @@ class _Reader:
             raise TransferInterrupted(_first_line(error)) from error
 
 
-def _open(scheme: str, bucket: str) -> "S3Store | GCSStore":
+def open_store(scheme: str, bucket: str) -> "S3Store | GCSStore":
+    """scheme: `s3` or `gs`. Raises `ConfigError` without the package for it."""
     try:
         from obstore.store import GCSStore, S3Store
     except ModuleNotFoundError as error:
         raise ConfigError(
-            f"{scheme}:// sources need the package obstore: pip install 'octavo[sources]'"
+            f"{scheme}:// needs the package obstore: pip install 'octavo[sources]'"
         ) from error
     client: ClientConfig = {"allow_http": True, "timeout": "120s", "connect_timeout": "30s"}
     retry: RetryConfig = {"max_retries": 4, "retry_timeout": timedelta(seconds=60)}
@@ -137,7 +138,7 @@ def _open(scheme: str, bucket: str) -> "S3Store | GCSStore":
 
 
 @contextmanager
-def _explained(source: str) -> Iterator[None]:
+def explained(source: str, verb: str = "read") -> Iterator[None]:
     """Turns what obstore says into a `ConfigError` that says what to do."""
     from obstore.exceptions import BaseError
 
@@ -150,7 +151,7 @@ def _explained(source: str) -> Iterator[None]:
             raise ConfigError(f"{source}: there is no such bucket") from error
         if _is_refusal(error):
             raise _refused(source) from error
-        raise ConfigError(f"{source} cannot be read: {_first_line(error)}") from error
+        raise ConfigError(f"{source} cannot be {verb}: {_first_line(error)}") from error
 
 
 def _is_refusal(error: Exception) -> bool:
@@ -159,7 +160,7 @@ def _is_refusal(error: Exception) -> bool:
 
 def _refused(source: str) -> ConfigError:
     return ConfigError(
-        f"{source}: the server refuses access. Put credentials that may read it into the "
+        f"{source}: the server refuses access. Put credentials that may use it into the "
         f"environment as {_VARIABLES[urlsplit(source).scheme]}."
     )
 
