@@ -20,6 +20,7 @@ def encoder_attention(
     *,
     max_query_len: int,
     scale: float,
+    window: int | None = None,
     out: Tensor | None = None,
 ) -> Tensor:
     """Bidirectional attention within each sequence of a ragged batch; softmax in fp32.
@@ -32,13 +33,26 @@ def encoder_attention(
                        entry i + 1; no sequence is empty
     max_query_len:     tokens of the longest sequence, or more
     scale:             of the scores, before the softmax; positive
+    window:            a token sees those at most so many positions away; None: the whole sequence.
+                       Where it matters torch's operators do it, a tile of rows at a time
     returns            [T, num_heads, head_dim]: `out` if given, else a new tensor
     """
     if out is None:
         out = torch.empty(query.shape, dtype=query.dtype, device=query.device)
     if query.shape[0] == 0:
         return out
-    if query.device.type == "cuda" and _fits_gpu(query, key, value, out):
+    if window is not None and window < max_query_len - 1:
+        if cpu_backend() is CpuBackend.REFERENCE:
+            reference.encoder_attention(
+                query, key, value, query_start_loc, scale=scale, window=window, out=out
+            )
+        else:
+            from octavo_kernels import windowed_attention as tiled
+
+            tiled.encoder_attention(
+                query, key, value, query_start_loc, scale=scale, window=window, out=out
+            )
+    elif query.device.type == "cuda" and _fits_gpu(query, key, value, out):
         from octavo_kernels.gpu import encoder_attention as gpu
 
         gpu.encoder_attention(

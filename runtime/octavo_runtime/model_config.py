@@ -13,34 +13,14 @@ from typing import Any
 import tokenizers
 import torch
 
-from octavo_kernels.activation import GeluForm
 from octavo_kernels.kv_cache import FP8
 from octavo_protocol.errors import ConfigError
+from octavo_runtime.encoder_config import EncoderConfig, read_encoder, with_common_names
 
 _DTYPES = {
     "bfloat16": torch.bfloat16,
     "float16": torch.float16,
     "float32": torch.float32,
-}
-_ENCODERS = ("Bert", "DistilBert", "Roberta", "XLMRoberta")
-# DistilBERT's names of what the others have, and what its files do not say.
-_DISTILBERT_NAMES = {
-    "dim": "hidden_size",
-    "hidden_dim": "intermediate_size",
-    "n_layers": "num_hidden_layers",
-    "n_heads": "num_attention_heads",
-    "activation": "hidden_act",
-}
-_DISTILBERT_CONSTANTS = {"layer_norm_eps": 1e-12, "type_vocab_size": 1}
-_ENCODER_DEFAULTS = {
-    "position_embedding_type": "absolute",
-    "is_decoder": False,
-    "add_cross_attention": False,
-}
-_GELU_FORMS: dict[str, GeluForm] = {
-    "gelu": "exact",
-    "gelu_new": "tanh",
-    "gelu_pytorch_tanh": "tanh",
 }
 
 
@@ -50,17 +30,6 @@ class RopeConfig:
 
     theta: float
     scaling: dict[str, Any]
-
-
-@dataclass(frozen=True, slots=True)
-class EncoderConfig:
-    """What BERT and its kin have besides. position_offset: of a prompt's first token in the table
-    of positions, whose earlier rows are for padding.
-    """
-
-    type_vocab_size: int
-    position_offset: int
-    gelu: GeluForm
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,16 +94,14 @@ class ModelConfig:
                 f"{folder / 'config.json'}: architectures must name one class, it has "
                 f"{architectures!r}"
             )
-        if architectures[0].startswith("DistilBert"):
-            raw = {_DISTILBERT_NAMES.get(key, key): value for key, value in raw.items()}
-            raw |= _DISTILBERT_CONSTANTS
+        raw = with_common_names(raw, architectures[0])
 
         def need(key: str) -> Any:
             if raw.get(key) is None:
                 raise ConfigError(f"{folder / 'config.json'} lacks {key!r}")
             return raw[key]
 
-        encoder = _encoder(raw, architectures[0], folder / "config.json")
+        encoder = read_encoder(raw, architectures[0], folder / "config.json")
         num_heads = need("num_attention_heads")
         hidden_size = need("hidden_size")
         scaling = dict(raw.get("rope_parameters") or raw.get("rope_scaling") or {})
@@ -211,27 +178,6 @@ def cache_identity(folder: Path, overrides: Mapping[str, Any] | None = None) -> 
     for path in sorted(folder.glob("*.safetensors")):
         digest.update(f"{path.name}:{path.stat().st_size}".encode())
     return f"{folder.name}@{digest.hexdigest()[:12]}"
-
-
-def _encoder(raw: Mapping[str, Any], architecture: str, path: Path) -> EncoderConfig | None:
-    if not architecture.startswith(_ENCODERS):
-        return None
-    for key, supported in _ENCODER_DEFAULTS.items():
-        if (value := raw.get(key, supported)) != supported:
-            raise ConfigError(
-                f"{path}: {key} {value!r} of {architecture} is not supported, only {supported!r}"
-            )
-    activation = raw.get("hidden_act", "gelu")
-    if activation not in _GELU_FORMS:
-        known = ", ".join(_GELU_FORMS)
-        raise ConfigError(f"{path}: hidden_act {activation!r} is not supported; these are: {known}")
-    # RoBERTa counts positions from behind the padding token's id.
-    has_offset = architecture.startswith(("Roberta", "XLMRoberta"))
-    return EncoderConfig(
-        type_vocab_size=raw.get("type_vocab_size", 2),
-        position_offset=raw.get("pad_token_id", 1) + 1 if has_offset else 0,
-        gelu=_GELU_FORMS[activation],
-    )
 
 
 def _pooling_hints(raw: Mapping[str, Any], folder: Path) -> PoolingHints:

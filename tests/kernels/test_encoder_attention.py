@@ -31,12 +31,20 @@ def random_qkv(
     return fused[:, :num_heads], fused[:, num_heads : 2 * num_heads], fused[:, 2 * num_heads :]
 
 
-def check(lengths: list[int], num_heads: int, head_dim: int, dtype: torch.dtype) -> None:
+def check(
+    lengths: list[int],
+    num_heads: int,
+    head_dim: int,
+    dtype: torch.dtype,
+    window: int | None = None,
+) -> None:
     query, key, value = random_qkv(lengths, num_heads, head_dim, dtype)
     starts, scale = starts_of(lengths), head_dim**-0.5
     expected = torch.empty(query.shape, dtype=dtype)
-    reference.encoder_attention(query, key, value, starts, scale=scale, out=expected)
-    actual = encoder_attention(query, key, value, starts, max_query_len=max(lengths), scale=scale)
+    reference.encoder_attention(query, key, value, starts, scale=scale, window=window, out=expected)
+    actual = encoder_attention(
+        query, key, value, starts, max_query_len=max(lengths), scale=scale, window=window
+    )
     tolerance = TOLERANCE[dtype]
     torch.testing.assert_close(actual, expected, atol=tolerance, rtol=tolerance)
 
@@ -59,6 +67,12 @@ def test_head_shapes_match_reference(
     backend: str, num_heads: int, head_dim: int, dtype: torch.dtype
 ) -> None:
     check([70, 1, 13], num_heads, head_dim, dtype)
+
+
+@DTYPES
+@pytest.mark.parametrize("window", [0, 1, 64, 255, 600])
+def test_windows_match_reference(backend: str, window: int, dtype: torch.dtype) -> None:
+    check([1, 65, 256, 2, 257, 600], 2, 32, dtype, window)
 
 
 @settings(
@@ -105,6 +119,19 @@ def test_result_goes_into_out(backend: str) -> None:
     assert result is out
     fresh = encoder_attention(query, key, value, starts_of([9]), max_query_len=9, scale=0.2)
     assert torch.equal(out, fresh)
+
+
+def test_a_window_hides_what_is_farther_away(backend: str) -> None:
+    query, key, value = random_qkv([9, 5], 2, 32)
+    changed = value.clone()
+    changed[4] += 1
+
+    before, after = (
+        encoder_attention(query, key, each, starts_of([9, 5]), max_query_len=9, scale=0.2, window=2)
+        for each in (value.contiguous(), changed)
+    )
+
+    assert (before != after).any(dim=(1, 2)).tolist() == [2 <= row <= 6 for row in range(14)]
 
 
 def test_reference_agrees_with_torch() -> None:

@@ -31,18 +31,22 @@ class RMSNorm(nn.Module):
 
 
 class LayerNorm(nn.Module):
-    """Source: Ba et al. 2016."""
+    """Source: Ba et al. 2016. bias: whether the checkpoint has one; else it is zero."""
 
-    def __init__(self, name: str, hidden_size: int, eps: float, dtype: torch.dtype) -> None:
+    def __init__(
+        self, name: str, hidden_size: int, eps: float, dtype: torch.dtype, *, bias: bool = True
+    ) -> None:
         super().__init__()
         self.name = name
         self.eps = eps
         self.weight = torch.empty(hidden_size, dtype=dtype)
-        self.bias = torch.empty(hidden_size, dtype=dtype)
+        self.bias = torch.zeros(hidden_size, dtype=dtype)
+        self._has_bias = bias
 
     def weight_targets(self, prefix: str) -> Iterator[tuple[str, Tensor]]:
         yield f"{prefix}{self.name}.weight", self.weight
-        yield f"{prefix}{self.name}.bias", self.bias
+        if self._has_bias:
+            yield f"{prefix}{self.name}.bias", self.bias
 
     def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
         """Of `x`, or of x + residual. x, residual: [num_tokens, hidden_size]."""

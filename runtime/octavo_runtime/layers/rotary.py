@@ -40,3 +40,15 @@ def _llama3_frequencies(inv_freq: torch.Tensor, config: RopeConfig) -> torch.Ten
     scaled = torch.where(wavelength > original / low, inv_freq / factor, inv_freq)
     is_medium = (wavelength <= original / low) & (wavelength >= original / high)
     return torch.where(is_medium, blended, scaled)
+
+
+def rotated(x: torch.Tensor, cos_sin: torch.Tensor) -> torch.Tensor:
+    """`x` turned by its tokens' angles, without a cache to write to; in fp32, then x's dtype.
+
+    x: [num_tokens, num_heads, head_dim]; cos_sin: [num_tokens, head_dim], rows of `rotary_table`;
+    returns a new tensor.
+    """
+    cos, sin = cos_sin[:, None].chunk(2, dim=-1)
+    first, second = x.float().chunk(2, dim=-1)
+    turned = torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1)
+    return turned.to(x.dtype)

@@ -11,11 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from octavo_protocol.errors import ConfigError
+from octavo_runtime.encoder_config import EncoderConfig
 from octavo_runtime.layers.encoder_attention import self_attention
 from octavo_runtime.layers.encoder_batch import EncoderBatch
 from octavo_runtime.layers.linear import Embedding, FusedLinear, Linear
 from octavo_runtime.layers.norm import LayerNorm
-from octavo_runtime.model_config import EncoderConfig, ModelConfig
+from octavo_runtime.model_config import ModelConfig
 
 
 class BertEmbeddings(nn.Module):

@@ -35,7 +35,7 @@ def read_pooling_config(
     hints = model_config.pooling
     return PoolingConfig(
         tasks=_tasks(user, model_config.architecture, gives_vectors),
-        seq_pooling_type=_sequence_pooling(user, modules, choice),
+        seq_pooling_type=_sequence_pooling(user, modules, choice, model_config),
         tok_pooling_type=_TOKEN.get(user.tok_pooling_type or user.pooling_type or "", "ALL"),
         use_activation=_use_activation(user, modules if gives_vectors else None),
         activation="identity" if gives_vectors else _activation(model_config),
@@ -70,14 +70,21 @@ def _tasks(user: PoolerConfig, architecture: str, gives_vectors: bool) -> tuple[
 
 
 def _sequence_pooling(
-    user: PoolerConfig, modules: SentenceModules | None, choice: RunnerChoice
+    user: PoolerConfig,
+    modules: SentenceModules | None,
+    choice: RunnerChoice,
+    model_config: ModelConfig,
 ) -> SequencePooling:
-    """A classifier's head was trained on one token, whatever its folder says of embeddings."""
+    """A classifier's head was trained on what config.json says, whatever its folder says of
+    embeddings.
+    """
     wanted = user.seq_pooling_type or user.pooling_type or ""
     if wanted in _SEQUENCE:
         return _SEQUENCE[wanted]
     if modules is not None and modules.pooling is not None and choice.convert == "embed":
         return modules.pooling
+    if choice.convert == "classify" and model_config.encoder is not None:
+        return model_config.encoder.classifier_pooling
     return "CLS" if choice.is_encoder else "LAST"
 
 

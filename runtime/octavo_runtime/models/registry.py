@@ -15,6 +15,7 @@ from octavo_runtime.models.distilbert import (
     DistilBertForTokenClassification,
 )
 from octavo_runtime.models.llama import LlamaForCausalLM
+from octavo_runtime.models.modernbert import ModernBertForPooling
 from octavo_runtime.models.pooling_decoder import LlamaForPooling, Qwen3ForPooling
 from octavo_runtime.models.qwen3 import Qwen3ForCausalLM
 from octavo_runtime.models.roberta import RobertaForPooling, RobertaForTokenClassification
@@ -32,6 +33,9 @@ _POOLING: dict[str, Callable[..., Any]] = {
     "DistilBertModel": DistilBertForPooling,
     "DistilBertForSequenceClassification": DistilBertForPooling,
     "DistilBertForTokenClassification": DistilBertForTokenClassification,
+    "ModernBertModel": ModernBertForPooling,
+    "ModernBertForSequenceClassification": ModernBertForPooling,
+    "ModernBertForTokenClassification": ModernBertForPooling,
     "RobertaModel": RobertaForPooling,
     "RobertaForSequenceClassification": RobertaForPooling,
     "RobertaForTokenClassification": RobertaForTokenClassification,

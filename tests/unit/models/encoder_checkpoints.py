@@ -26,7 +26,7 @@ _SHAPE = {
 
 
 def family_of(architecture: str) -> str:
-    """Bert, DistilBert, Roberta or XLMRoberta."""
+    """Bert, DistilBert, ModernBert, Roberta or XLMRoberta."""
     for suffix in ("Model", "ForSequenceClassification", "ForTokenClassification"):
         architecture = architecture.removesuffix(suffix)
     return architecture
@@ -38,6 +38,9 @@ def write_checkpoint(folder: Path, architecture: str, **config: Any) -> Any:
     settings: dict[str, Any] = _SHAPE | {"max_position_embeddings": 64}
     if family == "DistilBert":
         settings["hidden_dim"] = settings["intermediate_size"]
+    elif family == "ModernBert":
+        del settings["hidden_dropout_prob"], settings["attention_probs_dropout_prob"]
+        settings |= {"num_hidden_layers": 4, "local_attention": 16, "pad_token_id": 0}
     elif family != "Bert":
         settings |= {"max_position_embeddings": 66, "pad_token_id": 1, "type_vocab_size": 1}
     torch.manual_seed(0)

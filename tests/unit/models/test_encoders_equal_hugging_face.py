@@ -1,5 +1,6 @@
-"""BERT, DistilBERT, RoBERTa, XLM-RoBERTa give transformers' hidden states, however packed."""
+"""Encoders of BERT's kin give transformers' hidden states and logits, however packed."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +18,13 @@ from tests.unit.models.encoder_checkpoints import (
 from octavo_protocol.errors import ConfigError
 from octavo_runtime.model_config import ModelConfig
 
-MODELS = ("BertModel", "DistilBertModel", "RobertaModel", "XLMRobertaModel")
+MODELS = (
+    *("BertModel", "DistilBertModel", "ModernBertModel"),
+    *("RobertaModel", "XLMRobertaModel"),
+)
 CLASSIFIERS = tuple(
     f"{family}For{level}Classification"
-    for family in ("Bert", "DistilBert", "Roberta", "XLMRoberta")
+    for family in ("Bert", "DistilBert", "ModernBert", "Roberta", "XLMRoberta")
     for level in ("Sequence", "Token")
 )
 # Token 1 is padding to RoBERTa, which transformers would count as such.
@@ -112,6 +116,45 @@ def test_positions_of_roberta_leave_room_for_padding(tmp_path: Path) -> None:
     assert config.max_position_embeddings == 64
     assert config.encoder is not None
     assert config.encoder.position_offset == 2
+
+
+@torch.inference_mode()
+def test_layers_and_thetas_of_an_older_modernbert_file(tmp_path: Path) -> None:
+    """As files on the hub have them, which transformers still reads."""
+    theirs = write_checkpoint(tmp_path, "ModernBertModel")
+    path = tmp_path / "config.json"
+    older = json.loads(path.read_text())
+    del older["layer_types"], older["rope_parameters"]
+    older |= {"global_attn_every_n_layers": 2, "global_rope_theta": 500.0, "local_rope_theta": 50.0}
+    path.write_text(json.dumps(older))
+    theirs = type(theirs).from_pretrained(tmp_path).eval()
+    tokens = list(range(2, 42))
+
+    hidden = load_encoder(tmp_path)(encoder_batch([tokens]))
+
+    expected = theirs(torch.tensor([tokens])).last_hidden_state[0]
+    torch.testing.assert_close(hidden, expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "overrides", "message"),
+    [
+        ("DistilBertModel", {"activation": "relu"}, "hidden_act 'relu' is not supported"),
+        ("ModernBertModel", {"classifier_pooling": "max"}, "one of cls, mean, it is 'max'"),
+        (
+            "ModernBertModel",
+            {"rope_parameters": {"full_attention": {"rope_type": "yarn", "rope_theta": 1.0}}},
+            "rope_type 'yarn' is not supported",
+        ),
+    ],
+)
+def test_variants_of_other_families_are_named(
+    tmp_path: Path, architecture: str, overrides: dict[str, Any], message: str
+) -> None:
+    write_checkpoint(tmp_path, architecture)
+
+    with pytest.raises(ConfigError, match=message):
+        ModelConfig.from_folder(tmp_path, overrides)
 
 
 @pytest.mark.parametrize(

@@ -133,6 +133,17 @@ def test_what_a_classifier_does_with_its_logits(
     )
 
 
+@pytest.mark.parametrize(("said", "pooling"), [("cls", "CLS"), ("mean", "MEAN")])
+def test_the_head_of_a_modernbert_takes_what_its_file_says(
+    folder: Folder, said: str, pooling: str
+) -> None:
+    architecture = "ModernBertForSequenceClassification"
+    folder.write(
+        "config.json", BERT | {"architectures": [architecture], "classifier_pooling": said}
+    )
+    assert folder.config().seq_pooling_type == pooling
+
+
 def test_a_token_classifier_has_that_task_alone(folder: Folder) -> None:
     folder.write("config.json", BERT | {"architectures": ["BertForTokenClassification"]})
     assert folder.config().tasks == ("token_classify",)
