@@ -11,7 +11,7 @@ from octavo import LLM, SamplingParams
 from octavo.beam_search import BeamSearchParams
 from octavo.exceptions import LoRAAdapterNotFoundError
 from octavo.lora.request import LoRARequest
-from octavo_protocol.errors import ConfigError, UnavailableError, ValidationError
+from octavo_protocol.errors import UnavailableError, ValidationError
 from octavo_protocol.outputs import RequestOutput
 
 GREEDY = SamplingParams(temperature=0.0, max_tokens=6, ignore_eos=True)
@@ -161,6 +161,19 @@ def test_bad_adapter_is_refused_before_anything_runs(llm: LLM, folder: Path) -> 
     assert llm.llm_engine.list_loras() == set()
 
 
-def test_pooling_model_takes_none_yet_and_says_so(folder: Path) -> None:
-    with pytest.raises(ConfigError, match="models that pool"):
-        LLM(str(folder / "model"), runner="pooling", load_format="dummy", enable_lora=True)
+def test_vectors_of_a_decoder_are_of_each_prompt_s_own_adapter(
+    folder: Path, adapters: list[LoRARequest]
+) -> None:
+    wanted = [adapters[0], None, adapters[1], adapters[0]]
+    options = {"load_format": "dummy", "dtype": "float32", "num_gpu_blocks_override": 64}
+    with LLM(str(folder / "model"), runner="pooling", enable_lora=True, **options) as llm:
+        vectors = [
+            tuple(output.outputs.embedding)
+            for output in llm.embed([TEXT] * 4, lora_request=wanted, use_tqdm=False)
+        ]
+        alone = llm.embed(TEXT, lora_request=adapters[1], use_tqdm=False)[0].outputs.embedding
+
+    assert vectors[0] == pytest.approx(vectors[3], abs=1e-5)
+    assert vectors[2] == pytest.approx(alone, abs=1e-5)
+    assert max(abs(one - two) for one, two in zip(vectors[0], vectors[1], strict=True)) > 0.01
+    assert max(abs(one - two) for one, two in zip(vectors[0], vectors[2], strict=True)) > 0.01
