@@ -7,7 +7,7 @@ a replica, or Redis. The output must be that of an undisturbed run, every line o
 
 The online part asks the same fleet for streams that arrive at random at a steady rate, with and
 without a batch of 10,000 short prompts beside them, and compares the times to their first token.
-Prompts are of some 200 tokens, all different; arrivals and lengths are the same both times. A
+Prompts are of some 290 tokens, all different; arrivals and lengths are the same both times. A
 replica is idle when it runs no request.
 """
 
@@ -42,7 +42,7 @@ from octavo_runtime.models.source import resolve_model
 RESULTS = "batch_chaos.jsonl"
 _START_TIMEOUT_S = 120.0
 _END_TIMEOUT_S = 180.0
-_ONLINE_SENTENCES = (15, 25)
+_ONLINE_SENTENCES = (20, 32)
 _WARM_UP = 6  # online requests that are not counted
 _LOOK_S = 0.5
 _TOPICS = ("rivers", "planets", "composers", "spices", "bridges", "birds", "metals", "alphabets")
@@ -321,7 +321,7 @@ def main() -> None:
     parser.add_argument("--lines", type=int, default=72, help="of each batch that is disturbed")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--victims", nargs="+", choices=_VICTIMS, default=_VICTIMS)
-    parser.add_argument("--online", type=int, default=200, help="online streams, each way")
+    parser.add_argument("--online", type=int, default=240, help="online streams, each way")
     parser.add_argument("--online-rate", type=float, default=0.9, help="of them a second")
     parser.add_argument("--beside-lines", type=int, default=10_000, help="of the batch beside them")
     arguments = parser.parse_args()

@@ -1,15 +1,15 @@
 """Cuts an uploaded file into chunks of lines, and finds the lines that are no requests. Pure.
 
-Fed with the file piece by piece; memory is bounded by the longest line, eight bytes for each
-`custom_id`, and the refusals.
+Fed with the file piece by piece; memory is bounded by the longest line, some bytes for each
+`custom_id` and chunk, and the refusals.
 """
 
-import hashlib
 from collections import Counter
 from collections.abc import Iterator
 
 from octavo_protocol.batch_lines import parse_line
 from octavo_protocol.errors import ValidationError
+from octavo_router.batches.digests import DigestSet
 from octavo_router.batches.records import Chunk, Refusal
 
 CHUNK_LINES = 64
@@ -33,7 +33,7 @@ class BatchPlan:
         self._num_lines = 0
         self._open: list[tuple[int, int, int]] = []  # start, size, number
         self._refusals: list[Refusal] = []
-        self._custom_ids: set[bytes] = set()
+        self._custom_ids = DigestSet()
         self._models: Counter[str] = Counter()
 
     @property
@@ -81,13 +81,11 @@ class BatchPlan:
     def _check(self, line: bytes) -> None:
         try:
             request = parse_line(line, (self._endpoint,))
-            digest = hashlib.blake2b(request.custom_id.encode(), digest_size=8).digest()
-            if digest in self._custom_ids:
+            if not self._custom_ids.add(request.custom_id):
                 raise ValidationError(
                     f"custom_id {request.custom_id[:80]!r} is that of an earlier line",
                     parameter="custom_id",
                 )
-            self._custom_ids.add(digest)
             if len(self._models) < _MAX_MODELS:
                 self._models[request.model] += 1
         except ValidationError as error:

@@ -2,6 +2,7 @@
 
 import asyncio
 import errno
+import re
 from typing import Any
 
 import openai
@@ -238,16 +239,23 @@ async def test_a_bad_batch_is_refused(
         await platform.client.batches.create(**{"completion_window": "24h", **good, **fields})
 
 
-async def test_a_full_storage_is_told_and_the_batch_goes_on_when_there_is_room(
-    platform: BatchPlatform, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("number", "told"),
+    [
+        (errno.ENOSPC, "the storage for files is full"),
+        (errno.EIO, "the storage for files cannot be used now (OSError)"),
+    ],
+)
+async def test_a_storage_that_fails_is_told_and_the_batch_goes_on_when_it_works(
+    platform: BatchPlatform, monkeypatch: pytest.MonkeyPatch, number: int, told: str
 ) -> None:
-    def full(*arguments: object, **keywords: object) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
+    def failing(*arguments: object, **keywords: object) -> None:
+        raise OSError(number, "failed")
 
     monkeypatch.setattr("octavo_router.batches.worker._PAUSE_S", 0.05)
     batch_id = await platform.submit(*prompts(5))
     with monkeypatch.context() as patch:
-        patch.setattr("octavo_router.files.storage.os.fsync", full)
+        patch.setattr("octavo_router.files.storage.os.fsync", failing)
         platform.worker()
 
         async def is_told() -> bool:
@@ -256,12 +264,13 @@ async def test_a_full_storage_is_told_and_the_batch_goes_on_when_there_is_room(
 
         await until(is_told)
         batch: Any = await platform.client.batches.retrieve(batch_id)
-        assert batch.status_details == "the storage for files is full"
-        with pytest.raises(openai.InternalServerError, match="storage for files is full"):
+        assert batch.status_details == told
+        with pytest.raises(openai.InternalServerError, match=re.escape(told)):
             await platform.upload("more")
     batch = await platform.ended(batch_id)
     assert (batch.status, batch.request_counts.completed) == ("completed", 5)
     assert set(platform.model.asked.values()) == {1}
+    assert batch.status_details is None
 
 
 async def test_a_key_makes_one_batch_however_often_it_is_sent(platform: BatchPlatform) -> None:
