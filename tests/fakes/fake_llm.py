@@ -76,7 +76,9 @@ class FakeLLM:
         self._pooling = pooling
         self._lora = lora
         self.engine_adapters = FakeAdapters(0 if lora is None else lora.max_cpu_loras)
-        self.adapters = AsyncAdapters(self.engine_adapters.control)
+        self.adapters = AsyncAdapters(
+            self.engine_adapters.control, self.engine_adapters.max_adapters
+        )
         self.tokenizer = byte_tokenizer()
         self.default_sampling_params = SamplingParams()
         self.info: EngineInfo | None = None

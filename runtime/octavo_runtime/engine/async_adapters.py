@@ -10,31 +10,37 @@ import weakref
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any, TypeVar, overload
 
 from octavo_protocol.errors import OctavoError, UnavailableError
 from octavo_protocol.lora import LoRARequest
+from octavo_protocol.tasks import stop_tasks
 from octavo_runtime.engine.adapters import AdapterBook, KnownAdapter, already_loaded
+from octavo_runtime.engine.daemon_thread import in_daemon_thread
 from octavo_runtime.models.adapter_source import resolve_adapter
 
 Control = Callable[..., Awaitable[Any]]
-_MAX_FETCHES = 2  # at a time: they share their threads with tokenization
+_MAX_FETCHES = 4  # at a time
 Wanted = LoRARequest | str | None  # a name: of an adapter that is known
 _T = TypeVar("_T")
 
 
 class AsyncAdapters:
-    """control: calls a method of the engine by name, with keyword arguments."""
+    """control: calls a method of the engine by name, with keyword arguments. max_adapters: that it
+    holds in host memory; None: not known yet.
+    """
 
-    def __init__(self, control: Control) -> None:
+    def __init__(self, control: Control, max_adapters: int | None = None) -> None:
         self.book = AdapterBook()
+        self.max_adapters = max_adapters
         self._control = control
         self._locks: weakref.WeakValueDictionary[str, asyncio.Lock] = weakref.WeakValueDictionary()
         self._tasks: set[asyncio.Task[Any]] = set()
         self._fetches = asyncio.Semaphore(_MAX_FETCHES)
         self._line = asyncio.Lock()  # held by the load that waits for room
         self._users: Counter[str] = Counter()  # by name, those that wait for the load too
-        self._num_loading = 0
+        self._loading: set[str] = set()
         self._newest_number = 0
         self._freed = asyncio.Event()
 
@@ -102,6 +108,10 @@ class AsyncAdapters:
         """Asks the engine what it has. What it sent before has been received when this returns."""
         self.book.compare(await self._control("list_adapters"))
 
+    async def close(self) -> None:
+        """Ends all loads; whoever waits for one is cancelled."""
+        await stop_tasks(self._tasks)
+
     async def _load(self, request: LoRARequest, revision: str | None, pinned: bool) -> KnownAdapter:
         async with self._lock(request.lora_name):
             self.book.check(request)
@@ -139,7 +149,9 @@ class AsyncAdapters:
         self, request: LoRARequest, revision: str | None, pinned: bool
     ) -> KnownAdapter:
         async with self._fetches:
-            folder = await asyncio.to_thread(resolve_adapter, request.lora_path, revision=revision)
+            folder = await in_daemon_thread(
+                partial(resolve_adapter, request.lora_path, revision=revision), "adapter"
+            )
         arguments = {
             "name": request.lora_name,
             "path": str(folder),
@@ -147,44 +159,51 @@ class AsyncAdapters:
             "load_inplace": request.load_inplace or self.book.get(request.lora_name) is not None,
             "pinned": pinned,
         }
-        try:
-            answer = await self._ask_engine(arguments)
-        except UnavailableError:
-            answer = await self._load_when_free(arguments)
-        known = self.book.take(request, revision, answer)
+        known = self.book.take(request, revision, await self._load_in_turn(arguments))
         if not self._users[request.lora_name]:  # else it becomes free when they end
             self._freed.set()
         return known
 
-    async def _ask_engine(self, arguments: dict[str, Any]) -> Any:
-        self._num_loading += 1
-        try:
-            return await self._control("load_adapter", **arguments)
-        except BaseException:
-            self._freed.set()  # the room that it would have taken
-            raise
-        finally:
-            self._num_loading -= 1
+    async def _load_in_turn(self, arguments: dict[str, Any]) -> Any:
+        """Asks the engine, at once or whenever an adapter may have become free.
 
-    async def _load_when_free(self, arguments: dict[str, Any]) -> Any:
-        """Tries again whenever an adapter may have become free. Raises `UnavailableError` when
-        none is in use.
+        Raises `UnavailableError` when there is no room and none is in use.
         """
+        name = arguments["name"]
+        if not self._line.locked() and self._has_place(name):
+            try:
+                return await self._ask_engine(arguments)
+            except BaseException as error:
+                self._freed.set()  # the place that it would have taken
+                if not isinstance(error, UnavailableError):
+                    raise
         async with self._line:
             while True:
                 self._freed.clear()
-                may_come = self._is_any_in_use()
-                try:
-                    return await self._control("load_adapter", **arguments)
-                except UnavailableError:
-                    if not may_come:
-                        raise
+                others = self._in_use() - {name}
+                if not others or self._has_place(name):
+                    try:
+                        return await self._ask_engine(arguments)
+                    except UnavailableError:
+                        if not others:
+                            raise
                 await self._freed.wait()
 
-    def _is_any_in_use(self) -> bool:
-        return self._num_loading > 0 or any(
-            each.is_loaded and self._users[each.name] for each in self.book
-        )
+    async def _ask_engine(self, arguments: dict[str, Any]) -> Any:
+        name = arguments["name"]
+        self._loading.add(name)
+        try:
+            return await self._control("load_adapter", **arguments)
+        finally:
+            self._loading.discard(name)
+
+    def _has_place(self, name: str) -> bool:
+        """The engine need not evict what requests on their way to it are going to use."""
+        return self.max_adapters is None or len(self._in_use() - {name}) < self.max_adapters
+
+    def _in_use(self) -> set[str]:
+        loaded = {each.name for each in self.book if each.is_loaded and self._users[each.name]}
+        return loaded | self._loading
 
     def _lock(self, name: str) -> asyncio.Lock:
         return self._locks.setdefault(name, asyncio.Lock())

@@ -349,8 +349,11 @@ class AsyncLLM:
     async def control(self, method: str, **arguments: Any) -> Any:
         """What one of `CONTROL_METHODS` of the engine returns, called between two steps.
 
-        Raises what the method raises; `ValidationError` for what is none of Octavo's errors.
+        Raises what the method raises, `ValidationError` for what is none of Octavo's errors, and
+        `UnavailableError` when the engine is gone.
         """
+        if self._stopping or not self.is_healthy:  # nobody would answer
+            raise UnavailableError("the engine has ended")
         self._num_calls += 1
         answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         self._calls[self._num_calls] = answer
@@ -367,6 +370,7 @@ class AsyncLLM:
         if self._grammars is not None:
             self._grammars.close()
         self._fail_all(UnavailableError("the server is stopping"))
+        await self.adapters.close()
         if self.info is None:
             self._process.kill()  # a load can take minutes, and reads no commands
         await self._process.stop()
@@ -409,6 +413,7 @@ class AsyncLLM:
                 self._take_step(report)
             case EngineInfo():
                 self.info = report
+                self.adapters.max_adapters = report.lora.max_cpu_loras if report.lora else None
                 self._inputs = InputProcessor(
                     report, self.tokenizer, logits_processors=self._logits_processors
                 )

@@ -43,7 +43,7 @@ async def settle() -> None:
 
 async def test_first_request_loads_and_the_next_ones_do_not(request_of: RequestOf) -> None:
     engine = FakeAdapters()
-    adapters = AsyncAdapters(engine.control)
+    adapters = AsyncAdapters(engine.control, engine.max_adapters)
 
     for _ in range(3):
         async with adapters.using(request_of("sql")) as identity:
@@ -63,7 +63,7 @@ async def test_no_adapter_asks_nothing_of_the_engine() -> None:
 
 async def test_requests_for_one_adapter_share_its_load(request_of: RequestOf) -> None:
     engine = FakeAdapters()
-    adapters = AsyncAdapters(engine.control)
+    adapters = AsyncAdapters(engine.control, engine.max_adapters)
     engine.gate.clear()
 
     async def use() -> str:
@@ -80,7 +80,7 @@ async def test_requests_for_one_adapter_share_its_load(request_of: RequestOf) ->
 
 async def test_evicted_adapter_is_loaded_again(request_of: RequestOf) -> None:
     engine = FakeAdapters(max_adapters=1)
-    adapters = AsyncAdapters(engine.control)
+    adapters = AsyncAdapters(engine.control, engine.max_adapters)
     for name in ("a", "b", "a"):
         async with adapters.using(request_of(name)) as identity:
             assert identity.startswith(name)
@@ -92,7 +92,7 @@ async def test_evicted_adapter_is_loaded_again(request_of: RequestOf) -> None:
 
 async def test_load_waits_for_room_and_later_requests_wait_behind_it(request_of: RequestOf) -> None:
     engine = FakeAdapters(max_adapters=1)
-    adapters = AsyncAdapters(engine.control)
+    adapters = AsyncAdapters(engine.control, engine.max_adapters)
     order: list[str] = []
 
     async def use(name: str) -> None:
@@ -115,7 +115,7 @@ async def test_load_waits_for_room_and_later_requests_wait_behind_it(request_of:
 
 async def test_no_room_and_nobody_who_could_make_some_is_an_error(request_of: RequestOf) -> None:
     engine = FakeAdapters(max_adapters=1)
-    adapters = AsyncAdapters(engine.control)
+    adapters = AsyncAdapters(engine.control, engine.max_adapters)
     await adapters.load(request_of("a"), pinned=True)
 
     async with asyncio.timeout(5):
@@ -127,7 +127,7 @@ async def test_no_room_and_nobody_who_could_make_some_is_an_error(request_of: Re
 
 async def test_load_goes_on_when_its_request_leaves(request_of: RequestOf) -> None:
     engine = FakeAdapters(max_adapters=1)
-    adapters = AsyncAdapters(engine.control)
+    adapters = AsyncAdapters(engine.control, engine.max_adapters)
     engine.gate.clear()
     leaving = asyncio.create_task(adapters.load(request_of("a")))
     await settle()
@@ -142,7 +142,7 @@ async def test_load_goes_on_when_its_request_leaves(request_of: RequestOf) -> No
 
 async def test_load_in_place_gives_a_new_version_and_lasts(request_of: RequestOf) -> None:
     engine = FakeAdapters()
-    adapters = AsyncAdapters(engine.control)
+    adapters = AsyncAdapters(engine.control, engine.max_adapters)
     await adapters.load(request_of("a"))
     with pytest.raises(ValidationError, match="already been loaded: set load_inplace"):
         await adapters.load(request_of("a"))
@@ -155,7 +155,7 @@ async def test_load_in_place_gives_a_new_version_and_lasts(request_of: RequestOf
 
 async def test_unloaded_adapter_is_forgotten(request_of: RequestOf) -> None:
     engine = FakeAdapters(max_adapters=1)
-    adapters = AsyncAdapters(engine.control)
+    adapters = AsyncAdapters(engine.control, engine.max_adapters)
     await adapters.load(request_of("a"))
     await adapters.load(request_of("b"))
     await adapters.unload("a")  # which the engine has evicted
@@ -169,7 +169,7 @@ async def test_unloaded_adapter_is_forgotten(request_of: RequestOf) -> None:
 
 async def test_failed_load_leaves_nothing_behind(request_of: RequestOf) -> None:
     engine = FakeAdapters()
-    adapters = AsyncAdapters(engine.control)
+    adapters = AsyncAdapters(engine.control, engine.max_adapters)
     engine.refuse = [ValidationError("rank 64 is over max_lora_rank 16")]
 
     with pytest.raises(ValidationError, match="rank 64"):
@@ -196,7 +196,7 @@ async def test_name_of_another_source_and_number_of_another_name_are_refused(
 
 async def test_compare_finds_what_the_engine_has_lost(request_of: RequestOf) -> None:
     engine = FakeAdapters()
-    adapters = AsyncAdapters(engine.control)
+    adapters = AsyncAdapters(engine.control, engine.max_adapters)
     await adapters.load(request_of("a"))
     engine.loaded.clear()
     await adapters.compare()
@@ -210,7 +210,7 @@ async def test_many_adapters_through_little_room_all_get_their_turn(
     request_of: RequestOf, seed: int
 ) -> None:
     engine = FakeAdapters(max_adapters=3)
-    adapters = AsyncAdapters(engine.control)
+    adapters = AsyncAdapters(engine.control, engine.max_adapters)
     rng = random.Random(seed)
     names = [f"adapter-{rng.randrange(12)}" for _ in range(120)]
     num_refused = 0
