@@ -95,7 +95,7 @@ class ModelDeployments:
         return self.wait(name, f"ready with {replicas} replicas", is_ready, seconds=seconds)
 
     def wait_for_condition(
-        self, name: str, condition: str, status: str, *reasons: str, seconds: float = 60
+        self, name: str, condition: str, status: str, *reasons: str, seconds: float = 120
     ) -> Object:
         """The condition, once it is so (for any of the reasons) for the spec that is there."""
 

@@ -13,7 +13,7 @@ def _workload(models: ModelDeployments, name: str) -> Object:
     def look() -> Object | None:
         return models.kube.get(DEPLOYMENT, name, models.namespace)
 
-    return models.kube.wait("the workload", look, seconds=60, namespace=models.namespace)
+    return models.kube.wait("the workload", look, seconds=120, namespace=models.namespace)
 
 
 def test_edits_by_hand_are_put_back_and_what_was_added_stays(models: ModelDeployments) -> None:
@@ -30,7 +30,7 @@ def test_edits_by_hand_are_put_back_and_what_was_added_stays(models: ModelDeploy
         grace: int = spec["template"]["spec"]["terminationGracePeriodSeconds"]
         return (spec["replicas"], grace) == (1, 90)
 
-    models.kube.wait("repaired", is_repaired, seconds=30, namespace=models.namespace)
+    models.kube.wait("repaired", is_repaired, seconds=50, namespace=models.namespace)
     metadata = _workload(models, "drift")["metadata"]
     assert metadata["labels"]["team"] == "search"
     assert metadata["annotations"]["note"] == "mine"
@@ -44,14 +44,14 @@ def test_deleted_children_come_back(models: ModelDeployments) -> None:
         def look(kind: str = kind, name: str = name) -> Object | None:
             return models.kube.get(kind, name, models.namespace)
 
-        before = models.kube.wait(kind, look, seconds=60, namespace=models.namespace)
+        before = models.kube.wait(kind, look, seconds=120, namespace=models.namespace)
         models.kube.delete(kind, name, models.namespace)
 
         def is_new(before: Object = before, kind: str = kind, name: str = name) -> bool:
             found = models.kube.get(kind, name, models.namespace)
             return found is not None and found["metadata"]["uid"] != before["metadata"]["uid"]
 
-        models.kube.wait(f"{kind} again", is_new, seconds=30, namespace=models.namespace)
+        models.kube.wait(f"{kind} again", is_new, seconds=50, namespace=models.namespace)
 
 
 @pytest.mark.parametrize("steps", [0, 1, 3])
@@ -68,14 +68,14 @@ def test_deletion_in_the_middle_of_creation_leaves_nothing(
         def are_made() -> bool:
             return len(models.leftovers()) >= steps
 
-        models.kube.wait(f"{steps} children", are_made, seconds=30, namespace=models.namespace)
+        models.kube.wait(f"{steps} children", are_made, seconds=50, namespace=models.namespace)
     models.delete("brief")
     models.kube.wait(
         "nothing left", lambda: not models.leftovers(), seconds=120, namespace=models.namespace
     )
     with models.openai() as client:
         models.kube.wait(
-            "not served", lambda: "brief" not in {m.id for m in client.models.list()}, seconds=30
+            "not served", lambda: "brief" not in {m.id for m in client.models.list()}, seconds=50
         )
 
 

@@ -68,7 +68,7 @@ def test_old_replicas_serve_while_a_spec_is_wrong_and_the_repaired_one_is_rolled
     with _server_without_rules(models):
         wrong = {"extraArgs": ["--port=1"], "maxNumSeqs": 6}
         accepted = partial(_patch, models, "repaired", engine=wrong)
-        models.kube.wait("a wrong spec accepted", accepted, seconds=30)
+        models.kube.wait("a wrong spec accepted", accepted, seconds=90)
         condition = models.wait_for_condition("repaired", "Valid", "False", "Invalid")
         assert "spec.engine.extraArgs" in condition["message"]
         assert "--port" in condition["message"]
@@ -130,7 +130,7 @@ def test_gpu_replicas_are_scheduled_on_nodes_with_gpus_and_a_missing_device_is_t
         placed = [pod for pod in models.pods("gpu") if pod["spec"].get("nodeName")]
         return placed[0] if placed else None
 
-    pod = models.kube.wait("pod on a node", is_scheduled, seconds=60, namespace=models.namespace)
+    pod = models.kube.wait("pod on a node", is_scheduled, seconds=120, namespace=models.namespace)
     limits = pod["spec"]["containers"][0]["resources"]["limits"]
     assert limits["nvidia.com/gpu"] == "1"
     condition = models.wait_for_condition("gpu", "Degraded", "True", "ContainerFailed", seconds=120)
@@ -171,11 +171,11 @@ def test_a_paused_deployment_is_left_alone_until_it_goes_on(models: ModelDeploym
     def workload() -> Object | None:
         return models.kube.get(DEPLOYMENT, "paused", models.namespace)
 
-    models.kube.wait("the workload", workload, seconds=60, namespace=models.namespace)
+    models.kube.wait("the workload", workload, seconds=120, namespace=models.namespace)
     _patch(models, "paused", paused=True)
-    models.wait("paused", "seen", is_seen, seconds=30)
+    models.wait("paused", "seen", is_seen, seconds=90)
     _patch(models, "paused", engine={"maxNumSeqs": 5}, replicas=2)
-    models.wait("paused", "seen", is_seen, seconds=30)
+    models.wait("paused", "seen", is_seen, seconds=90)
     before = workload()
     assert before is not None
     assert before["spec"]["replicas"] == 1
@@ -189,7 +189,7 @@ def test_a_paused_deployment_is_left_alone_until_it_goes_on(models: ModelDeploym
         arguments = found["spec"]["template"]["spec"]["containers"][0]["args"]
         return found["spec"]["replicas"] == 2 and "5" in arguments
 
-    models.kube.wait("changed", is_changed, seconds=60, namespace=models.namespace)
+    models.kube.wait("changed", is_changed, seconds=120, namespace=models.namespace)
 
 
 def test_an_adapter_that_no_replica_can_load_is_not_called_loaded(
@@ -213,7 +213,7 @@ def test_an_adapter_that_no_replica_can_load_is_not_called_loaded(
         found = models.kube.get(LORA_ADAPTER, "poet", models.namespace)
         return found if found and conditions(found) else None
 
-    adapter = models.kube.wait("the adapter's status", told, seconds=60)
+    adapter = models.kube.wait("the adapter's status", told, seconds=120)
     assert adapter["status"]["loadedReplicas"] == 0
     assert conditions(adapter)["Ready"]["reason"] == "NoRoom"
     assert _answers(models, "adapted")

@@ -50,7 +50,7 @@ def under_load(serving: ModelDeployments, report: Report) -> Loaded:
     @contextmanager
     def context(scenario: str) -> Iterator[Load]:
         with streaming_load(serving.router_url, NAME, threads=CLIENTS) as load:
-            serving.kube.wait("first answers", lambda: len(load.answers) >= CLIENTS, seconds=60)
+            serving.kube.wait("first answers", lambda: len(load.answers) >= CLIENTS, seconds=120)
             yield load
         report.add(scenario, **load.report())
 
@@ -200,7 +200,7 @@ def test_a_restart_of_redis_loses_no_request_and_the_status_recovers(
             serving.wait_for_condition(NAME, "Registered", "True")
             serving.wait_until_ready(NAME, replicas=2)
         served = len(load.answers)
-        octavo.kube.wait("more answers", lambda: len(load.answers) > served + 4, seconds=60)
+        octavo.kube.wait("more answers", lambda: len(load.answers) > served + 4, seconds=120)
     load.assert_nothing_lost(at_least=AT_LEAST)
     with serving.openai() as client:
         assert [each.id for each in client.models.list()] == [NAME]
@@ -223,7 +223,7 @@ def test_a_restart_of_the_api_server_loses_no_request_and_the_operator_goes_on(
         def scaled() -> Object:
             return serving.kube.patch(MODEL_DEPLOYMENT, NAME, NAMESPACE, {"spec": {"replicas": 1}})
 
-        serving.kube.wait("the API server is back", scaled, seconds=60)
+        serving.kube.wait("the API server is back", scaled, seconds=120)
         serving.wait_until_ready(NAME, replicas=1)
     load.assert_nothing_lost(at_least=AT_LEAST)
     octavo.wait_until_ready(OPERATOR)
@@ -261,4 +261,4 @@ def test_a_node_whose_kubelet_stops_costs_no_request_and_shows_in_the_status(
 def _change(serving: ModelDeployments, spec: Object) -> None:
     """Changes the spec and waits until the operator has seen it, which takes seconds at most."""
     serving.kube.patch(MODEL_DEPLOYMENT, NAME, NAMESPACE, {"spec": spec})
-    serving.wait(NAME, "new spec seen", is_seen, seconds=30)
+    serving.wait(NAME, "new spec seen", is_seen, seconds=90)

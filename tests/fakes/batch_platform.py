@@ -174,7 +174,7 @@ class BatchPlatform:
         )
         return batch.id
 
-    async def ended(self, batch_id: str, *, seconds: float = 20.0) -> Any:
+    async def ended(self, batch_id: str, *, seconds: float = 60.0) -> Any:
         """The batch, once it has ended and is cleaned up."""
         deadline = time.monotonic() + seconds
         while True:

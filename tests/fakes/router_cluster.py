@@ -49,7 +49,7 @@ class RunningRouter:
         raise AssertionError(f"no metric {name}")
 
 
-async def until(condition: Callable[[], Any], *, seconds: float = 10.0) -> None:
+async def until(condition: Callable[[], Any], *, seconds: float = 60.0) -> None:
     """Returns when `condition()` holds. Fails after `seconds`."""
     deadline = time.monotonic() + seconds
     while True:

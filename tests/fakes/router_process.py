@@ -46,7 +46,7 @@ async def router_process(redis_url: str, *flags: str) -> AsyncIterator[RouterPro
     try:
         async with aiohttp.ClientSession(f"http://127.0.0.1:{port}") as client:
             router = RouterProcess(process, client)
-            await until(router.is_ready, seconds=30)
+            await until(router.is_ready, seconds=120)
             yield router
     finally:
         if process.returncode is None:

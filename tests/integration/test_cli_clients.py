@@ -15,7 +15,7 @@ from tests.fakes.tiny_model import write_tiny_model
 
 from octavo.local.ports import free_ports
 
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.integration]
 
 START_TIMEOUT_S = 90.0
 KEY = "secret"

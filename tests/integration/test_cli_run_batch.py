@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from tests.fakes.tiny_model import write_tiny_model
 
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.integration]
 
 
 def test_a_file_of_requests_is_answered_in_order(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from octavo_runtime.engine.async_llm import AsyncLLM
 pytestmark = [pytest.mark.integration]
 
 PROMPT = list(range(100, 140))
-DEADLINE_S = 60.0
+DEADLINE_S = 120.0
 Start = Callable[..., Awaitable[AsyncLLM]]
 
 

@@ -40,7 +40,7 @@ signal.signal(signal.SIGTERM, stop)
 print(name, "starts", flush=True)
 http.server.ThreadingHTTPServer(("127.0.0.1", port), Handler).serve_forever()
 """
-DEADLINE_S = 30.0
+DEADLINE_S = 120.0
 
 
 class Recorder:
@@ -232,9 +232,9 @@ def test_hurry_kills_what_does_not_end(tmp_path: Path) -> None:
             sys.executable,
             "-c",
             "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN);"
-            "print('ignores', flush=True); time.sleep(60)",
+            "print('ignores', flush=True); time.sleep(600)",
         ),
-        stop_timeout_s=60,
+        stop_timeout_s=600,
     )
     plan = LocalPlan(
         replicas=(stubborn,),
@@ -250,19 +250,19 @@ def test_hurry_kills_what_does_not_end(tmp_path: Path) -> None:
 
     platform.supervisor.stop(hurry=lambda: True)
 
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 60
     assert not is_alive(pid)
     assert any("killing stubborn" in note for note in platform.reporter.notes)
 
 
 def test_children_die_with_a_killed_parent(tmp_path: Path) -> None:
     log = tmp_path / "parent.log"
-    sleeper = (sys.executable, "-c", "import time; time.sleep(60)")
+    sleeper = (sys.executable, "-c", "import time; time.sleep(600)")
     script = (
         "import time\nfrom pathlib import Path\n"
         "from octavo.local.process import Child, ProcessSpec\n"
         f"child = Child(ProcessSpec(name='c', command={sleeper!r}), Path({str(log)!r}))\n"
-        "child.start()\nprint(child.pid, flush=True)\ntime.sleep(60)\n"
+        "child.start()\nprint(child.pid, flush=True)\ntime.sleep(600)\n"
     )
     parent = Child(ProcessSpec(name="p", command=(sys.executable, "-c", script)), log)
     parent.start()

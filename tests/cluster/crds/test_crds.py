@@ -33,7 +33,7 @@ NAMESPACE_OBJECT = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name"
 def server(kube: Kube) -> Iterator[Kube]:
     """The cluster with the CRDs of this tree and an empty namespace."""
     kube.kubectl("apply", "--server-side", "--force-conflicts", "-f", CRD_FOLDER)
-    kube.wait("CRDs established", lambda: all(is_established(kube, n) for n in CRDS), seconds=30)
+    kube.wait("CRDs established", lambda: all(is_established(kube, n) for n in CRDS), seconds=90)
     kube.apply(NAMESPACE_OBJECT)
     if not becomes_strict(kube):
         # Where two servers share the address, the older one may have taken the group for itself.
@@ -42,7 +42,7 @@ def server(kube: Kube) -> Iterator[Kube]:
         kube.kubectl("delete", "-f", CRD_FOLDER)
         kube.kubectl("apply", "--server-side", "-f", CRD_FOLDER)
         kube = Kube.connect(kube.kubeconfig, kube.kubectl_path)  # one that has seen no other server
-        kube.wait("rules in CEL enforced", lambda: is_strict(kube), seconds=30)
+        kube.wait("rules in CEL enforced", lambda: is_strict(kube), seconds=90)
     yield kube
     kube.delete("v1/Namespace", NAMESPACE)
 

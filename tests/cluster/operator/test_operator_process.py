@@ -69,7 +69,7 @@ class OperatorProcess:
                 cwd=ROOT,
             )
 
-    def wait_until_leading(self, seconds: float = 60) -> None:
+    def wait_until_leading(self, seconds: float = 120) -> None:
         def leads() -> bool:
             return self.is_ready and self.holder == self.identity
 
@@ -164,7 +164,7 @@ class World:
             is_settled = found is not None and is_seen(found) and name in self.registered()
             return found if is_settled else None
 
-        return self.kube.wait(f"{name} settled", look, seconds=60, namespace=NAMESPACE)
+        return self.kube.wait(f"{name} settled", look, seconds=120, namespace=NAMESPACE)
 
     def registered(self) -> set[str]:
         fields = cast(list[bytes], self.redis.hkeys(DEPLOYMENTS))
@@ -219,7 +219,7 @@ def test_a_restarted_operator_writes_nothing_where_nothing_changed(world: World)
     assert world.children("one") == {"Deployment", "Service", "ServiceAccount", "Secret"}
     assert first.stop() == 0
     second = world.lead("second")
-    world.kube.wait("a turn of each", lambda: second.turns() >= 2, seconds=30)
+    world.kube.wait("a turn of each", lambda: second.turns() >= 2, seconds=90)
     written = {call: count for call, count in second.calls().items() if call[0] != "get"}
     # Secrets cannot be watched: each is compared once, by a patch that changes nothing.
     assert written == {("post", "selfsubjectaccessreviews"): 2, ("patch", "secrets"): 2}
@@ -246,7 +246,7 @@ def test_a_name_that_was_given_up_and_an_adapter_without_its_deployment_are_told
         def is_told() -> bool:
             return ready(kind, name) == reason
 
-        world.kube.wait(f"{name}: {reason}", is_told, seconds=30, namespace=NAMESPACE)
+        world.kube.wait(f"{name}: {reason}", is_told, seconds=90, namespace=NAMESPACE)
 
     world.lead()
     world.kube.apply(
@@ -286,7 +286,7 @@ def test_an_object_that_somebody_else_made_is_not_taken_over(world: World) -> No
         found = conditions(world.settled("taken")).get("Degraded")
         return found if found is not None and found["reason"] == "ApplyFailed" else None
 
-    told = world.kube.wait("told", refusal, seconds=30, namespace=NAMESPACE)
+    told = world.kube.wait("told", refusal, seconds=90, namespace=NAMESPACE)
     assert "Service taken: one of that name exists" in told["message"]
     found = world.kube.get("v1/Service", "taken", NAMESPACE)
     assert found is not None
@@ -311,7 +311,7 @@ def test_a_deployment_that_is_deleted_and_made_again_gets_children_of_its_own(wo
         owners = [each and each["metadata"]["ownerReferences"][0]["uid"] for each in found]
         return owners == [uid] * 3
 
-    world.kube.wait("its own children", all_are_its_own, seconds=60, namespace=NAMESPACE)
+    world.kube.wait("its own children", all_are_its_own, seconds=120, namespace=NAMESPACE)
 
 
 def test_what_was_deleted_while_no_operator_ran_is_swept_from_the_registry(world: World) -> None:
@@ -323,14 +323,14 @@ def test_what_was_deleted_while_no_operator_ran_is_swept_from_the_registry(world
     world.kube.delete(MODEL_DEPLOYMENT, "goes", NAMESPACE)
     assert world.registered() == {"stays", "goes"}
     world.lead()  # of the same name: the lease is its own
-    world.kube.wait("swept", lambda: world.registered() == {"stays"}, seconds=30)
-    world.kube.wait("nothing left", lambda: not world.children("goes"), seconds=60)
+    world.kube.wait("swept", lambda: world.registered() == {"stays"}, seconds=90)
+    world.kube.wait("nothing left", lambda: not world.children("goes"), seconds=120)
 
 
 def test_the_standby_takes_over_when_the_leader_is_killed(world: World) -> None:
     first = world.lead()
     standby = world.start("standby")
-    world.kube.wait("standing by", lambda: standby.is_ready, seconds=30)
+    world.kube.wait("standing by", lambda: standby.is_ready, seconds=90)
     assert standby.calls() == {}, "a standby watches nothing"
     first.stop(signal.SIGKILL)
     world.apply("orphan")
@@ -342,7 +342,7 @@ def test_the_standby_takes_over_when_the_leader_is_killed(world: World) -> None:
 def test_a_leader_that_stops_hands_over_at_once(world: World) -> None:
     first = world.lead()
     standby = world.start("standby")
-    world.kube.wait("standing by", lambda: standby.is_ready, seconds=30)
+    world.kube.wait("standing by", lambda: standby.is_ready, seconds=90)
     assert first.stop() == 0
     assert standby.holder in ("", "standby")
     standby.wait_until_leading(LeaseTimes().retry_s + 10)

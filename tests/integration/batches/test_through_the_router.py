@@ -48,7 +48,7 @@ async def ended(client: openai.AsyncOpenAI, batch_id: str) -> Any:
     async def has_ended() -> bool:
         return (await client.batches.retrieve(batch_id)).status in ("completed", "failed")
 
-    await until(has_ended, seconds=30)
+    await until(has_ended, seconds=120)
     return await client.batches.retrieve(batch_id)
 
 

@@ -28,7 +28,7 @@ async def test_results_are_those_of_an_undisturbed_run(platform: BatchPlatform, 
         await stop_tasks([victim])
         known_results |= await _with_result(platform, batch_id, asked, before)
         running.append(platform.worker())
-    batch = await platform.ended(batch_id, seconds=30)
+    batch = await platform.ended(batch_id, seconds=120)
     assert (batch.status, batch.request_counts.completed) == ("completed", len(asked))
     output = await platform.lines(batch.output_file_id)
     assert [line["custom_id"] for line in output] == asked

@@ -49,7 +49,7 @@ class World:
         self.turns.put_nowait(delay_s)
 
     async def next_turn(self) -> float:
-        return await asyncio.wait_for(self.turns.get(), 10)
+        return await asyncio.wait_for(self.turns.get(), 60)
 
 
 @pytest.fixture

@@ -51,7 +51,7 @@ class World:
         self.configs = ModelConfigs(self.turns.put_nowait, url, clock=lambda: self.now)
 
     async def next_turn(self) -> Key:
-        return await asyncio.wait_for(self.turns.get(), 10)
+        return await asyncio.wait_for(self.turns.get(), 60)
 
 
 @pytest.fixture

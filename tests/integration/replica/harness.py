@@ -20,7 +20,7 @@ REPOSITORY = Path(__file__).parents[3]
 MODEL = "tiny"
 MAX_MODEL_LEN = 256
 MAX_BODY_BYTES = 4 * 2**20
-DEADLINE_S = 30.0
+DEADLINE_S = 120.0
 
 # Options come as JSON: what is not a plain value is named by the program itself.
 _PROGRAM = """

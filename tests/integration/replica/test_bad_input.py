@@ -315,7 +315,7 @@ def test_deeply_nested_json(replica: Replica) -> None:
 
 def test_body_of_fifty_megabytes(replica: Replica) -> None:
     body = b'{"prompt": "' + b"a" * 50_000_000 + b'"}'
-    with httpx.Client(base_url=replica.url, timeout=30) as client:
+    with httpx.Client(base_url=replica.url, timeout=120) as client:
         error = error_of(client.post(COMPLETIONS, content=body), 413)
 
     assert error["message"] == f"the body is larger than {MAX_BODY_BYTES} bytes"
@@ -328,7 +328,7 @@ def test_chunked_body_of_fifty_megabytes(replica: Replica) -> None:
         for _ in range(50):
             yield b"a" * 1_000_000
 
-    with httpx.Client(base_url=replica.url, timeout=30) as client:
+    with httpx.Client(base_url=replica.url, timeout=120) as client:
         error = error_of(client.post(COMPLETIONS, content=chunks()), 413)
 
     assert error["message"] == f"the body is larger than {MAX_BODY_BYTES} bytes"

@@ -18,7 +18,7 @@ from tests.fakes.tiny_encoder import WORDS, write_tiny_encoder
 
 from octavo.local.ports import free_port
 
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.integration]
 
 START_S = 90.0
 RNG = np.random.default_rng(3)
@@ -40,7 +40,7 @@ class Server:
             )
         self.http = httpx.Client(base_url=f"http://127.0.0.1:{port}", trust_env=False, timeout=60)
 
-    def until(self, condition: Callable[[], bool], seconds: float = 20.0) -> None:
+    def until(self, condition: Callable[[], bool], seconds: float = 120.0) -> None:
         deadline = time.monotonic() + seconds
         while not condition():
             assert time.monotonic() < deadline, self.log.read_text()

@@ -189,12 +189,12 @@ def test_serving_goes_on_while_redis_is_away_and_its_loss_is_made_good(
             lambda: set(hashes) <= store.known_hashes(record.incarnation),
             "what was cached before and meanwhile is known",
         )
+        eventually(lambda: num_asked > 10, "requests are answered all the while")
     finally:
         stop.set()
         thread.join()
 
     assert failures == []
-    assert num_asked > 10
     again = store.record()
     assert again is not None
     assert again.incarnation == record.incarnation
@@ -264,7 +264,7 @@ def test_killed_replica_fades_from_redis(start_replica: StartReplica, store: Sto
     replica.wait_exit()
 
     assert store.record() is not None
-    eventually(lambda: store.record() is None, "the record expires", RECORD_TTL_S + 5)
+    eventually(lambda: store.record() is None, "the record expires", RECORD_TTL_S + 60)
 
 
 def test_death_of_the_engine_removes_the_replica(start_replica: StartReplica, store: Store) -> None:

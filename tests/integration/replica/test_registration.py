@@ -28,7 +28,7 @@ pytestmark = [pytest.mark.integration]
 
 KEYS = Keys("test", "replica")
 A, B, C = b"a" * 16, b"b" * 16, b"c" * 16
-_DEADLINE_S = 15.0
+_DEADLINE_S = 60.0
 
 
 @pytest.fixture

@@ -47,6 +47,6 @@ async def test_a_halted_router_that_wakes_up_disturbs_nobody(cluster: RouterClus
         await moving.read(second.client, until=100)
         first.process.send_signal(signal.SIGCONT)
         await moving.read(second.client)
-        await asyncio.wait_for(reading, 20)
+        await asyncio.wait_for(reading, 60)
     assert moving.text == waiting.text == words(150)
     assert moving.events == waiting.events

@@ -199,14 +199,14 @@ async def test_readers_are_told_of_changes(journal: Journal) -> None:
     await claimed(journal)
     async with journal.watch(NAME) as changed:
         if isinstance(journal, RedisJournal):  # it tells that it listens
-            await asyncio.wait_for(changed.wait(), 5)
+            await asyncio.wait_for(changed.wait(), 30)
         for step in (
             journal.append(NAME, "a", batch(1, b"x"), HEAD),
             journal.release(NAME, "a"),
         ):
             changed.clear()
             await step
-            await asyncio.wait_for(changed.wait(), 5)
+            await asyncio.wait_for(changed.wait(), 30)
 
 
 async def test_an_owner_learns_for_how_long_nobody_has_read(journal: Journal) -> None:

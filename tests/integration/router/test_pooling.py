@@ -40,7 +40,7 @@ async def fleet() -> AsyncIterator[Fleet]:
         ]
         urls = tuple(replica.url for replica in replicas)
         router = await stack.enter_async_context(running_router(replica_urls=urls))
-        client = httpx.AsyncClient(base_url=router.url, trust_env=False, timeout=20)
+        client = httpx.AsyncClient(base_url=router.url, trust_env=False, timeout=60)
         http = await stack.enter_async_context(client)
         await until(lambda: len(router.deployment.replicas.usable(None)) == 2)
         yield Fleet(replicas, router, http)

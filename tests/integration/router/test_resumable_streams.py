@@ -242,7 +242,7 @@ async def test_redis_dies_in_the_middle_of_a_stream(cluster: RouterCluster) -> N
     reading = asyncio.create_task(reader.read(router.client))
     await until(lambda: len(reader.events) > 5)
     cluster.redis.stop()
-    await asyncio.wait_for(reading, 20)
+    await asyncio.wait_for(reading, 60)
     assert reader.text == words(60)
     assert await num_answers(router, "not_kept") == 1
 

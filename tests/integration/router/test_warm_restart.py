@@ -49,7 +49,7 @@ async def test_a_new_router_knows_the_million_blocks_that_the_others_know(
             index = router.deployment.index
             await until(
                 lambda index=index: index.num_entries == NUM_REPLICAS * NUM_BLOCKS,  # type: ignore[misc]
-                seconds=30,
+                seconds=120,
             )
             routers.append(router)
         incarnations = [record.incarnation for record in routers[0].deployment.replicas.records]

@@ -20,7 +20,7 @@ from octavo_runtime.server.options import ApiOptions
 from octavo_runtime.server.state import ServerState
 
 MAX_BODY_BYTES = 100_000
-_DEADLINE_S = 10.0
+_DEADLINE_S = 60.0
 
 
 @dataclass
