@@ -17,6 +17,7 @@ from prometheus_client import (
 
 from octavo_operator.queue import Key
 from octavo_protocol.records import ReplicaRecord
+from octavo_protocol.resources.status import BatchPhase
 
 _PREFIX = "octavo_operator_"
 _RECONCILE_BUCKETS = (0.001, 0.005, 0.02, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
@@ -42,7 +43,7 @@ class OperatorMetrics:
         )
         self.reconcile_seconds = Histogram(
             _PREFIX + "reconcile_seconds",
-            "Time of one turn of one ModelDeployment.",
+            "Time of one turn of one ModelDeployment or BatchJob.",
             buckets=_RECONCILE_BUCKETS,
             registry=registry,
         )
@@ -53,7 +54,7 @@ class OperatorMetrics:
             registry=registry,
         )
         self.queue_length = Gauge(
-            _PREFIX + "queue_length", "ModelDeployments that wait for a turn.", registry=registry
+            _PREFIX + "queue_length", "ModelDeployments and BatchJobs that wait.", registry=registry
         )
         self.is_leader = Gauge(
             _PREFIX + "is_leader", "1 while this process holds the lease.", registry=registry
@@ -64,6 +65,9 @@ class OperatorMetrics:
             "ModelDeployments, by the status of their Ready condition.",
             ["ready"],
             registry=registry,
+        )
+        self.batch_jobs = Gauge(
+            _PREFIX + "batch_jobs", "BatchJobs, by phase.", ["phase"], registry=registry
         )
         of_deployment = ["namespace", "deployment"]
         self.desired_replicas = Gauge(
@@ -118,6 +122,10 @@ class OperatorMetrics:
     def count_deployments(self, by_ready: Mapping[str, int]) -> None:
         for ready in ("True", "False", "Unknown"):
             self.deployments.labels(ready).set(by_ready.get(ready, 0))
+
+    def count_batch_jobs(self, by_phase: Mapping[str, int]) -> None:
+        for phase in BatchPhase:
+            self.batch_jobs.labels(phase.value).set(by_phase.get(phase, 0))
 
     def render(self) -> bytes:
         """The text that Prometheus reads."""

@@ -45,6 +45,8 @@ class Parts:
         self.metrics.queue_length.set(sum(map(len, self.queues)))
         self.metrics.redis_up.set(self.fleet.is_known)
         deployments = {key: self.watches.deployment(key) for key in self.watches.deployment_keys()}
+        if self.batch_jobs is not None:
+            self.metrics.count_batch_jobs(self.batch_jobs.phases())
         known = {key: each for key, each in deployments.items() if each is not None}
         self.metrics.count_deployments(Counter(map(_ready, known.values())))
         for key, each in known.items():

@@ -1,5 +1,6 @@
 """The parts of the operator that are for BatchJobs, put together."""
 
+from collections import Counter
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any
@@ -13,10 +14,12 @@ from octavo_operator.batch_jobs.watches import BatchJobWatches
 from octavo_operator.cluster import Cluster, path_of
 from octavo_operator.events import Events
 from octavo_operator.metrics import OperatorMetrics
+from octavo_operator.objects import text
 from octavo_operator.queue import Key, ReconcileQueue
 from octavo_operator.settings import OperatorSettings
 from octavo_operator.watches import Watches
 from octavo_protocol.resources.metadata import API_VERSION
+from octavo_protocol.resources.status import BatchPhase
 
 KIND = f"{API_VERSION}/BatchJob"
 _NUM_WORKERS = 2
@@ -27,6 +30,12 @@ class BatchJobParts:
     queue: ReconcileQueue
     reconciler: BatchJobReconciler
     batches: OpenBatches
+    watches: BatchJobWatches
+
+    def phases(self) -> Counter[str]:
+        """How many BatchJobs are in each phase."""
+        found = map(self.watches.resource, self.watches.keys())
+        return Counter(text(each, "status", "phase") or BatchPhase.PENDING for each in found)
 
     def workers(self) -> list[Coroutine[Any, Any, None]]:
         """They end when the queue is closed."""
@@ -79,4 +88,4 @@ def batch_job_parts(
         metrics=metrics,
         check=check,
     )
-    return BatchJobParts(queue, reconciler, batches)
+    return BatchJobParts(queue, reconciler, batches, watches)
