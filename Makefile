@@ -17,7 +17,7 @@ TEST_WORKERS ?= 2
 
 BENCH_ARGS ?=
 
-.PHONY: help setup run model test test-gpu check lint format crds bench-cpu bench-gpu bench-pooling bench-router bench-router-peers chaos-batch clean
+.PHONY: help setup run model test test-gpu check lint format crds bench-cpu bench-gpu bench-lora bench-pooling bench-router bench-router-peers chaos-batch clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -81,6 +81,10 @@ bench-gpu: ## measure an NVIDIA GPU beside vLLM, with .venv or else PYTHON; take
 	@$(GPU_PYTHON) -c 'import msgspec, torch, triton, zmq' || { \
 	  echo "$(GPU_PYTHON) lacks what is named above. Run make setup, or name another: make bench-gpu PYTHON=..." >&2; exit 1; }
 	@$(GPU_PYTHON) -m benchmarks.gpu.engine $(BENCH_ARGS)
+
+bench-lora: $(VENV)/.installed-dev ## measure what adapters cost a step on this machine
+	@$(BIN)/octavo models pull smollm2
+	@$(BIN)/python -m benchmarks.lora $(BENCH_ARGS)
 
 bench-router: $(VENV)/.installed-dev ## measure routing (TRACE=a trace for octavo sim adds the policies)
 	@$(BIN)/python -m benchmarks.router $(if $(TRACE),--trace $(TRACE)) $(BENCH_ARGS)

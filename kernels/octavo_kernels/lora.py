@@ -23,6 +23,7 @@ from octavo_kernels.cpu import torch_lora
 # More rows of one adapter are left to blocked products, which read its matrices less often.
 FEW_ROWS = 16
 ANY_ROWS = 1 << 30
+BLOCK_COLUMNS = 128
 CPU_DTYPES = (torch.float32, torch.bfloat16)
 
 
@@ -42,6 +43,8 @@ class LoRASlots:
     b:      [num_slots, max_rank, sum of the parts' sizes], each Bᵀ with its scaling, side by side
     ranks:  [num_slots, num_parts] int32; what lies beyond a rank is never read; 0: nothing is added
     ranks_host: the same on the host, kept equal by whoever changes them
+    blocks: [num_blocks, 4] int32, pieces of at most BLOCK_COLUMNS columns of one part, for programs
+            of a GPU: the part, the first column in y and in `b`, and how many
     """
 
     a: Tensor
@@ -49,6 +52,7 @@ class LoRASlots:
     ranks: Tensor
     ranks_host: npt.NDArray[np.int32]
     parts: tuple[LoRAPart, ...]
+    blocks: Tensor
 
     @classmethod
     def new(
@@ -71,6 +75,7 @@ class LoRASlots:
             ranks=ranks,
             ranks_host=ranks_host,
             parts=tuple(parts),
+            blocks=torch.tensor(_blocks(parts), dtype=torch.int32, device=ranks.device),
         )
 
     @cached_property
@@ -79,14 +84,6 @@ class LoRASlots:
         from octavo_kernels.cpu import lora as cpu
 
         return cpu.layout_of(self) if cpu.can_read(self) else None
-
-    @cached_property
-    def gpu_blocks(self) -> Tensor:
-        """See `octavo_kernels.gpu.lora.column_blocks`; int32, on the device."""
-        from octavo_kernels.gpu import lora as gpu
-
-        blocks = gpu.column_blocks(self, gpu.BLOCK_COLUMNS)
-        return torch.tensor(blocks, dtype=torch.int32, device=self.a.device)
 
     def write(self, slot: int, part: int, a: Tensor, b: Tensor) -> None:
         """Fills one part of a slot; its rank is the caller's. a: [rank, in_features]; b:
@@ -152,6 +149,16 @@ class LoRARows:
 def max_tiles(num_rows: int, num_slots: int, tile_rows: int) -> int:
     """The most tiles that so many rows can have."""
     return min(num_rows, num_slots + num_rows // tile_rows)
+
+
+def _blocks(parts: Sequence[LoRAPart]) -> list[tuple[int, int, int, int]]:
+    found, column = [], 0
+    for index, part in enumerate(parts):
+        for at in range(0, part.size, BLOCK_COLUMNS):
+            size = min(BLOCK_COLUMNS, part.size - at)
+            found.append((index, part.first + at, column + at, size))
+        column += part.size
+    return found
 
 
 def group_rows(

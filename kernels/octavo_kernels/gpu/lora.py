@@ -16,12 +16,11 @@ import triton.language as tl
 from torch import Tensor
 
 from octavo_kernels.gpu.overlap import can_overlap
-from octavo_kernels.lora import LoRARows, LoRASlots
+from octavo_kernels.lora import BLOCK_COLUMNS, LoRARows, LoRASlots
 
 _SMALLEST = 16  # of a side of the tensor cores' operands
 _MAX_BLOCK_RANK = 32
 _BLOCK_K = 128
-BLOCK_COLUMNS = 128
 # Columns of x that one program reads of few rows: enough programs for all multiprocessors.
 _SLICE = 1024
 
@@ -160,7 +159,7 @@ def _expand(
     is_column = n < tl.load(block_ptr + 3)
     rank = tl.load(ranks_ptr + slot * ranks_stride + part)
     if (tl.max(inside.to(tl.int32), 0) > 0) & (rank > 0):
-        b_ptr += slot * MAX_RANK * b_stride + tl.load(block_ptr + 2) + n[None, :]
+        first_rank_ptr = b_ptr + slot * MAX_RANK * b_stride + tl.load(block_ptr + 2) + n[None, :]
         product = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
         for first in range(0, rank, BLOCK_R):
             r = first + tl.arange(0, BLOCK_R)
@@ -170,7 +169,7 @@ def _expand(
                 start = _shrunk_place(part, slice_, place, num_places, NUM_PARTS, MAX_RANK)
                 shrunk += tl.load(shrunk_ptr + start[:, None] + r[None, :], mask=wanted, other=0.0)
             b = tl.load(
-                b_ptr + r[:, None] * b_stride,
+                first_rank_ptr + r[:, None] * b_stride,
                 mask=(r < rank)[:, None] & is_column[None, :],
                 other=0.0,
             )
@@ -241,30 +240,15 @@ def add_lora_embedding(y: Tensor, token_ids: Tensor, slots: LoRASlots, rows: LoR
     _add_expanded(y, shrunk, slots, rows)
 
 
-def column_blocks(slots: LoRASlots, block_columns: int) -> list[tuple[int, int, int, int]]:
-    """What programs of an expansion do: part, first column in y, the same in `b`, and how many."""
-    return [
-        (
-            index,
-            part.first + at,
-            slots.columns(index).start + at,
-            min(block_columns, part.size - at),
-        )
-        for index, part in enumerate(slots.parts)
-        for at in range(0, part.size, block_columns)
-    ]
-
-
 def _add_expanded(y: Tensor, shrunk: Tensor, slots: LoRASlots, rows: LoRARows) -> None:
     num_slices, num_parts, num_places, max_rank = shrunk.shape
     overlap = can_overlap(y.device)
-    blocks = slots.gpu_blocks
-    _expand[(len(rows.tiles), len(blocks))](
+    _expand[(len(rows.tiles), len(slots.blocks))](
         y,
         y.stride(0),
         slots.b,
         slots.b.stride(1),
-        blocks,
+        slots.blocks,
         slots.ranks,
         slots.ranks.stride(0),
         rows.order,
