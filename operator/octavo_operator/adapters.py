@@ -108,9 +108,10 @@ def _age(resource: KubernetesObject) -> tuple[str, str]:
 
 
 def actions(
-    wanted: Sequence[WantedAdapter], replicas: Sequence[Replica]
+    wanted: Sequence[WantedAdapter], replicas: Sequence[Replica], observed: Observed
 ) -> tuple[AdapterAction, ...]:
     """What the ready replicas must load, replace and unload."""
+    invalid = set(_invalid_names(observed))
     usable = {each.name: each for each in wanted if each.problem is None}
     found = []
     for record in ready_records(replicas):
@@ -128,9 +129,16 @@ def actions(
         found += [
             AdapterAction(replica_id, url, adapter, None)
             for adapter in record.adapters
-            if adapter not in usable
+            if adapter not in usable and adapter not in invalid
         ]
     return tuple(found)
+
+
+def _invalid_names(observed: Observed) -> Iterable[str]:
+    """Of LoraAdapters that cannot be read: what replicas have of them stays as it is."""
+    for resource in observed.adapters:
+        if not isinstance(parse_lora_adapter(resource), LoraAdapter):
+            yield text(resource, "spec", "servedName") or name(resource)
 
 
 def sources(wanted: Sequence[WantedAdapter]) -> list[AdapterSource]:

@@ -59,7 +59,9 @@ def decide(observed: Observed, settings: OperatorSettings) -> Desired:
         events=tuple(events),
         registration=picture.registration,
         deletion_costs=_deletion_costs(children, intent, wanted, current, observed),
-        adapter_actions=() if intent.hold is Hold.PAUSED else adapters.actions(asked, current),
+        adapter_actions=()
+        if intent.hold is Hold.PAUSED
+        else adapters.actions(asked, current, observed),
         adapter_statuses=adapter_status.statuses(asked, current, observed),
         recommendations=() if scaling is None else scaling.recommendations,
         look_again_s=_look_again_s(intent, scaling, wanted),

@@ -365,6 +365,7 @@ def _explain(views: Sequence[ReplicaView], costs: Sequence[float]) -> list[dict[
             "cached_tokens": view.num_cached_tokens,
             "queued_tokens": view.num_queued_tokens,
             "running": view.num_running,
+            "adapter_load_seconds": view.adapter_s,
         }
         for view, cost in zip(views, costs, strict=True)
     ]

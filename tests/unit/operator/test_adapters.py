@@ -153,13 +153,15 @@ def test_the_older_of_two_adapters_keeps_a_name_and_none_gets_the_models() -> No
     )
 
 
-def test_an_invalid_adapter_names_its_field() -> None:
+def test_an_invalid_adapter_names_its_field_and_is_unloaded_nowhere() -> None:
     broken = lora_adapter("sql", loadPolicy="Sometimes")
-    desired = decide(settled(deployment(**LORA), 1, adapters=[broken]), SETTINGS)
+    observed = settled(deployment(**LORA), 1, adapters=[broken])
+    desired = decide(fleet(observed, ["sql"]), SETTINGS)
     told = desired.adapter_statuses["sql"]["conditions"][0]
 
     assert told["reason"] == "Invalid"
     assert told["message"].startswith("spec.loadPolicy: ")
+    assert desired.adapter_actions == ()  # what replicas have of it serves on
 
 
 def test_redis_away_leaves_what_adapters_say() -> None:
