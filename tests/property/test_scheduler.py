@@ -305,7 +305,7 @@ class SchedulerMachine(RuleBasedStateMachine):
     def consistent(self) -> None:
         self.engine.scheduler.check()
         queue = self.engine.scheduler.waiting
-        assert queue.num_tokens == sum(s.num_tokens for s in queue._live.values())
+        assert queue.num_tokens == sum(s.num_tokens for s in queue)
 
     def teardown(self) -> None:
         if not hasattr(self, "engine"):

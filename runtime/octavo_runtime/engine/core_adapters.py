@@ -157,5 +157,5 @@ class CoreAdapters:
 
 
 def adapter_names(identities: Iterable[str]) -> list[str]:
-    """Of adapters, whatever their versions."""
-    return sorted({identity.rpartition("@")[0] for identity in identities})
+    """Of adapters, whatever their versions; empty identities are none."""
+    return sorted({identity.rpartition("@")[0] for identity in identities if identity})

@@ -188,7 +188,7 @@ class PoolingScheduler:
             chunks.append(self._plan(prompt, budget))
             budget -= chunks[-1].num_tokens
         while len(self.running) < self.config.max_num_seqs:
-            waiting = self.waiting.peek(self.turns.is_open)
+            waiting = self._next()
             if waiting is None or not self._admit(waiting, budget):
                 break
             waiting.scheduled_ts = waiting.scheduled_ts or now
@@ -217,6 +217,13 @@ class PoolingScheduler:
 
     # -- internals ----------------------------------------------------------------------------
 
+    def _next(self) -> Prompt | None:
+        """The first that waits, of those whose adapter has a slot or can have one."""
+        first = self.waiting.peek()
+        if first is None or self.turns.is_open(first.request.adapter):
+            return first
+        return self.waiting.peek_of(self.turns.open_among(self.waiting.adapters))
+
     def _admit(self, prompt: Prompt, budget: int) -> bool:
         """Moves the next prompt from the queue to `running`. False, and no change, without room."""
         if budget == 0 or (self.pool is None and prompt.num_tokens > budget):
@@ -233,9 +240,9 @@ class PoolingScheduler:
         prompt.lora_slot = self.turns.start(prompt.request.adapter)
         if prompt.lora_slot < 0:
             return
-        blocked = self.waiting.peek(self.turns.is_closed)
-        if blocked is not None and self.waiting.key(blocked) < self.waiting.key(prompt):
-            self.turns.overtaken(blocked.order)
+        first = self.waiting.peek()
+        if first is not None and self.waiting.key(first) < self.waiting.key(prompt):
+            self.turns.overtaken(first.order)
 
     def _allocate(self, pool: BlockPool, prompt: Prompt) -> bool:
         """Gives the prompt blocks for all of its tokens. False, and no change, if none are left."""

@@ -350,18 +350,13 @@ class Scheduler:
 
     def _next(self, planned: Mapping[Sequence, int]) -> Sequence | None:
         """The first that waits, of those whose adapter has a slot or can have one."""
-        if not self.waiting.adapters:
-            return self.waiting.peek()
-        first = self.waiting.peek(self.turns.is_open)
-        blocked = self.waiting.peek(self.turns.is_closed)
-        if (
-            blocked is None
-            or blocked.is_background
-            or self.turns.slots.can_hold(blocked.request.adapter)
-            or (first is not None and self.waiting.key(first) < self.waiting.key(blocked))
-        ):
+        first = self.waiting.peek()
+        if first is None or self.turns.is_open(first.request.adapter):
             return first
-        return blocked if self._free_slot(planned) else first
+        is_without_slot = not self.turns.slots.can_hold(first.request.adapter)
+        if is_without_slot and not first.is_background and self._free_slot(planned):
+            return first
+        return self.waiting.peek_of(self.turns.open_among(self.waiting.adapters))
 
     def _free_slot(self, planned: Mapping[Sequence, int]) -> bool:
         """Preempts the background sequences of an adapter that no others use. False without one."""
@@ -381,9 +376,9 @@ class Scheduler:
         sequence.lora_slot = self.turns.start(sequence.request.adapter)
         if sequence.lora_slot < 0:
             return
-        blocked = self.waiting.peek(self.turns.is_closed)
-        if blocked is not None and self.waiting.key(blocked) < self.waiting.key(sequence):
-            self.turns.overtaken(blocked.order)
+        first = self.waiting.peek()
+        if first is not None and self.waiting.key(first) < self.waiting.key(sequence):
+            self.turns.overtaken(first.order)
 
     def _make_way(self, sequence: Sequence, planned: Mapping[Sequence, int]) -> bool:
         """Preempts a background sequence for one that is not. False without one."""

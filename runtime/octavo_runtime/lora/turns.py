@@ -11,6 +11,8 @@ with the fewest running sequences closes: it gets no new ones, and the slot that
 the one that waits. Until then, overtaking saves copies and keeps the batch full.
 """
 
+from collections.abc import Iterable
+
 from octavo_runtime.lora.slots import SlotTable
 
 
@@ -26,8 +28,10 @@ class AdapterTurns:
         """A sequence with this adapter may start; empty: without one."""
         return not adapter or (adapter != self._closing and self.slots.can_hold(adapter))
 
-    def is_closed(self, adapter: str) -> bool:
-        return not self.is_open(adapter)
+    def open_among(self, adapters: Iterable[str]) -> list[str]:
+        """Those that are open. Where all slots are held, these are few: all that are open, then."""
+        candidates = adapters if self.slots.num_idle else ("", *self.slots.held)
+        return [adapter for adapter in candidates if self.is_open(adapter)]
 
     def start(self, adapter: str) -> int:
         """The slot of a sequence that starts; -1 without an adapter. It must be open."""

@@ -33,7 +33,8 @@ ADAPTERS: dict[str, dict[str, Any]] = {
     "r8": {"seed": 2, "rank": 8, "alpha": 8, "targets": ALL_LINEAR, "scale": 0.5},
     "r16": {"seed": 3, "rank": 16, "alpha": 8, "use_rslora": True,
             "targets": ("o_proj", "up_proj")},
-    "r64": {"seed": 4, "rank": 64, "alpha": 64, "targets": ("down_proj", "k_proj"), "layers": [1]},
+    "r256": {"seed": 4, "rank": 256, "alpha": 256,
+             "targets": ("down_proj", "k_proj"), "layers": [1]},
     "tables": {"seed": 5, "rank": 8, "targets": ("q_proj", "embed_tokens", "lm_head")},
 }  # fmt: skip
 PROMPTS = [[(7 * i + 3 * k) % VOCAB for i in range(length)] for k, length in enumerate((1, 9, 21))]
@@ -146,8 +147,15 @@ def new_engine(world: World) -> Iterator[Callable[..., Engine]]:
     engines: list[Engine] = []
     num_threads = torch.get_num_threads()
 
-    def new(max_loras: int = 4, max_cpu_loras: int | None = None, **options: Any) -> Engine:
-        lora = LoRAConfig(max_loras=max_loras, max_cpu_loras=max_cpu_loras, max_lora_rank=64)
+    def new(
+        max_loras: int = 4,
+        max_cpu_loras: int | None = None,
+        max_lora_rank: int = 256,
+        **options: Any,
+    ) -> Engine:
+        lora = LoRAConfig(
+            max_loras=max_loras, max_cpu_loras=max_cpu_loras, max_lora_rank=max_lora_rank
+        )
         engines.append(Engine(world, lora, **options))
         return engines[-1]
 
@@ -303,6 +311,31 @@ def test_steps_go_on_while_an_adapter_is_being_read(
         again.result(0)
 
 
+def test_loads_beside_running_requests_change_no_answer(
+    world: World, new_engine: NewEngine
+) -> None:
+    """Requests arrive as soon as their adapter is there, whenever that is; versions are replaced
+    by equal ones meanwhile.
+    """
+    engine = new_engine(max_loras=2, max_cpu_loras=8)
+    answers = {
+        name: engine.core.load_adapter(name, str(path)) for name, path in world.adapters.items()
+    }
+    engine.add("base", PROMPTS[2], count=40)
+    while answers or engine.core.has_work():
+        for name in [name for name, answer in answers.items() if answer.done()]:
+            engine.identities[name] = f"{name}@{answers.pop(name).result()['version']}"
+            engine.add(name, PROMPTS[1], name)
+            again = engine.core.load_adapter(name, str(world.adapters[name]), load_inplace=True)
+            again.add_done_callback(lambda answer: answer.result())
+        engine.step()
+    engine.core.finish_loads()
+
+    expected = {name: world.answer(name, tuple(PROMPTS[1]), 8) for name in world.adapters}
+    assert engine.tokens == expected | {"base": world.answer("", tuple(PROMPTS[2]), 40)}
+    engine.check_idle()
+
+
 def test_a_load_that_ends_wakes_the_engine_up_even_asleep(
     world: World, new_engine: NewEngine
 ) -> None:
@@ -358,7 +391,7 @@ def test_adapters_are_listed_with_what_they_take_and_who_uses_them(
         {"name": "r8", "rank": 8, "pinned": False, "on_device": True, "num_requests": 1},
         {"name": "r4", "rank": 4, "pinned": True, "on_device": False, "num_requests": 1},
     ]
-    assert engine.core.info.lora == LoRAInfo(1, 3, 64)
+    assert engine.core.info.lora == LoRAInfo(1, 3, 256)
     engine.core.abort(["x", "y"])
     engine.check_idle()
 
@@ -368,7 +401,7 @@ def test_a_broken_adapter_is_refused_and_changes_nothing(
 ) -> None:
     engine = new_engine(max_loras=1)
     engine.load("r4")
-    broken = write_adapter(tmp_path, world.folder, seed=1, rank=128)
+    broken = write_adapter(tmp_path, world.folder, seed=1, rank=320)
     for path, kind in ((broken, ValidationError), (tmp_path / "no", AdapterNotFoundError)):
         with pytest.raises(kind):
             engine.load("broken", path)
@@ -397,7 +430,7 @@ def test_five_hundred_adapters_through_eight_slots_leak_nothing(
 ) -> None:
     """Random traffic with loads, evictions, unloads and aborts in the middle of it."""
     rng = random.Random(0)
-    engine = new_engine(max_loras=8, max_cpu_loras=24, max_num_seqs=12)
+    engine = new_engine(max_loras=8, max_cpu_loras=24, max_lora_rank=8, max_num_seqs=12)
     folders = [
         write_adapter(tmp_path / str(i), world.folder, seed=i, rank=rng.choice([1, 2]), layers=[0])
         for i in range(20)
