@@ -15,6 +15,7 @@ from octavo_operator.reasons import Reason
 from octavo_operator.settings import OperatorSettings
 from octavo_protocol.batch_runs import errors_beside
 from octavo_protocol.openai.batches import BatchStatus
+from octavo_protocol.resources.base import FieldError
 from octavo_protocol.resources.batch_job import BatchJob, BatchJobSpec
 from octavo_protocol.resources.parse import parse_batch_job
 from octavo_protocol.resources.status import (
@@ -25,6 +26,7 @@ from octavo_protocol.resources.status import (
 )
 
 _TARGET_S = 10.0  # how often a ModelDeployment that is not there is looked for
+_WORKED_ON = {BatchStatus.IN_PROGRESS, BatchStatus.FINALIZING, BatchStatus.CANCELLING}
 
 Acceptance = tuple[Reason, str]
 
@@ -36,7 +38,7 @@ def decide(observed: ObservedBatchJob, settings: OperatorSettings) -> DesiredBat
     if _has_ended(observed):
         return _afterwards(observed)
     parsed = parse_batch_job(observed.resource)
-    acceptance = _acceptance(parsed, observed)
+    acceptance = _acceptance(parsed, observed, settings)
     end = end_of(observed)
     status = _status(observed, acceptance, end)
     old = old_conditions(observed.resource)
@@ -63,10 +65,13 @@ def _job(
     return batch_job(parsed, text(observed.resource, "metadata", "uid"), model, settings)
 
 
-def _acceptance(parsed: object, observed: ObservedBatchJob) -> Acceptance:
-    if not isinstance(parsed, BatchJob):
-        errors = parsed if isinstance(parsed, list) else []
-        return Reason.INVALID, "; ".join(str(each) for each in errors)
+def _acceptance(
+    parsed: BatchJob | list[FieldError], observed: ObservedBatchJob, settings: OperatorSettings
+) -> Acceptance:
+    if isinstance(parsed, list):
+        return Reason.INVALID, "; ".join(map(str, parsed))
+    if not (parsed.spec.router.url or settings.router_url):
+        return Reason.INVALID, "spec.router.url: write one; the operator knows of no router"
     if (before := _spec_of_job(observed)) is not None:
         broken = [
             rule.message
@@ -139,8 +144,8 @@ def _state(
 
 def _running(observed: ObservedBatchJob, acceptance: Acceptance) -> Finding:
     batch = observed.batch
-    if batch is not None and batch.status in (BatchStatus.IN_PROGRESS, BatchStatus.FINALIZING):
-        message = f"the platform works on {batch.id}"
+    if batch is not None and batch.status in _WORKED_ON:
+        message = f"{batch.id} is {batch.status}"
         if (problem := problem_of(observed.pods)) is not None:
             message += f", but nobody waits for it: {problem[1]}"
         if details := batch.fields.get("status_details"):

@@ -12,7 +12,7 @@ from octavo_protocol.batch_record import BatchRecord
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ObservedBatchJob:
     """resource: the BatchJob itself. job: its Job, if that is there. pods: all of that Job. batch:
-    its batch, as long as Redis of this installation has it open, and as it was last after that.
+    its batch, where Redis of this installation has it.
     target_model: the served name of the ModelDeployment that the spec targets; None: there is none.
     apply_error: what the API server refused the last time.
     """

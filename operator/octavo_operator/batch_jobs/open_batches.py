@@ -1,8 +1,9 @@
 """The open batches of BatchJobs, as Redis has them; those whose BatchJob is gone are cancelled.
 
 One poll reads for all BatchJobs: the ids of the open batches, and the hashes of those that a
-BatchJob has made or that are new. Nobody tells to cancel: a batch that says whose it is, and whose
-BatchJob is not there, is not wanted any more, also when no operator ran while that was deleted.
+BatchJob has made, that are new, or that were open until now. Nobody tells to cancel: a batch that
+says whose it is, and whose BatchJob is not there, is not wanted any more, also when no operator ran
+while that was deleted.
 """
 
 import asyncio
@@ -50,7 +51,7 @@ class OpenBatches:
         self._others: set[str] = set()  # ids of batches that no BatchJob made
 
     def batch(self, uid: str) -> BatchRecord | None:
-        """The batch of a BatchJob, as last seen open."""
+        """The batch of a BatchJob; one that has ended as it ended."""
         return self._batches.get(uid)
 
     def forget(self, uid: str) -> None:
@@ -70,7 +71,8 @@ class OpenBatches:
         members = cast(list[bytes], await self._client.zrange(BATCHES_OPEN, 0, -1))
         ids = {member.decode() for member in members}
         self._others &= ids
-        for batch in await self._read(sorted(ids - self._others)):
+        closed = {each.id for each in self._batches.values() if not each.has_ended} - ids
+        for batch in await self._read(sorted((ids - self._others) | closed)):
             await self._take(batch)
 
     async def _read(self, ids: list[str]) -> list[BatchRecord]:
@@ -92,8 +94,8 @@ class OpenBatches:
             return
         if not await self._is_wanted(key, uid):
             self.forget(uid)
-            await self._cancel([batch_key(batch.id)], cancellation(time.time()))
-            logger.info("%s: cancelled %s, as the BatchJob is gone", key, batch.id)
+            if await self._cancel([batch_key(batch.id)], cancellation(time.time())):
+                logger.info("%s: cancelled %s, as the BatchJob is gone", key, batch.id)
             return
         before, self._batches[uid] = self._batches.get(uid), batch
         if before is None or before.fields != batch.fields:

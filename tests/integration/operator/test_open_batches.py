@@ -79,13 +79,18 @@ async def test_a_batch_is_told_of_when_it_changes_and_only_then(world: World) ->
     assert (found.id, found.status, world.changed) == (batch_id, "in_progress", [KEY, KEY])
 
 
-async def test_a_batch_that_was_closed_is_known_as_it_was(world: World) -> None:
+async def test_a_batch_that_was_closed_is_known_as_it_ended(world: World) -> None:
     batch_id = await world.create("uid-1", "team/nightly")
     await world.open.poll()
-    await world.store.forget(batch_id)
+    await world.store.fail(batch_id, "empty_file", "there is no line in it")
+    await world.store.close(await world.store.get(batch_id))
     await world.open.poll()
-    assert world.open.batch("uid-1") is not None
+    await world.open.poll()
+    found = world.open.batch("uid-1")
+    assert found is not None
+    assert (found.status, world.changed) == ("failed", [KEY, KEY])
     world.open.forget("uid-1")
+    await world.open.poll()
     assert world.open.batch("uid-1") is None
 
 

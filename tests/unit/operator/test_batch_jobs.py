@@ -1,5 +1,6 @@
 """What the operator decides of a BatchJob: its Job, its status, and when it is over."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -106,7 +107,7 @@ def test_secrets_reach_the_pod_by_name() -> None:
 def test_the_image_is_the_specs_else_the_operators(
     spec: dict[str, str], settings: dict[str, str], image: str
 ) -> None:
-    given = OperatorSettings(runtime_image="runtime:1", redis_url="redis://r", **settings)  # type: ignore[arg-type]
+    given = replace(SETTINGS, runtime_image="runtime:1", **settings)  # type: ignore[arg-type]
     assert container(decide(observe(batch_job(**spec)), given))["image"] == image
 
 
@@ -241,6 +242,13 @@ def test_an_invalid_spec_makes_no_job_and_names_its_fields() -> None:
     assert (accepted["status"], accepted["reason"]) == ("False", "Invalid")
     assert "spec.output.url: write s3://bucket/file" in accepted["message"]
     assert "spec.priority: " in accepted["message"]
+
+
+def test_an_operator_without_a_router_asks_for_its_url() -> None:
+    lone = OperatorSettings(runtime_image="r:1", redis_url="redis://r")
+    desired = decide(observe(), lone)
+    assert (desired.job, conditions(desired.status)["Accepted"]) == (None, ("False", "Invalid"))
+    assert decide(observe(batch_job(router={"url": "http://x"})), lone).job is not None
 
 
 def test_a_spec_that_was_changed_says_so_and_the_batch_goes_on() -> None:
