@@ -5,6 +5,7 @@ Written on bare sockets, because a client library costs more than the routers th
 
 import asyncio
 import functools
+import itertools
 import statistics
 import time
 from collections.abc import Sequence
@@ -16,7 +17,9 @@ from benchmarks.instant_replica import CHUNKS, MODEL
 
 _TEXT = "You are a helpful assistant who answers briefly and in plain words. "
 _PROMPT = _TEXT * 12
-_NUM_BODIES = 64
+# So many that a loop repeats few: what clients ask is new, and no router has seen it before.
+_NUM_BODIES = 1024
+_numbers = itertools.count()
 
 
 @dataclass(slots=True)
@@ -41,7 +44,7 @@ def percentile_ms(values: Sequence[float], percent: int) -> float:
 
 
 def bodies(*, is_stream: bool, chunk_ms: int = 0) -> list[bytes]:
-    """Chat requests of some 200 words: one system prompt, different questions."""
+    """Chat requests of some 200 words: one system prompt, and questions that were never asked."""
     more = f',"user":"chunk_ms={chunk_ms}"' if chunk_ms else ""
     flag = "true" if is_stream else "false"
     return [
@@ -50,7 +53,7 @@ def bodies(*, is_stream: bool, chunk_ms: int = 0) -> list[bytes]:
             f'[{{"role":"system","content":"{_PROMPT}"}},'
             f'{{"role":"user","content":"Question number {number}: what is it about?"}}]}}'
         ).encode()
-        for number in range(_NUM_BODIES)
+        for number in itertools.islice(_numbers, _NUM_BODIES)
     ]
 
 

@@ -231,7 +231,7 @@ class Routes:
     ) -> ProxyRequest:
         return ProxyRequest(
             deployment=call.deployment,
-            request_id=request.state.request_id,
+            request_id=request.scope["state"]["request_id"],
             path=request.scope["path"],
             body=raw,
             model=call.model,

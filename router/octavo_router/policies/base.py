@@ -1,15 +1,16 @@
 """What a policy sees and what it answers."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import ClassVar, Protocol
 
 import msgspec
 
 
-@dataclass(frozen=True, slots=True)
-class RouteRequest:
-    """num_prompt_tokens: over all prompts of the request; 0 when it could not be tokenized.
+class RouteRequest(msgspec.Struct, frozen=True):
+    """Structs here, not dataclasses: each decision makes one view of every replica, and a frozen
+    dataclass takes several times as long to make.
+
+    num_prompt_tokens: over all prompts of the request; 0 when it could not be tokenized.
 
     session: what the client says that the request belongs to. hashes: of the longest prompt's full
     blocks, each naming its whole prefix. has_index: False while no replica's cache is known, so
@@ -24,8 +25,7 @@ class RouteRequest:
 
 
 class ReplicaView(msgspec.Struct, frozen=True):
-    """One ready replica as of this moment. A struct: each decision makes one of every replica, and
-    a frozen dataclass takes several times as long to make.
+    """One ready replica as of this moment.
 
     num_cached_tokens: of this request's prompt, predicted. num_queued_tokens: prompt tokens ahead
     of it. num_recent_tokens: prompt tokens sent there in the last minute or so. num_running:
@@ -49,8 +49,7 @@ class ReplicaView(msgspec.Struct, frozen=True):
         return self.adapter_s + prefill_s + self.num_running / self.decode_tokens_per_s
 
 
-@dataclass(frozen=True, slots=True)
-class Choice:
+class Choice(msgspec.Struct, frozen=True):
     """The replica, and the policy's cost of each candidate in their order (units are its own)."""
 
     replica: ReplicaView
