@@ -336,15 +336,15 @@ def main() -> None:
         alone = _measure(platform, arguments, words_seed=1)
         _say(f"online requests alone: {_in_ms(alone)}")
         beside, num_done = _beside_a_batch(platform, folder, arguments)
-        _say(f"beside a batch: {_in_ms(beside)}, {num_done} of its lines done")
+        ratios = {
+            f"p{p}": round(percentile(beside.ttfts, p / 100) / percentile(alone.ttfts, p / 100), 3)
+            for p in (50, 99)
+        }
+        _say(f"beside a batch: {_in_ms(beside)}, {num_done} of its lines done: ratios {ratios}")
         tally = _disturbed(platform, source, arguments)
     finally:
         platform.stop()
     shutil.rmtree(folder)
-    ratios = {
-        f"p{p}": percentile(beside.ttfts, p / 100) / percentile(alone.ttfts, p / 100)
-        for p in (50, 99)
-    }
     append(RESULTS, _record(arguments, tally, alone, beside, num_done, ratios))
     print(
         f"batch rounds={tally.rounds} lost={tally.lost} repeated={tally.repeated} "
@@ -427,7 +427,7 @@ def _record(
         "online_requests": arguments.online,
         "online_rate": arguments.online_rate,
         "online_ttft_ms": {"alone": _in_ms(alone), "beside": _in_ms(beside)},
-        "online_ttft_ratio": {name: round(ratio, 3) for name, ratio in ratios.items()},
+        "online_ttft_ratio": ratios,
         "idle_share": {
             "alone": round(alone.idle_share, 3),
             "beside": round(beside.idle_share, 3),

@@ -157,11 +157,10 @@ def main() -> None:
     if given.client:
         print(json.dumps(run_client(given.client[0], int(given.client[1]))))
         return
-    load_average = os.getloadavg()[0]
+    settings = {**conditions(), "load_average": os.getloadavg()[0]}
     figures = run_all(given.lines)
     if given.record:
-        settings = {"benchmark": "batch_lines", "load_average": load_average}
-        append(RESULTS, {**settings, **conditions(), "runs": figures})
+        append(RESULTS, {"benchmark": "batch_lines", **settings, "runs": figures})
     print(json.dumps(figures))
 
 

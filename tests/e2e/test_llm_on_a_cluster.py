@@ -10,6 +10,7 @@ import httpx
 import pytest
 
 from octavo import LLM, SamplingParams
+from octavo.lora.request import LoRARequest
 from octavo.sampling_params import BeamSearchParams
 from octavo_protocol.errors import (
     ClientError,
@@ -19,7 +20,8 @@ from octavo_protocol.errors import (
     ValidationError,
 )
 from octavo_protocol.outputs import RequestOutput
-from tests.e2e.platform import Platform
+from tests.e2e.platform import MANIFEST, Platform
+from tests.fakes.lora_adapters import write_adapter
 
 pytestmark = [pytest.mark.integration, pytest.mark.model, pytest.mark.timeout(300)]
 
@@ -28,14 +30,24 @@ CHATS = [[{"role": "user", "content": text}] for text in ("Hi!", "Name a colour.
 
 
 @pytest.fixture(scope="module")
-def platform(smollm2: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Platform]:
-    with Platform(smollm2, tmp_path_factory.mktemp("cluster")) as started:
+def adapter(smollm2: Path, tmp_path_factory: pytest.TempPathFactory) -> LoRARequest:
+    """One that turns every answer into another."""
+    folder = write_adapter(tmp_path_factory.mktemp("adapter") / "sql", smollm2, seed=1)
+    return LoRARequest("sql", 1, str(folder))
+
+
+@pytest.fixture(scope="module")
+def platform(
+    smollm2: Path, adapter: LoRARequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Platform]:
+    source = f"  adapters:\n  - name: sql\n    model:\n      source: file://{adapter.path}\n"
+    with Platform(smollm2, tmp_path_factory.mktemp("cluster"), MANIFEST + source) as started:
         yield started
 
 
 @pytest.fixture(scope="module")
 def here(smollm2: Path) -> Iterator[LLM]:
-    with LLM(str(smollm2), dtype="float32", max_model_len=4096) as llm:
+    with LLM(str(smollm2), dtype="float32", max_model_len=4096, enable_lora=True) as llm:
         yield llm
 
 
@@ -122,7 +134,9 @@ def test_beams_equal_those_in_process(here: LLM, there: Any) -> None:
     assert compared(former) == compared(ours_former)
 
 
-def test_a_script_says_the_same_here_and_there(here: LLM, there: Any, tmp_path: Path) -> None:
+def test_a_script_says_the_same_here_and_there(
+    here: LLM, there: Any, adapter: LoRARequest, tmp_path: Path
+) -> None:
     """What offline scripts do, with nothing but the constructor changed."""
     (tmp_path / "prompts.txt").write_text("".join(f"Number {i} is\n" for i in range(70)))
 
@@ -139,10 +153,14 @@ def test_a_script_says_the_same_here_and_there(here: LLM, there: Any, tmp_path: 
         said += [o.outputs[0].text for o in llm.generate(prompts, one, use_tqdm=False)]
         [answer] = llm.chat(CHATS[0], sampling_params=greedy, use_tqdm=False)
         said.append(answer.outputs[0].text)
+        for output in llm.generate(PROMPTS, greedy, lora_request=[adapter, None, adapter]):
+            said.append((output.lora_request, output.outputs[0].text))
         [search] = llm.beam_search(PROMPTS[:1], BeamSearchParams(beam_width=2, max_tokens=3))
         return [*said, *(beam.text for beam in search.sequences)]
 
-    assert script(there) == script(here)
+    told = script(there)
+    assert told == script(here)
+    assert told[-5][1] != told[0][1], "the adapter changes nothing"
 
 
 def test_prompts_of_an_iterator_come_back_one_by_one(here: LLM, there: Any) -> None:

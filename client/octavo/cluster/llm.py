@@ -106,7 +106,7 @@ class ClusterLLM(ClusterPoolingCalls):
             searches = self._searches(as_list(originals), sampling_params, lora_request)
             return self._run(_COMPLETIONS, searches, use_tqdm, completions_of_beams)
         bodies = self._completions(originals, sampling_params, lora_request, tokenization_kwargs)
-        return self._run(_COMPLETIONS, bodies, use_tqdm)
+        return _with_adapters(self._run(_COMPLETIONS, bodies, use_tqdm), lora_request)
 
     def chat(
         self,
@@ -136,7 +136,7 @@ class ClusterLLM(ClusterPoolingCalls):
             chat_body(model, each, one, options, max_model_len=self._max_model_len)
             for model, each, one in zip(models, many, params, strict=True)
         )
-        return self._run(_CHAT, bodies, use_tqdm)
+        return _with_adapters(self._run(_CHAT, bodies, use_tqdm), lora_request)
 
     def beam_search(
         self,
@@ -159,9 +159,10 @@ class ClusterLLM(ClusterPoolingCalls):
         originals = as_list(prompts)
         searches = self._searches(originals, params, lora_request)
         outputs: list[BeamSearchOutput] = self._run(_COMPLETIONS, searches, use_tqdm)
-        for original, output in zip(originals, outputs, strict=True):
+        adapters = per_prompt("lora_request", lora_request, len(originals), None)
+        for original, adapter, output in zip(originals, adapters, outputs, strict=True):
             for beam in output.sequences:
-                beam.orig_prompt = original
+                beam.orig_prompt, beam.lora_request = original, adapter
         return outputs
 
     def __enter__(self) -> Self:
@@ -239,6 +240,14 @@ class ClusterLLM(ClusterPoolingCalls):
             return []
         job_id = self._jobs.submit(endpoint, chain([first], bodies))
         return list(self._jobs.outputs(self._jobs.wait(job_id, use_tqdm), make))
+
+
+def _with_adapters(outputs: list[RequestOutput], lora_request: Any) -> list[RequestOutput]:
+    """Each output says which adapter it came from, as in process."""
+    adapters = per_prompt("lora_request", lora_request, len(outputs), None)
+    for output, adapter in zip(outputs, adapters, strict=True):
+        output.lora_request = adapter
+    return outputs
 
 
 def attach(
