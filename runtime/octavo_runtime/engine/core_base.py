@@ -10,13 +10,14 @@ from octavo_kernels.allocator import trim_allocator
 from octavo_protocol.errors import ConfigError, ValidationError
 from octavo_runtime.config import EngineConfig, LoRAConfig
 from octavo_runtime.engine.core_adapters import CoreAdapters
-from octavo_runtime.engine.messages import EngineInfo, StepOutputs
+from octavo_runtime.engine.messages import EngineInfo, PoolingInfo, StepOutputs
 from octavo_runtime.engine.profiler import StepProfiler
 from octavo_runtime.engine.sleep import KV_CACHE, WEIGHTS, SleepState
 from octavo_runtime.engine.wakeup import Wakeup
 from octavo_runtime.lora.loads import Load
 from octavo_runtime.lora.peft_files import AdapterLimits
 from octavo_runtime.lora.slots import SlotTable
+from octavo_runtime.model_config import ModelConfig
 from octavo_runtime.worker.adapted_model import AdaptedModel
 from octavo_runtime.worker.loaded_model import LoadedModel
 
@@ -40,6 +41,37 @@ class EngineCoreBase(ABC, Generic[Request]):
         self._unfinished: dict[str, str] = {}
         self._is_draining = False
         self._held: list[Request] = []
+
+    def _described(
+        self,
+        config: EngineConfig,
+        model_config: ModelConfig,
+        *,
+        cache_model: str,
+        num_blocks: int,
+        max_model_len: int,
+        max_num_seqs: int,
+        num_graphs: int = 0,
+        pooling: PoolingInfo | None = None,
+    ) -> EngineInfo:
+        """What `info` says, once the model is loaded and there is room for adapters."""
+        return EngineInfo(
+            model=str(config.model),
+            cache_model=cache_model,
+            dtype=str(self._model.dtype).removeprefix("torch."),
+            block_size=config.block_size,
+            num_blocks=num_blocks,
+            max_model_len=max_model_len,
+            max_num_seqs=max_num_seqs,
+            vocab_size=model_config.vocab_size,
+            eos_token_ids=list(model_config.eos_token_ids),
+            max_logprobs=config.max_logprobs,
+            enable_prefix_caching=config.enable_prefix_caching and num_blocks > 0,
+            stages=self._model.stages,
+            num_graphs=num_graphs,
+            pooling=pooling,
+            lora=self._adapters.info if self._adapters is not None else None,
+        )
 
     @abstractmethod
     def add_request(self, request: Request) -> None:

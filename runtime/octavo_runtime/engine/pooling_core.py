@@ -20,7 +20,6 @@ from octavo_runtime.engine.core_base import EngineCoreBase
 from octavo_runtime.engine.failures import kind_of
 from octavo_runtime.engine.kv_capacity import max_model_len_limit, num_kv_blocks
 from octavo_runtime.engine.messages import (
-    EngineInfo,
     EngineStats,
     PoolingInfo,
     PoolingRequest,
@@ -114,20 +113,14 @@ class PoolingCore(EngineCoreBase[PoolingRequest]):
         self._make_room_for_adapters(
             config.lora, self._runner, self.scheduler.turns.slots, self._wakeup
         )
-        self.info = EngineInfo(
-            model=str(config.model),
+        self.info = self._described(
+            config,
+            model_config,
             cache_model=cache_model,
-            dtype=str(self._runner.dtype).removeprefix("torch."),
-            block_size=config.block_size,
             num_blocks=num_blocks,
             max_model_len=max_model_len,
             max_num_seqs=resolved.max_num_seqs,
-            vocab_size=model_config.vocab_size,
-            eos_token_ids=list(model_config.eos_token_ids),
-            enable_prefix_caching=config.enable_prefix_caching and num_blocks > 0,
-            stages=stages,
             pooling=_pooling_info(self._pooling, model_config, choice),
-            lora=self._adapters.info if self._adapters is not None else None,
         )
         self._launched: deque[_Launched] = deque()
         self._notices: list[PoolingResult] = []  # results of no step, or of one that was waited for
