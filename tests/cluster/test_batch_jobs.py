@@ -54,7 +54,7 @@ def test_a_pod_that_is_killed_in_the_middle_costs_no_line_and_repeats_none(
     killed = pod["metadata"]["name"]
     jobs.kube.delete("v1/Pod", killed, NAMESPACE, gracePeriodSeconds=0)
 
-    status = jobs.wait("stories", "complete", lambda s: s.get("phase") == "Complete", seconds=180)
+    status = jobs.wait("stories", "complete", lambda s: s.get("phase") == "Complete", seconds=400)
     assert status["batchId"] == running["batchId"]
     assert status["counts"] == {"total": NUM_LINES, "completed": NUM_LINES, "failed": 0}
     assert (status["progressPercent"], status["outputUrl"]) == (
