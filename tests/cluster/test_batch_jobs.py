@@ -38,7 +38,7 @@ def jobs(octavo: Installation, scripts: Scripts | None) -> Iterator[BatchJobs]:
 
 def _line(i: int) -> Object:
     messages = [{"role": "user", "content": f"Tell a story about the number {i}."}]
-    body = {"messages": messages, "max_tokens": 48, "temperature": 0}
+    body = {"messages": messages, "max_tokens": 32, "temperature": 0}
     url = "/v1/chat/completions"
     return {"custom_id": f"line-{i}", "method": "POST", "url": url, "body": body}
 
