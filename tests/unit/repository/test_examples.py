@@ -35,6 +35,7 @@ def test_examples_are_numbered_without_gaps() -> None:
         ("05-beam-search", "The capital of France is Paris"),
         ("06-async-engine", "0: ' Paris'"),
         ("07-logits-processor", "ha ha"),
+        ("09-lora", "smollm2: ' Paris"),
     ],
 )
 def test_offline_example_runs(smollm2: Path, name: str, shown: str) -> None:
