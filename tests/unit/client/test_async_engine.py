@@ -10,9 +10,11 @@ from typing import Any
 
 import pytest
 import pytest_asyncio
+from tests.fakes.lora_adapters import write_adapter
 from tests.fakes.tiny_model import write_tiny_model
 
 from octavo import LLM, AsyncEngineArgs, AsyncLLMEngine, PoolingParams, SamplingParams
+from octavo.exceptions import LoRAAdapterNotFoundError
 from octavo.lora.request import LoRARequest
 from octavo_protocol.errors import ConfigError, GenerationError, UnavailableError, ValidationError
 from octavo_protocol.outputs import RequestOutput
@@ -36,7 +38,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def engine(folder: Path) -> AsyncIterator[AsyncLLMEngine]:
-    engine = AsyncLLMEngine.from_engine_args(arguments(folder, enable_sleep_mode=True))
+    engine = AsyncLLMEngine.from_engine_args(
+        arguments(folder, enable_sleep_mode=True, enable_lora=True)
+    )
     yield engine
     await engine.shutdown()
 
@@ -147,13 +151,7 @@ async def test_id_that_is_in_use_is_refused_and_its_request_goes_on(engine: Asyn
             "cannot cross to the engine process: Encoding objects of type object",
         ),
         (7, GREEDY, {}, TypeError, "a prompt must be"),
-        (
-            "a",
-            GREEDY,
-            {"lora_request": LoRARequest("a", 1, "/a")},
-            ValidationError,
-            "LoRA adapters",
-        ),
+        ("a", GREEDY, {"lora_request": "sql"}, TypeError, "expected LoRARequest, got str"),
         ("a", GREEDY, {"data_parallel_rank": 1}, ValidationError, "there is one engine"),
         ("a", GREEDY, {"tokenization_kwargs": {"x": 1}}, ValidationError, "no option 'x'"),
     ],
@@ -189,16 +187,45 @@ async def test_pausing_and_sleeping_hold_requests_back(engine: AsyncLLMEngine) -
     assert (await collect(engine, "dog", GREEDY, "after"))[-1].outputs == expected[-1].outputs
 
 
+async def test_adapters_are_added_used_and_removed(
+    engine: AsyncLLMEngine, folder: Path, tmp_path: Path
+) -> None:
+    one, other = (
+        LoRARequest(name, seed, str(write_adapter(tmp_path / name, folder, seed=seed, scale=4.0)))
+        for seed, name in ((1, "one"), (2, "other"))
+    )
+    wanted = [None, one, other, None, one, other]  # of which one at a time has a slot
+    streams = await asyncio.gather(
+        *(
+            collect(engine, "dog", GREEDY, f"lora {i}", lora_request=each)
+            for i, each in enumerate(wanted)
+        )
+    )
+    ends = [stream[-1] for stream in streams]
+
+    assert [end.outputs for end in ends[:3]] == [end.outputs for end in ends[3:]]
+    assert len({end.outputs[0].text for end in ends}) == 3
+    assert [end.lora_request for end in ends] == wanted
+    assert await engine.list_loras() == {1, 2}
+    assert (await engine.add_lora(one), await engine.pin_lora(1)) == (True, True)
+    assert (await engine.pin_lora(7), await engine.remove_lora(7)) == (False, False)
+    await engine.sleep(level=1)
+    await engine.wake_up()
+    awake = await collect(engine, "dog", GREEDY, "awake", lora_request=one)
+    assert awake[-1].outputs == ends[1].outputs
+    assert [await engine.remove_lora(number) for number in (1, 2)] == [True, True]
+    assert await engine.list_loras() == set()
+    with pytest.raises(LoRAAdapterNotFoundError, match="no such folder"):
+        await engine.add_lora(LoRARequest("a", 1, "/nowhere"))
+
+
 async def test_what_is_not_there_says_so(engine: AsyncLLMEngine) -> None:
     with pytest.raises(ValidationError, match="this model generates text: it takes generate"):
         await anext(engine.encode("a", PoolingParams(), "pool"))
-    with pytest.raises(ValidationError, match="LoRA"):
-        await engine.add_lora(LoRARequest("a", 1, "/a"))
     with pytest.raises(ValidationError, match=r"use LLM\.collective_rpc"):
         await engine.collective_rpc("f")
     with pytest.raises(ValidationError, match="profiler"):
         await engine.start_profile()
-    assert await engine.list_loras() == set()
     assert (await engine.get_tokenizer()).vocab_size == 352
 
 

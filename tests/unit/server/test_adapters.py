@@ -1,5 +1,6 @@
 """LoRA adapters over HTTP: a model name each, loaded and unloaded by routes of their own."""
 
+import json
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -8,9 +9,11 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from tests.unit.server.conftest import Replica, running_replica
 
+from octavo.run_batch import answer_lines
 from octavo_protocol.errors import ConfigError, UnavailableError, ValidationError
 from octavo_protocol.records import AdapterError
 from octavo_runtime.engine.messages import LoRAInfo, PoolingInfo
+from octavo_runtime.server.app import create_app
 from octavo_runtime.server.lora_modules import LoRAModule, adapters_of_record, load_modules
 from octavo_runtime.server.options import ApiOptions
 
@@ -87,6 +90,40 @@ async def test_pooling_takes_an_adapter(folder: str) -> None:
             await replica.client.embeddings.create(model=model, input="a")
 
         assert [request.adapter for request in replica.llm.pooled] == ["sql@v1", ""]
+
+
+async def test_stream_that_goes_on_here_keeps_its_adapter(replica: Replica, folder: str) -> None:
+    await load(replica, lora_name="sql", lora_path=folder)
+    request = {"model": "sql", "prompt": "a", "stream": True, "max_tokens": 10}
+    begun = replica.llm.tokenizer.encode("sq")
+    body = {"head": "1700000000-" + "0" * 32, "trace": [[0, begun]], "request": request}
+    answer = await replica.http.post("/octavo/continue/v1/completions", json=body)
+
+    assert answer.status_code == 200
+    [continued] = replica.llm.requests
+    assert (continued.adapter, continued.output_token_ids) == ("sql@v1", begun)
+
+
+async def test_lines_of_a_batch_may_name_an_adapter(replica: Replica, folder: str) -> None:
+    await load(replica, lora_name="sql", lora_path=folder)
+    lines = [
+        json.dumps(
+            {
+                "custom_id": model,
+                "method": "POST",
+                "url": "/v1/completions",
+                "body": {"model": model, "prompt": "ab", "max_tokens": 6},
+            }
+        ).encode()
+        for model in ("sql", "first", "nobody")
+    ]
+    answers = await answer_lines(
+        create_app(replica.state), list(enumerate(lines, 1)), max_in_flight=2, progress=print
+    )
+    bodies = [json.loads(answer)["response"]["body"] for answer in answers]
+
+    assert [body["choices"][0]["text"] for body in bodies[:2]] == ["sql@v1", "ababab"]
+    assert bodies[2]["error"]["code"] == "model_not_found"
 
 
 async def test_models_are_listed_with_root_and_parent(replica: Replica, folder: str) -> None:
