@@ -5,13 +5,18 @@ engine cannot do.
 import json
 import math
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
 
 from octavo_protocol.errors import ValidationError
 
+_T = TypeVar("_T")
+
 CONFIG_FILE = "adapter_config.json"
+_MAX_REPETITIONS = 3
+_REPETITION = re.compile(r"[*+{]")
+_REPEATED_GROUP = re.compile(r"\)[*+{?]")
 
 _UNSUPPORTED: dict[str, str] = {
     "use_dora": "DoRA changes the norms of the base model's weights: merge it into the model",
@@ -34,15 +39,15 @@ _UNSUPPORTED_INIT = ("pissa", "olora", "corda", "loftq", "lora_ga")
 
 @dataclass(frozen=True, slots=True)
 class PeftConfig:
-    """lora_rank, alpha: of all modules but those that a pattern names. Patterns are regular
-    expressions for the ends of module names; the first that fits counts.
+    """lora_rank, alpha: of all modules but those that a pattern names. Patterns match the ends of
+    module names; the first that fits counts.
     """
 
     lora_rank: int
     alpha: float
     use_rslora: bool = False
-    rank_pattern: Mapping[str, int] = field(default_factory=dict)
-    alpha_pattern: Mapping[str, float] = field(default_factory=dict)
+    rank_patterns: Sequence[tuple[re.Pattern[str], int]] = ()
+    alpha_patterns: Sequence[tuple[re.Pattern[str], float]] = ()
 
     @classmethod
     def parse(cls, text: bytes) -> "PeftConfig":
@@ -54,31 +59,26 @@ class PeftConfig:
         if not isinstance(raw, dict):
             raise _invalid("must be an object")
         _refuse_unsupported(raw)
-        config = cls(
+        return cls(
             lora_rank=_rank(raw.get("r"), "r"),
             alpha=_number(raw.get("lora_alpha"), "lora_alpha"),
             use_rslora=bool(raw.get("use_rslora")),
-            rank_pattern={
-                key: _rank(value, f"rank_pattern[{key!r}]")
+            rank_patterns=[
+                (_pattern(key), _rank(value, f"rank_pattern[{key!r}]"))
                 for key, value in _mapping(raw, "rank_pattern").items()
-            },
-            alpha_pattern={
-                key: _number(value, f"alpha_pattern[{key!r}]")
+            ],
+            alpha_patterns=[
+                (_pattern(key), _number(value, f"alpha_pattern[{key!r}]"))
                 for key, value in _mapping(raw, "alpha_pattern").items()
-            },
+            ],
         )
-        for key in (*config.rank_pattern, *config.alpha_pattern):
-            _check_pattern(key)
-        return config
 
     def rank_of(self, module: str) -> int:
-        key = _matching(self.rank_pattern, module)
-        return self.lora_rank if key is None else self.rank_pattern[key]
+        return _first(self.rank_patterns, module, self.lora_rank)
 
     def scaling_of(self, module: str) -> float:
         """alpha / rank, or alpha / √rank with rank-stabilised scaling."""
-        key = _matching(self.alpha_pattern, module)
-        alpha = self.alpha if key is None else self.alpha_pattern[key]
+        alpha = _first(self.alpha_patterns, module, self.alpha)
         rank = self.rank_of(module)
         return alpha / (math.sqrt(rank) if self.use_rslora else rank)
 
@@ -104,13 +104,19 @@ def _refuse_unsupported(raw: Mapping[str, Any]) -> None:
         )
 
 
-def _matching(patterns: Mapping[str, object], module: str) -> str | None:
-    return next((key for key in patterns if re.match(rf"(.*\.)?({key})$", module)), None)
+def _first(patterns: Iterable[tuple[re.Pattern[str], _T]], module: str, default: _T) -> _T:
+    return next((value for pattern, value in patterns if pattern.match(module)), default)
 
 
-def _check_pattern(key: str) -> None:
+def _pattern(key: str) -> re.Pattern[str]:
+    """Raises `ValidationError`, also for an expression that could take for ever."""
+    if len(_REPETITION.findall(key)) > _MAX_REPETITIONS or _REPEATED_GROUP.search(key):
+        raise _invalid(
+            f"has a pattern {key!r} that repeats groups, or more than {_MAX_REPETITIONS} times: "
+            "name the modules plainly"
+        )
     try:
-        re.compile(key)
+        return re.compile(rf"(.*\.)?({key})$")
     except re.error as error:
         raise _invalid(f"has a pattern {key!r} that is no regular expression: {error}") from error
 

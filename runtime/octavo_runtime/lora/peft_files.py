@@ -68,9 +68,9 @@ def read_adapter(name: str, folder: Path, limits: AdapterLimits) -> LoRAAdapter:
     config = PeftConfig.parse(bytes(config_bytes.numpy()))
     weights = _read(folder, WEIGHTS_FILE, _max_bytes(limits))
     pairs = _pairs(_tensors(weights), limits)
-    modules = {
-        module: _matrices(module, pair, config, limits) for module, pair in sorted(pairs.items())
-    }
+    for module, pair in pairs.items():
+        _check_pair(module, pair, config, limits)
+    modules = _placed(pairs, config, limits)
     rank = max(len(each.a) for each in modules.values())
     return LoRAAdapter(name, _version(config_bytes, weights), rank, modules)
 
@@ -186,10 +186,33 @@ def _num_layers(limits: AdapterLimits) -> int:
     return 1 + max(map(int, numbers), default=-1)
 
 
-def _matrices(
+def _placed(
+    pairs: Mapping[str, Mapping[str, Tensor]], config: PeftConfig, limits: AdapterLimits
+) -> dict[str, LoRAMatrices]:
+    """A and B in the engine's dtype, the scaling in B; all in one piece of memory, as pinning each
+    of hundreds of matrices would hold up the GPU's other work.
+    """
+    sizes = [pair[letter].numel() for pair in pairs.values() for letter in "AB"]
+    memory = torch.empty(sum(sizes), dtype=limits.dtype, pin_memory=limits.pin_memory)
+    pieces = iter(memory.split(sizes))  # type: ignore[no-untyped-call]
+    modules = {}
+    for module, pair in pairs.items():
+        a = next(pieces).view(pair["A"].shape).copy_(pair["A"])
+        scaled = pair["B"].to(torch.float32) * config.scaling_of(module)
+        b = next(pieces).view(pair["B"].shape).copy_(scaled)
+        if not (_is_finite(a) and _is_finite(b)):
+            raise _invalid(
+                f"{module} has values that are infinite or not numbers in "
+                f"{str(limits.dtype).removeprefix('torch.')}: the training has diverged, or "
+                "--lora-dtype is too small for it"
+            )
+        modules[module] = LoRAMatrices(a, b)
+    return modules
+
+
+def _check_pair(
     module: str, pair: Mapping[str, Tensor], config: PeftConfig, limits: AdapterLimits
-) -> LoRAMatrices:
-    """A and B in the engine's dtype, the scaling in B."""
+) -> None:
     if len(pair) != 2:
         lost = "B" if "A" in pair else "A"
         raise _invalid(f"{module} lacks its lora_{lost} matrix; fetch the adapter again")
@@ -202,21 +225,6 @@ def _matrices(
     out_features, in_features = limits.targets[module]
     _check_shape(f"{module} lora_A", pair["A"], (rank, in_features))
     _check_shape(f"{module} lora_B", pair["B"], (out_features, rank))
-    b = pair["B"].to(torch.float32) * config.scaling_of(module)
-    matrices = LoRAMatrices(_placed(pair["A"], limits), _placed(b, limits))
-    if not (_is_finite(matrices.a) and _is_finite(matrices.b)):
-        raise _invalid(
-            f"{module} has values that are infinite or not numbers in "
-            f"{str(limits.dtype).removeprefix('torch.')}: the training has diverged, or "
-            "--lora-dtype is too small for it"
-        )
-    return matrices
-
-
-def _placed(matrix: Tensor, limits: AdapterLimits) -> Tensor:
-    """A copy: nothing keeps the file's bytes."""
-    placed = torch.empty(matrix.shape, dtype=limits.dtype, pin_memory=limits.pin_memory)
-    return placed.copy_(matrix)
 
 
 def _is_finite(matrix: Tensor) -> bool:

@@ -159,6 +159,8 @@ def test_the_version_names_the_contents_and_nothing_else(tmp_path: Path) -> None
         ({"rank_pattern": {"q_proj": 80}}, "rank 80"),
         ({"rank_pattern": [1]}, "rank_pattern that is no object"),
         ({"alpha_pattern": {"(": 1}}, "no regular expression"),
+        ({"alpha_pattern": {"(a+)+b": 1}}, "name the modules plainly"),
+        ({"rank_pattern": {".*.*.*.*x": 1}}, "more than 3 times"),
     ],
     ids=str,
 )
