@@ -20,15 +20,15 @@ from octavo_protocol.errors import ConfigError
 
 pytestmark = pytest.mark.integration
 
-# Answers /ready with 503 and a stage first; on SIGTERM says so and ends.
+# Answers /ready with 503 and a stage twice, then with 200; on SIGTERM says so and ends.
 SERVER = """
 import http.server, signal, sys, time
 name, port = sys.argv[1], int(sys.argv[2])
-began = time.monotonic()
+asked = []
 class Handler(http.server.BaseHTTPRequestHandler):
     def do_GET(self):
-        is_ready = time.monotonic() - began > 0.4
-        self.send_response(200 if is_ready else 503)
+        asked.append(self.path)
+        self.send_response(200 if len(asked) > 2 else 503)
         self.end_headers()
         self.wfile.write(b'{"stage": "loading"}')
     def log_message(self, *arguments): pass
