@@ -7,7 +7,7 @@ The engine forgets the least recently used adapters. Their names and sources sta
 that is asked for again is loaded again.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -52,6 +52,7 @@ class AdapterBook:
 
     num_loads, num_evictions, load_seconds: since the start. recent_load_s: what a load took lately,
     in seconds; 0 = none yet. errors: of the last few adapters that could not be loaded, by name.
+    on_change: called when there is something new to tell.
     """
 
     def __init__(self) -> None:
@@ -60,6 +61,7 @@ class AdapterBook:
         self.load_seconds = 0.0
         self.recent_load_s = 0.0
         self.errors: dict[str, AdapterError] = {}
+        self.on_change: Callable[[], None] = lambda: None
         self._known: dict[str, KnownAdapter] = {}
 
     def __iter__(self) -> Iterator[KnownAdapter]:
@@ -137,6 +139,7 @@ class AdapterBook:
         self.recent_load_s += share * (seconds - self.recent_load_s)
         self.load_seconds += seconds
         self.num_loads += 1
+        self.on_change()
         return known
 
     def note_error(self, request: LoRARequest, revision: str | None, message: str) -> None:
@@ -146,10 +149,12 @@ class AdapterBook:
         self.errors[name] = AdapterError(adapter_origin(request.lora_path, revision), message)
         while len(self.errors) > _MAX_ERRORS:
             del self.errors[next(iter(self.errors))]
+        self.on_change()
 
     def forget(self, name: str) -> None:
         self._known.pop(name, None)
         self.errors.pop(name, None)
+        self.on_change()
 
     def compare(self, listed: Iterable[Mapping[str, Any]]) -> None:
         """Corrects what is loaded. listed: the engine's own list of its adapters."""

@@ -163,6 +163,7 @@ class _Replica:
         await load_modules(state, self._options.lora_modules)
         if registration is not None:
             state.llm.on_kv_events(registration.on_kv_events)
+            state.llm.adapters.book.on_change = registration.refresh
             registration.start(
                 lambda incarnation: self._record(state, incarnation), state.set_registered
             )

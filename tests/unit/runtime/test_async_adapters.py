@@ -194,6 +194,22 @@ async def test_name_of_another_source_and_number_of_another_name_are_refused(
             pass
 
 
+async def test_every_change_is_told_at_once(request_of: RequestOf) -> None:
+    engine = FakeAdapters()
+    adapters = AsyncAdapters(engine.control, engine.max_adapters)
+    told: list[tuple[list[str], list[str]]] = []
+    adapters.book.on_change = lambda: told.append(
+        ([each.name for each in adapters.book], [*adapters.book.errors])
+    )
+    await adapters.load(request_of("a"))
+    engine.refuse = [ValidationError("broken")]
+    with pytest.raises(ValidationError):
+        await adapters.load(request_of("b"))
+    await adapters.unload("a")
+
+    assert told == [(["a"], []), (["a"], ["b"]), ([], ["b"])]
+
+
 async def test_compare_finds_what_the_engine_has_lost(request_of: RequestOf) -> None:
     engine = FakeAdapters()
     adapters = AsyncAdapters(engine.control, engine.max_adapters)
