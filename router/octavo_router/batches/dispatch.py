@@ -6,11 +6,14 @@ begin alike go one after the other, so that they find that beginning in a replic
 one of a long beginning gets a head start (`head_start`).
 
 A model's lines wait in one lane for each owner. Where a line meets a limit or finds no replica, it
-goes back into its lane, which pauses, the longer the more often; the lanes of others go on.
+goes back into its lane, from which then only so many go at a time as were under way beside it (one
+more after every few successes); where there were none, the lane pauses, the longer the more often.
+The lanes of others go on.
 """
 
 import asyncio
 import heapq
+import math
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -22,6 +25,7 @@ _PROMPTS = ("messages", "prompt", "input", "queries", "query", "data_1", "text_1
 _PREFIX_ITEMS = 256  # token ids, or messages
 _HEAD_START_S = 1.0  # at most
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.25, 5.0
+_GROWTH = 0.25  # of a lane's limit with every success
 
 
 class BusyError(Exception):
@@ -47,10 +51,14 @@ class _Waiting:
 
 @dataclass(slots=True)
 class _Lane:
-    """paused_until: in the time of the event loop. pause_s: the last one, 0 after a success."""
+    """num_open: lines under way. limit: of them. paused_until: in the time of the event loop.
+    pause_s: the last one, 0 after a success.
+    """
 
     waiting: list[_Waiting] = field(default_factory=list)
     head_starts: HeadStarts[_Waiting] = field(default_factory=HeadStarts)
+    num_open: int = 0
+    limit: float = math.inf
     paused_until: float = 0.0
     pause_s: float = 0.0
 
@@ -73,16 +81,29 @@ class _Lane:
             heapq.heappush(self.waiting, held)
 
     def is_over(self, now: float) -> bool:
-        """Nothing waits, and no pause has to be remembered."""
-        return self.paused_until <= now and self.first() is None and not self.head_starts.num_held
+        """Nothing is under way or waits, and no pause has to be remembered."""
+        is_busy = self.num_open > 0 or self.paused_until > now
+        return not is_busy and self.first() is None and not self.head_starts.num_held
 
-    def pause(self, now: float, at_least_s: float) -> float:
-        """How long. Lines that were under way together pause it once."""
-        if now >= self.paused_until:
-            longer = min(max(_FIRST_PAUSE_S, 2 * self.pause_s), _LONGEST_PAUSE_S)
-            self.pause_s = max(longer, min(at_least_s, _LONGEST_PAUSE_S))
-            self.paused_until = now + self.pause_s
-        return self.paused_until - now
+    def next(self, now: float) -> _Waiting | None:
+        """As `first`, where the lane's limit and pause let one go."""
+        return self.first() if self.num_open < self.limit and self.paused_until <= now else None
+
+    def succeeded(self) -> None:
+        self.pause_s = 0.0
+        self.limit += _GROWTH
+
+    def refused(self, now: float, at_least_s: float) -> float | None:
+        """A line met a limit, and is not under way any more. How long the lane pauses; None: until
+        another one of its lines has ended.
+        """
+        self.limit = max(1, self.num_open)
+        if self.num_open:
+            return None
+        longer = min(max(_FIRST_PAUSE_S, 2 * self.pause_s), _LONGEST_PAUSE_S)
+        self.pause_s = max(longer, min(at_least_s, _LONGEST_PAUSE_S))
+        self.paused_until = now + self.pause_s
+        return self.pause_s
 
 
 @dataclass(slots=True)
@@ -90,14 +111,15 @@ class _Model:
     """lanes: by owner."""
 
     lanes: dict[str, _Lane] = field(default_factory=dict)
-    num_open: int = 0
+
+    @property
+    def num_open(self) -> int:
+        return sum(lane.num_open for lane in self.lanes.values())
 
     def next_lane(self, now: float) -> _Lane | None:
         """The lane whose first line is to go next; None without one."""
         firsts = [
-            (first, lane)
-            for lane in self.lanes.values()
-            if lane.paused_until <= now and (first := lane.first()) is not None
+            (first, lane) for lane in self.lanes.values() if (first := lane.next(now)) is not None
         ]
         return min(firsts, key=lambda each: each[0])[1] if firsts else None
 
@@ -130,18 +152,19 @@ class Dispatcher:
         while True:
             waiting = await self._turn(model, owner, rank, prefix, number)
             lane = self._models[model].lanes[owner]
+            refusal: BusyError | None = None
             try:
                 answer = await work()
-            except BusyError as error:
-                loop = asyncio.get_running_loop()
-                pause_s = lane.pause(loop.time(), error.pause_s)
-                loop.call_later(pause_s, self.fill, model)
-            else:
-                lane.pause_s = 0.0
+                lane.succeeded()
                 return answer
+            except BusyError as error:
+                refusal = error
             finally:
+                lane.num_open -= 1
                 lane.end_head_start(waiting.beginning)
-                self._give_back(model)
+                if refusal is not None:
+                    self._refused(model, lane, refusal)
+                self.fill(model)
 
     async def _turn(self, name: str, owner: str, rank: int, prefix: str, number: int) -> _Waiting:
         """Waits for a place, which is to be given back."""
@@ -155,15 +178,16 @@ class Dispatcher:
             await turn
         except asyncio.CancelledError:
             if not turn.cancelled():  # its turn came in the same moment
-                model.num_open -= 1
+                lane.num_open -= 1
                 lane.end_head_start(waiting.beginning)
             self.fill(name)
             raise
         return waiting
 
-    def _give_back(self, name: str) -> None:
-        self._models[name].num_open -= 1
-        self.fill(name)
+    def _refused(self, name: str, lane: _Lane, refusal: BusyError) -> None:
+        loop = asyncio.get_running_loop()
+        if (pause_s := lane.refused(loop.time(), refusal.pause_s)) is not None:
+            loop.call_later(pause_s, self.fill, name)
 
     def _limit_head_start(self, name: str, lane: _Lane, beginning: str) -> None:
         def end() -> None:
@@ -187,11 +211,11 @@ class Dispatcher:
             room = self._room(name, model.num_open)
             while model.num_open < room and (lane := model.next_lane(now)) is not None:
                 first = heapq.heappop(lane.waiting)
-                model.num_open += 1
+                lane.num_open += 1
                 if lane.head_starts.begin(first.beginning):
                     self._limit_head_start(name, lane, first.beginning)
                 first.turn.set_result(None)
-        if not model.num_open and all(lane.is_over(now) for lane in model.lanes.values()):
+        if all(lane.is_over(now) for lane in model.lanes.values()):
             del self._models[name]
 
 

@@ -158,6 +158,28 @@ async def test_batches_belong_to_their_tenant_and_count_for_it(
     assert request.headers[PRIORITY_HEADER] == str(BACKGROUND_PRIORITY)
 
 
+async def test_a_tenant_at_its_limit_leaves_the_room_to_others(
+    cluster: RouterCluster, tmp_path: Path
+) -> None:
+    tenants = tmp_path / "tenants.yaml"
+    tenants.write_text(
+        f"secret: {'s' * 32}\ntenants:\n"
+        f"  - {{name: small, keys: ['{key_hash(b'small-key')}'], limits: {{concurrency: 2}}}}\n"
+        f"  - {{name: large, keys: ['{key_hash(b'large-key')}']}}\n"
+    )
+    replica = await cluster.replica("a", max_num_seqs=6)
+    replica.behaviour.is_stalled = True
+    router = await cluster.router(1, files_url=str(tmp_path / "files"), tenants=tenants)
+    async with client_of(router, "small-key") as small, client_of(router, "large-key") as large:
+        bodies = [{"model": "fake", "prompt": f"p {i}"} for i in range(12)]
+        await submit(small, bodies)
+        await until(lambda: replica.seen.num_open == 2)
+        await submit(large, bodies)
+        await until(lambda: replica.seen.num_open == 6)
+        salts = [each.headers["x-octavo-set-cache-salt"] for each in replica.seen.requests]
+        assert sorted(map(salts.count, set(salts))) == [2, 4]
+
+
 async def test_a_router_without_files_has_no_such_routes(cluster: RouterCluster) -> None:
     await cluster.replica("a")
     router = await cluster.router(1)

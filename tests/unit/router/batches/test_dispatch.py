@@ -61,6 +61,28 @@ async def test_a_line_that_meets_a_limit_gives_its_place_to_those_of_others() ->
     assert dispatcher.num_waiting == 0
 
 
+async def test_an_owner_with_a_limit_has_as_many_lines_under_way_as_it_may() -> None:
+    """Hardly any line asks in vain, and none waits for a pause."""
+    dispatcher = Dispatcher(lambda model, num_open: 9)
+    num_open = num_asked = most_open = 0
+
+    async def work() -> None:
+        nonlocal num_open, num_asked, most_open
+        num_asked += 1
+        if num_open == 4:
+            raise BusyError(60)
+        num_open += 1
+        most_open = max(most_open, num_open)
+        await asyncio.sleep(0)
+        num_open -= 1
+
+    runs = [dispatcher.run("m", 0, "", work) for _ in range(100)]
+    await asyncio.wait_for(asyncio.gather(*runs), 4)
+    assert most_open == 4
+    assert num_asked <= 100 + 5 + 100 / 4
+    assert dispatcher.num_waiting == 0
+
+
 async def test_the_first_line_of_a_long_beginning_goes_ahead_alone() -> None:
     dispatcher = Dispatcher(lambda model, num_open: 9)
     begun: list[str] = []
