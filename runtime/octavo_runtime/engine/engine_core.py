@@ -169,6 +169,9 @@ class EngineCore(EngineCoreBase[EngineRequest]):
                 error_kind=kind_of(error),
             )
             self._notices.append(failed)
+        except Exception:
+            self._end([request.request_id])
+            raise
 
     def abort(self, request_ids: Iterable[str]) -> None:
         """Ends requests and frees their blocks at once. Unknown ids are ignored."""

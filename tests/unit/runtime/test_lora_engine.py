@@ -56,6 +56,15 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Any:
     return model
 
 
+@torch.inference_mode()
+def greedy(model: Any, prompt: list[int], count: int) -> list[int]:
+    """The tokens that transformers gives after the prompt."""
+    tokens = list(prompt)
+    for _ in range(count):
+        tokens.append(int(model(torch.tensor([tokens])).logits[0, -1].argmax()))
+    return tokens[len(prompt) :]
+
+
 @dataclass(frozen=True)
 class World:
     """The base model's folder, adapters by name, and what transformers and PEFT say."""
@@ -83,11 +92,7 @@ def world(base: Any, tmp_path_factory: pytest.TempPathFactory) -> World:
 
     @cache
     def answer(name: str, prompt: tuple[int, ...], count: int) -> list[int]:
-        tokens = list(prompt)
-        with torch.inference_mode():
-            for _ in range(count):
-                tokens.append(int(model(name)(torch.tensor([tokens])).logits[0, -1].argmax()))
-        return tokens[len(prompt) :]
+        return greedy(model(name), list(prompt), count)
 
     return World(folder, adapters, answer)
 
@@ -198,6 +203,30 @@ def test_each_request_of_a_mixed_batch_equals_the_merged_model(
     assert (engine.core.scheduler.num_preemptions > 0) == ("num_gpu_blocks_override" in options)
     assert len({tuple(expected[f"{name}/1"]) for name in names}) == len(names), "they must differ"
     engine.check_idle()
+
+
+@pytest.mark.filterwarnings("ignore:.*tie_word_embeddings")  # PEFT's, on merging
+def test_the_embedding_of_a_tied_model_is_changed_as_peft_trains_it(
+    world: World, tmp_path: Path
+) -> None:
+    """Where it is looked up, and not where it is the output matrix: merging would do both."""
+    torch.manual_seed(1)
+    config = LlamaConfig.from_pretrained(world.folder, tie_word_embeddings=True)
+    model = LlamaForCausalLM(config).eval()
+    model.save_pretrained(tmp_path / "tied")
+    path = write_adapter(
+        tmp_path / "a", tmp_path / "tied", seed=1, targets=("q_proj", "embed_tokens"), scale=0.5
+    )
+    lora = LoRAConfig(max_lora_rank=8)
+    engine = Engine(World(tmp_path / "tied", {"a": path}, world.answer), lora, num_threads=None)
+    engine.load("a")
+    engine.add("a", PROMPTS[1], "a")
+    engine.run()
+    engine.core.shutdown()
+
+    adapted = PeftModel.from_pretrained(model, path).eval()
+    assert engine.tokens["a"] == greedy(adapted, PROMPTS[1], 8)
+    assert engine.tokens["a"] != greedy(adapted.merge_and_unload(), PROMPTS[1], 8)
 
 
 def test_adapters_share_blocks_with_themselves_alone(world: World, new_engine: NewEngine) -> None:
@@ -408,6 +437,23 @@ def test_a_broken_adapter_is_refused_and_changes_nothing(
     with pytest.raises(ValidationError, match="already been loaded"):
         engine.load("r4")
     assert [each["name"] for each in engine.core.list_adapters()] == ["r4"]
+
+
+def test_a_request_that_is_not_accepted_leaves_its_adapter_free(
+    world: World, new_engine: NewEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = new_engine()
+    engine.load("r4")
+
+    def fail(request: EngineRequest) -> None:
+        raise RuntimeError("no more memory")
+
+    monkeypatch.setattr(engine.core.scheduler, "add", fail)
+    with pytest.raises(RuntimeError):
+        engine.add("r", PROMPTS[1], "r4")
+
+    engine.check_idle()
+    assert engine.core.sleep(0, "wait")
 
 
 def test_an_engine_without_room_for_adapters_refuses_them(world: World) -> None:
