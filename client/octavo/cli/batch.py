@@ -40,6 +40,12 @@ def submit(
     window: Annotated[
         str, option("--window", help="How long the platform may take: 30m, 24h, 7d.")
     ] = "24h",
+    priority: Annotated[
+        int,
+        option(
+            "--priority", help="Of batches, those of lower numbers go first.", min=-1000, max=1000
+        ),
+    ] = 0,
     metadata: Annotated[
         list[str] | None,
         typer.Option("--metadata", metavar="KEY=VALUE", help="A note on the batch; repeat it."),
@@ -55,7 +61,13 @@ def submit(
     notes = dict(pair(text) for text in metadata or ())
     with connected(url, api_key) as client:
         uploaded = client.upload(file)
-        batch = client.create(uploaded.id, endpoint=endpoint, window=window, metadata=notes or None)
+        batch = client.create(
+            uploaded.id,
+            endpoint=endpoint,
+            window=window,
+            metadata=notes or None,
+            priority=priority,
+        )
         print(batch.id, flush=True)
         if wait:
             _watch(client, batch.id)

@@ -32,14 +32,15 @@ async def test_a_file_is_submitted_watched_and_its_results_are_written(
     source.write_text("".join(json.dumps(request(each)) + "\n" for each in ("a", "b")) + "nonsense")
     code, out, _ = await octavo(
         *("submit", source, "--endpoint", "/v1/completions", "--watch"),
-        *("--metadata", "team=search"),
+        *("--metadata", "team=search", "--priority", "-1"),
         url=platform.url,
     )
     batch_id, state = out.splitlines()
     assert (code, state) == (0, "completed: 2 of 3 answered, 1 failed")
 
     code, out, _ = await octavo("status", batch_id, url=platform.url)
-    assert (code, json.loads(out)["metadata"]) == (0, {"team": "search"})
+    told = json.loads(out)
+    assert (code, told["metadata"], told["priority"]) == (0, {"team": "search"}, -1)
     code, out, _ = await octavo("status", url=platform.url)
     assert (code, out.split()[0]) == (0, batch_id)
 
