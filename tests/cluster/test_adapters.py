@@ -138,18 +138,19 @@ def test_adapters_come_change_break_and_go_and_no_neighbour_fails(
         [first] = {each["version"] for each in status["replicas"]}
         answers["first"] = adapters.answer("changing")
 
-        with report.step(SCENARIO, "another source to replaced everywhere"):
-            adapters.apply("changing", archives.source("second"))
-            status = adapters.wait_until_updated("changing")
-        [second] = {each["version"] for each in status["replicas"]}
-        assert second != first
-        answers["second"] = adapters.answer("changing")
+        with streaming_load(url, "changing", threads=1) as changing:
+            with report.step(SCENARIO, "another source to replaced everywhere"):
+                adapters.apply("changing", archives.source("second"))
+                status = adapters.wait_until_updated("changing")
+            [second] = {each["version"] for each in status["replicas"]}
+            assert second != first
+            answers["second"] = adapters.answer("changing")
 
-        adapters.apply("changing", archives.source("too-large"))
-        status = adapters.wait_until_failed("changing")
-        assert (status["loadedReplicas"], status["updatedReplicas"]) == (REPLICAS, 0)
-        assert "rank" in conditions({"status": status})["Ready"]["message"]
-        assert adapters.answer("changing") == answers["second"]
+            adapters.apply("changing", archives.source("too-large"))
+            status = adapters.wait_until_failed("changing")
+            assert (status["loadedReplicas"], status["updatedReplicas"]) == (REPLICAS, 0)
+            assert "rank" in conditions({"status": status})["Ready"]["message"]
+            assert adapters.answer("changing") == answers["second"]
 
         adapters.apply("broken", archives.source("too-large"), "OnDemand")
         _until_known(models, "broken")
@@ -163,10 +164,11 @@ def test_adapters_come_change_break_and_go_and_no_neighbour_fails(
             models.kube.delete(LORA_ADAPTER, name, models.namespace)
             _until_unknown(models, name)
         assert adapters.answer("neighbour") == answers["neighbour"]
-    report.add(SCENARIO, base=base.report(), neighbour=neighbour.report())
+    loads = {"base": base, "neighbour": neighbour, "changing": changing}
+    report.add(SCENARIO, **{name: load.report() for name, load in loads.items()})
 
-    base.assert_nothing_lost(at_least=5)
-    neighbour.assert_nothing_lost(at_least=5)
+    for load in loads.values():
+        load.assert_nothing_lost(at_least=2)
     assert len(set(answers.values())) == len(answers), answers
 
 
