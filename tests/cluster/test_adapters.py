@@ -84,7 +84,7 @@ class Adapters:
             return found if is_current and look(found) else None
 
         found = self.models.kube.wait(
-            f"{name}: {what}", looked, seconds=60, namespace=self.models.namespace
+            f"{name}: {what}", looked, seconds=150, namespace=self.models.namespace
         )
         status: Object = found["status"]
         return status
@@ -168,7 +168,7 @@ def test_adapters_come_change_break_and_go_and_no_neighbour_fails(
     report.add(SCENARIO, **{name: load.report() for name, load in loads.items()})
 
     for load in loads.values():
-        load.assert_nothing_lost(at_least=2)
+        load.assert_nothing_lost(at_least=1)
     assert len(set(answers.values())) == len(answers), answers
 
 
