@@ -12,6 +12,7 @@ The first four are for tenants that may; without tenants everybody may, and all 
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Protocol, get_args
 
 from octavo_protocol.errors import ForbiddenError, ValidationError, refusal_headers
@@ -155,8 +156,16 @@ def generation_terms(terms: Terms, body: ChatCompletionRequest | CompletionReque
     overrides = terms.overrides
     if cap is not None and asked is None:
         overrides = replace(overrides, max_tokens=cap)
-    num_tokens = asked or cap or EXPECTED_OUTPUT_TOKENS
-    return replace(terms, overrides=overrides, num_output_tokens=num_tokens * (body.n or 1))
+    num_tokens = (asked or cap or EXPECTED_OUTPUT_TOKENS) * (body.n or 1)
+    if terms is _PLAIN_WITH_PROMPT and overrides is terms.overrides:
+        return _plain(num_tokens)
+    return replace(terms, overrides=overrides, num_output_tokens=num_tokens)
+
+
+@lru_cache(maxsize=256)
+def _plain(num_output_tokens: int) -> Terms:
+    """Of requests that ask for nothing more: most are alike."""
+    return replace(_PLAIN_WITH_PROMPT, num_output_tokens=num_output_tokens)
 
 
 def _asked_priority(headers: Mapping[str, str], body: Body) -> int | None:

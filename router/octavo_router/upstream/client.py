@@ -88,7 +88,7 @@ class _Origin:
     def __init__(self, base_url: str) -> None:
         parts = urlsplit(base_url)
         if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise OSError(f"{base_url!r} is not the http:// or https:// address of a replica")
+            raise ValueError("it must begin with http:// or https:// and name a host")
         self.base_url = base_url
         self.is_tls = parts.scheme == "https"
         self.address = parts.hostname, parts.port or (443 if self.is_tls else 80)
@@ -179,16 +179,22 @@ class UpstreamClient:
     def _origin(self, base_url: str) -> _Origin:
         origin = self._origins.get(base_url)
         if origin is None:
-            origin = self._origins[base_url] = _Origin(base_url)
+            try:
+                origin = self._origins[base_url] = _Origin(base_url)
+            except ValueError as error:
+                raise OSError(f"{base_url!r} is no address of a replica: {error}") from error
         return origin
 
     async def _connect(self, origin: _Origin) -> Connection:
-        async with asyncio.timeout(self._connect_s):
-            _, connection = await self._loop.create_connection(
-                lambda: Connection(self._read_s),
-                *origin.address,
-                ssl=_tls() if origin.is_tls else None,
-            )
+        try:
+            async with asyncio.timeout(self._connect_s):
+                _, connection = await self._loop.create_connection(
+                    lambda: Connection(self._read_s),
+                    *origin.address,
+                    ssl=_tls() if origin.is_tls else None,
+                )
+        except UnicodeError as error:  # of the host's name
+            raise OSError(f"{origin.base_url!r} is no address of a replica: {error}") from error
         return connection
 
     def _done(self, origin: _Origin, connection: Connection) -> None:

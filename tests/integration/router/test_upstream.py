@@ -277,10 +277,21 @@ async def test_nobody_who_listens_is_an_error() -> None:
     async with upstream() as client:
         with pytest.raises(OSError, match=r"."):
             await ask(client, server)
-        with pytest.raises(OSError, match="address of a replica"):
-            await client.send("GET", "ftp://replica", "/")
+
+
+@pytest.mark.parametrize(
+    "url", ["ftp://replica", "replica:80", "http://", "http://a:99999", f"http://{'a' * 70}:80"]
+)
+async def test_what_is_no_address_is_an_error_like_a_broken_connection(url: str) -> None:
+    async with upstream() as client:
+        with pytest.raises(OSError, match="no address of a replica"):
+            await client.send("GET", url, "/")
+
+
+async def test_a_header_cannot_bring_another_one_along() -> None:
+    async with upstream() as client:
         with pytest.raises(ValueError, match="end of a line"):
-            await client.send("GET", server.url, "/", {"a": "b\r\nc: d"})
+            await client.send("GET", "http://replica", "/", {"a": "b\r\nc: d"})
 
 
 async def test_tls_is_spoken_and_certificates_are_checked(
@@ -296,5 +307,4 @@ async def test_tls_is_spoken_and_certificates_are_checked(
         monkeypatch.setattr(client_module, "_tls", lambda: trusting)
         for _ in range(2):
             assert await ask(client, server) == b"ok"
-        assert len(server.requests) == 2
-        assert client.num_kept == 1
+        assert (server.num_connections, len(server.requests), client.num_kept) == (1, 2, 1)
