@@ -1,7 +1,9 @@
 """The router's client for replicas, against servers that do what real ones do, and worse."""
 
 import asyncio
+import socket
 import ssl
+import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -208,10 +210,29 @@ async def test_an_answer_that_takes_long_but_is_never_silent_is_not_cut_off() ->
 
 
 async def test_a_kept_connection_that_the_server_closed_is_not_used() -> None:
-    async with serving(scripted(OK, closes=True)) as server, upstream() as client:
+    """Also where the event loop has not had the time to notice that it is closed."""
+    has_closed = threading.Event()
+
+    def serve(listener: socket.socket) -> None:
         for _ in range(3):
-            assert await ask(client, server) == b"ok"
-        assert (server.num_connections, len(server.requests)) == (3, 3)
+            connection, _ = listener.accept()
+            with connection:
+                while not connection.recv(65536).endswith(b"{}"):
+                    pass
+                connection.sendall(OK)
+            has_closed.set()
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        server = Server(f"http://127.0.0.1:{listener.getsockname()[1]}")
+        thread = threading.Thread(target=serve, args=(listener,))
+        thread.start()
+        async with upstream() as client:
+            for _ in range(3):
+                assert await ask(client, server) == b"ok"
+                assert has_closed.wait(5)  # the loop stands still meanwhile
+                has_closed.clear()
+        thread.join(5)
+        assert not thread.is_alive()
 
 
 async def test_a_connection_on_which_nobody_asked_for_more_is_not_used_again() -> None:
