@@ -22,7 +22,10 @@ from octavo_kernels.lora import (
 from octavo_runtime.config import LoRAConfig
 from octavo_runtime.lora.adapter import LoRAAdapter
 
-_GPU_TILE = 16
+# Rows of a GPU's tile: the tensor cores' smallest, as most decodes have neighbours with other
+# adapters; with prompts more, so that fewer programs read an adapter again.
+DECODE_TILE = 16
+MIXED_TILE = 64
 
 
 @dataclass(slots=True)
@@ -128,12 +131,14 @@ class ModelAdapters:
             place = self._places[name]
             place.slots.write(slot, place.part, matrices.a, matrices.b)
             place.slots.ranks_host[slot, place.part] = len(matrices.a)
-        self._ranks[slot].copy_(torch.from_numpy(self._ranks_host[slot]))
+        self._ranks[slot].copy_(torch.from_numpy(self._ranks_host[slot]), non_blocking=True)
 
     def use(self, slots: Sequence[int], lens: Sequence[int] | None = None) -> None:
         """Of the layers' next inputs. See `LoRARows.of`."""
         device = self._ranks.device
-        tile_rows = _GPU_TILE if device.type == "cuda" else ANY_ROWS
+        tile_rows = ANY_ROWS
+        if device.type == "cuda":
+            tile_rows = DECODE_TILE if lens is None else MIXED_TILE
         self.step.rows = LoRARows.of(slots, lens, device=device, tile_rows=tile_rows)
 
     def use_for_logits(self, slots: Sequence[int]) -> None:

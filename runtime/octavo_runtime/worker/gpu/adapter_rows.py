@@ -6,12 +6,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from octavo_kernels.lora import LoRARows, group_rows, max_tiles
+from octavo_runtime.layers.lora import DECODE_TILE
 from octavo_runtime.worker.gpu.staging import StepStaging
-
-# Rows of a tile: the tensor cores' smallest, as most decodes have neighbours with other adapters;
-# of steps with prompts more, so that fewer programs read an adapter again.
-DECODE_TILE = 16
-MIXED_TILE = 64
 
 
 class AdapterRows:

@@ -230,7 +230,7 @@ class GpuModelRunner(ModelRunner):
             super().load_model()
         except torch.OutOfMemoryError as error:
             super().drop_model()
-            raise _no_room_for_weights(error) from error
+            raise _no_room_for_weights(error, self._config) from error
 
     def drop_model(self) -> None:
         self._forward.drop_graphs()
@@ -249,7 +249,7 @@ class GpuModelRunner(ModelRunner):
             try:
                 self._host_weights.restore()
             except torch.OutOfMemoryError as error:
-                raise _no_room_for_weights(error) from error
+                raise _no_room_for_weights(error, self._config) from error
             self._host_weights = None
 
     def drop_kv_cache(self) -> None:
@@ -282,11 +282,15 @@ class GpuModelRunner(ModelRunner):
         return torch.zeros(shape, dtype=dtype, device=self.device)
 
 
-def _no_room_for_weights(error: torch.OutOfMemoryError) -> ConfigError:
+def _no_room_for_weights(error: torch.OutOfMemoryError, config: ResolvedConfig) -> ConfigError:
     free, total = torch.cuda.mem_get_info()
+    what, advice = "the weights do", "Choose"
+    if config.lora is not None:
+        what = "the weights and the slots of adapters do"
+        advice = "Lower --max-loras or --max-lora-rank, or choose"
     return ConfigError(
-        f"the weights do not fit: of the GPU's {_gib(total)}, {_gib(free)} are free, and then: "
-        f"{error} Choose a smaller model or dtype, or a GPU that no other process uses"
+        f"{what} not fit: of the GPU's {_gib(total)}, {_gib(free)} are free, and then: {error} "
+        f"{advice} a smaller model or dtype, or a GPU that no other process uses"
     )
 
 

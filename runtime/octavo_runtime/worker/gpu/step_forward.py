@@ -16,8 +16,9 @@ from octavo_kernels.lora import LoRARows
 from octavo_kernels.metadata import AttentionMetadata
 from octavo_kernels.step_inputs import SequenceRows, StepBuffers, prepare_step_inputs
 from octavo_runtime.config import ResolvedConfig
+from octavo_runtime.layers.lora import DECODE_TILE, MIXED_TILE
 from octavo_runtime.layers.sampling.rows import SamplingRow
-from octavo_runtime.worker.gpu.adapter_rows import DECODE_TILE, MIXED_TILE, AdapterRows
+from octavo_runtime.worker.gpu.adapter_rows import AdapterRows
 from octavo_runtime.worker.gpu.row_table import RowTable
 from octavo_runtime.worker.gpu.staging import SampleInputs, StepStaging
 from octavo_runtime.worker.gpu.step_graphs import MAX_CHUNKS, StepGraphs, mixed_graph_sizes

@@ -5,7 +5,8 @@ import torch
 
 from octavo_kernels.lora import LoRAPart, LoRARows, LoRASlots
 from octavo_kernels.reference.lora import add_lora
-from octavo_runtime.worker.gpu.adapter_rows import DECODE_TILE, MIXED_TILE, AdapterRows
+from octavo_runtime.layers.lora import DECODE_TILE, MIXED_TILE
+from octavo_runtime.worker.gpu.adapter_rows import AdapterRows
 from octavo_runtime.worker.gpu.staging import StepStaging
 
 _NUM_SLOTS, _SIZE = 3, 24

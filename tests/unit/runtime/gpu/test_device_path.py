@@ -4,18 +4,19 @@ the CPU's runner, one step behind the device or not. Graphs and events are all t
 
 import importlib.util
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.fakes.lora_adapters import ALL_LINEAR, write_adapter
 from tests.unit.runtime.test_engine_sampling import PROMPT, TOKENIZER, engine, folder, generate
 
 from octavo_kernels import use_cpu_backend
 from octavo_kernels.sampling import gather_logprobs
 from octavo_protocol.sampling_params import SamplingParams
 from octavo_protocol.structured_outputs import StructuredOutputsParams
-from octavo_runtime.config import ResolvedConfig
+from octavo_runtime.config import LoRAConfig, ResolvedConfig
 from octavo_runtime.engine import engine_core
 from octavo_runtime.engine.llm_engine import LLMEngine
 from octavo_runtime.engine.messages import EngineRequest
@@ -216,3 +217,51 @@ def test_an_engine_of_one_sequence_starts_and_answers(folder: Path, device_engin
     [actual] = generate(device_engine(max_num_seqs=1), dict(GREEDY))
 
     assert actual.outputs[0].token_ids == expected.outputs[0].token_ids
+
+
+def adapted_answers(
+    core: Any, folders: Sequence[Path], prompt: Sequence[int], count: int
+) -> list[list[int]]:
+    """Greedy tokens of requests of all lengths, with each adapter in turn and with none."""
+    identities = [""]
+    for number, adapter in enumerate(folders):
+        answer = core.load_adapter(str(number), str(adapter))
+        core.finish_loads()
+        identities.append(f"{number}@{answer.result(0)['version']}")
+    tokens: dict[str, list[int]] = {}
+    for number in range(count):
+        params = SamplingParams(temperature=0.0, max_tokens=3 + number, ignore_eos=True)
+        adapter_name = identities[number % len(identities)]
+        tokens[str(number)] = []
+        core.add_request(
+            EngineRequest(
+                str(number), list(prompt[: 1 + 3 * number]), params, 0.0, adapter=adapter_name
+            )
+        )
+    while core.has_work():
+        for output in core.step().outputs:
+            tokens[output.request_id] += output.new_token_ids
+    return list(tokens.values())
+
+
+def test_answers_with_adapters_are_those_of_the_cpu(
+    folder: Path, device_engine: Any, tmp_path: Path
+) -> None:
+    """More adapters than slots: they are copied while a step runs that the next one overlaps."""
+    kinds: list[dict[str, Any]] = [
+        {"rank": 8, "targets": ALL_LINEAR},
+        {"rank": 16},
+        {"rank": 1, "targets": ("down_proj", "embed_tokens", "lm_head")},
+    ]
+    folders = [
+        write_adapter(tmp_path / str(seed), folder, seed=seed, **each)
+        for seed, each in enumerate(kinds)
+    ]
+    lora = LoRAConfig(max_loras=2, max_cpu_loras=4)
+    options: dict[str, Any] = {"max_num_batched_tokens": 16, "max_num_seqs": 4, "lora": lora}
+    expected = adapted_answers(engine(folder, **options).core, folders, PROMPT, 6)
+    core = device_engine(**options).core
+
+    assert adapted_answers(core, folders, PROMPT, 6) == expected
+    assert len({tuple(tokens) for tokens in expected}) == len(expected)
+    assert core.scheduler.pool.num_free == core.scheduler.pool.num_blocks
