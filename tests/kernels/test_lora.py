@@ -4,18 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import hypothesis.strategies as st
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
 from torch import Tensor
 
 from octavo_kernels.lora import (
+    ANY_ROWS,
     LoRAPart,
     LoRARows,
     LoRASlots,
     add_lora,
     add_lora_embedding,
     group_rows,
+    max_tiles,
 )
 from octavo_kernels.reference import lora as reference
 
@@ -113,6 +117,27 @@ def test_rows_are_grouped_by_slot_and_cut_into_tiles() -> None:
     order, tiles = group_rows([2, -1, 0, 2, 0], [1, 1, 3, 2, 1], tile_rows=2)
     assert order.tolist() == [2, 3, 4, 7, 0, 5, 6]
     assert tiles.tolist() == [[0, 0, 2], [0, 2, 4], [2, 4, 6], [2, 6, 7]]
+
+
+@settings(derandomize=True, deadline=None)
+@given(
+    sequences=st.lists(st.tuples(st.integers(-1, 4), st.integers(1, 40)), min_size=1, max_size=12),
+    tile_rows=st.sampled_from([1, 16, 64, ANY_ROWS]),
+)
+def test_each_row_with_an_adapter_is_in_one_tile_of_its_slot(
+    sequences: list[tuple[int, int]], tile_rows: int
+) -> None:
+    slots, lens = zip(*sequences, strict=True)
+    slot_of_row = np.repeat(slots, lens).tolist()
+    order, tiles = group_rows(slots, lens, tile_rows=tile_rows)
+
+    found = [
+        (slot, row) for slot, first, end in tiles.tolist() for row in order[first:end].tolist()
+    ]
+
+    assert sorted(found) == sorted((slot, row) for row, slot in enumerate(slot_of_row) if slot >= 0)
+    assert all(0 < end - first <= tile_rows for _, first, end in tiles.tolist())
+    assert len(tiles) <= max_tiles(len(slot_of_row), 5, tile_rows)
 
 
 def test_a_batch_without_adapters_has_no_rows() -> None:
