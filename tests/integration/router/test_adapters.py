@@ -314,9 +314,13 @@ async def test_under_random_evictions_restarts_and_failures_no_request_is_lost(
     draw = random.Random(8)
     sources = [AdapterSource(f"adapter-{i}", f"hf://org/{i}", on_demand=True) for i in range(30)]
     await world.register(*sources, SQL)
-    replicas = [await world.replica(name) for name in "abc"]
-    for replica in replicas:
+
+    async def new_replica(name: str) -> FakeReplica:
+        replica = await world.replica(name)
         replica.behaviour.adapter_errors["sql"] = 400, "rank 64 is too much"
+        return replica
+
+    replicas = [await new_replica(name) for name in "abc"]
     router = await world.router(3)
     statuses: Counter[tuple[str, int]] = Counter()
     is_over = asyncio.Event()
@@ -336,7 +340,7 @@ async def test_under_random_evictions_restarts_and_failures_no_request_is_lost(
             replica.forget_adapter(name, is_told=draw.random() < 0.5)
         if turn == 50:
             await replicas[0].kill()
-            replicas[0] = await world.replica("a")
+            replicas[0] = await new_replica("a")
         await asyncio.sleep(0.01)
     is_over.set()
     await asyncio.gather(*clients)

@@ -29,7 +29,7 @@ def chats() -> list[TraceRequest]:
     """Three conversations of three turns, each a block longer than the one before."""
     return [
         TraceRequest(
-            0.02 * (3 * turn + chat),
+            0.05 * (3 * turn + chat),
             BLOCK * (turn + 2) + 5,
             4,
             tuple(f"{chat}/{index}".encode() for index in range(turn + 2)),
