@@ -40,26 +40,30 @@ class ExpiresAfter(Strict):
     seconds: int = Field(ge=3600, le=2592000)
 
 
+# Where the lines of a batch may go; score, rerank and those without /v1 are beyond OpenAI's.
+BatchEndpoint = Literal[
+    "/v1/chat/completions",
+    "/v1/completions",
+    "/v1/embeddings",
+    "/v1/responses",
+    "/v1/score",
+    "/score",
+    "/v1/rerank",
+    "/rerank",
+    "/classify",
+    "/pooling",
+]
+
+
 class CreateBatchRequest(Strict):
-    """Body of POST /v1/batches. Endpoints without /v1, score and rerank are beyond OpenAI's.
+    """Body of POST /v1/batches.
 
     completion_window: until when lines are worked on: "24h", or any number of m, h or d up to 30d.
     priority: batches of lower numbers go first, before all that end sooner; Octavo's own.
     """
 
     input_file_id: str = Field(max_length=128)
-    endpoint: Literal[
-        "/v1/chat/completions",
-        "/v1/completions",
-        "/v1/embeddings",
-        "/v1/responses",
-        "/v1/score",
-        "/score",
-        "/v1/rerank",
-        "/rerank",
-        "/classify",
-        "/pooling",
-    ]
+    endpoint: BatchEndpoint
     completion_window: str = "24h"
     metadata: dict[str, str] | None = None
     output_expires_after: ExpiresAfter | None = None

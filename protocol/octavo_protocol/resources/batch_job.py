@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from octavo_protocol.openai.batches import BatchEndpoint
 from octavo_protocol.resources.base import ResourceModel, Rule, TransitionRule
 from octavo_protocol.resources.lora_adapter import DeploymentRef
 from octavo_protocol.resources.metadata import Metadata
@@ -136,7 +137,7 @@ class BatchJobSpec(ResourceModel):
         ),
     ] = None
     endpoint: Annotated[
-        Literal["/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/v1/responses"],
+        BatchEndpoint,
         Field(description="Where all requests go. Default /v1/chat/completions."),
     ] = "/v1/chat/completions"
     priority: Annotated[
