@@ -4,7 +4,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 
@@ -107,13 +108,17 @@ class Platform:
             time.sleep(0.05)
 
     def _replica_ports(self) -> list[str]:
-        children = psutil.Process(self._process.pid).children()
-        commands = [child.cmdline() for child in children]
+        commands = [command for _, command in self._children()]
         return [each[each.index("--port") + 1] for each in commands if "--replica-id" in each]
 
-    def _find(self, *words: str, replica_id: str | None = None) -> psutil.Process:
+    def _children(self) -> Iterator[tuple[psutil.Process, list[str]]]:
+        """With their command lines; those that end meanwhile are left out."""
         for process in psutil.Process(self._process.pid).children():
-            arguments = process.cmdline()
+            with suppress(psutil.NoSuchProcess):  # a zombie is one
+                yield process, process.cmdline()
+
+    def _find(self, *words: str, replica_id: str | None = None) -> psutil.Process:
+        for process, arguments in self._children():
             is_meant = replica_id is None or replica_id in arguments
             if is_meant and any(Path(part).name in words for part in arguments[:4]):
                 return process

@@ -81,7 +81,9 @@ async def test_lines_are_answered_by_replicas_as_background_work(
 async def test_lines_that_begin_alike_go_where_their_beginning_is(
     cluster: RouterCluster, tmp_path: Path
 ) -> None:
-    """However the file mixes them: each beginning is computed once, by one replica."""
+    """However the file mixes them: each beginning is mostly asked of one replica. A line may go
+    elsewhere where that replica has many waiting; without regard to beginnings a third would.
+    """
     replicas = [await cluster.replica("a"), await cluster.replica("b")]
     for replica in replicas:
         replica.behaviour.first_token_s = 0.1
@@ -101,7 +103,7 @@ async def test_lines_that_begin_alike_go_where_their_beginning_is(
         ]
         for name in groups
     }
-    assert all(sorted(counts) == [0, 6] for counts in homes.values()), homes
+    assert sum(min(counts) for counts in homes.values()) <= 4, homes
 
 
 async def test_a_replica_that_breaks_costs_a_try_and_not_the_line(

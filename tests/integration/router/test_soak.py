@@ -24,6 +24,6 @@ def test_memory_and_series_are_flat_over_hours_of_churn() -> None:
     samples = list(sampled(churn, num_ticks=180, num_samples=9))
     assert min(each.num_entries for each in samples) > 1000
     assert max(each.num_left for each in samples) <= 20  # of the last guesses, which expire late
-    assert max(each.num_series for each in samples) <= 100
+    assert max(each.num_series for each in samples) <= 130
     assert abs(growth([each.num_objects for each in samples])) < 0.01
     assert abs(growth([each.num_bytes for each in samples])) < 0.05
