@@ -195,7 +195,7 @@ def test_a_paused_deployment_is_left_alone_until_it_goes_on(models: ModelDeploym
 def test_an_adapter_that_no_replica_can_load_is_not_called_loaded(
     models: ModelDeployments,
 ) -> None:
-    """There is no room for it, nor has the runtime LoRA yet: statuses say so, the model serves."""
+    """There is no room for it: statuses say so, and the model serves."""
     models.apply("adapted")
     models.wait_until_ready("adapted")
     models.kube.apply(
@@ -225,12 +225,12 @@ def test_an_adapter_that_no_replica_can_load_is_not_called_loaded(
     assert is_true(models.get("adapted"), "Ready")
 
 
-def test_room_for_adapters_that_the_runtime_lacks_is_told_and_old_replicas_serve(
+def test_a_setting_that_the_runtime_lacks_is_told_and_old_replicas_serve(
     models: ModelDeployments,
 ) -> None:
-    models.apply("roomy")
-    models.wait_until_ready("roomy")
-    _patch(models, "roomy", lora={"maxLoras": 2})
-    condition = models.wait_for_condition("roomy", "Degraded", "True", "ContainerFailed")
-    assert "lora" in condition["message"].lower()
-    assert _answers(models, "roomy")
+    models.apply("ahead")
+    models.wait_until_ready("ahead")
+    _patch(models, "ahead", engine={"quantization": "fp8"})
+    condition = models.wait_for_condition("ahead", "Degraded", "True", "ContainerFailed")
+    assert "--quantization fp8" in condition["message"]
+    assert _answers(models, "ahead")
