@@ -7,7 +7,7 @@ def test_there_is_no_limit_before_the_speed_is_known() -> None:
     assert BackgroundPace().budget(0, has_foreground=True, tokens_per_s=0) is None
 
 
-def test_a_step_is_short_beside_others_longer_where_they_may_come_again_and_a_second_alone() -> None:
+def test_a_step_is_short_beside_others_longer_between_them_and_a_second_alone() -> None:
     pace = BackgroundPace()
     seen = [
         pace.budget(now, has_foreground=has_foreground, tokens_per_s=1000)
