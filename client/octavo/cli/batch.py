@@ -11,8 +11,14 @@ import typer
 
 from octavo.cli import batch_run
 from octavo.cli.answering import DEFAULT_URL, ApiKey, Url
+from octavo.cli.batch_options import (
+    DEFAULT_ENDPOINT,
+    DEFAULT_WINDOW,
+    Endpoint,
+    Priority,
+    Window,
+)
 from octavo.cli.command import FlexibleCommand
-from octavo.cli.options import option
 from octavo_protocol.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -34,18 +40,9 @@ BatchId = Annotated[str, typer.Argument(metavar="BATCH", help="The batch's id: b
 @app.command("submit", cls=FlexibleCommand)
 def submit(
     file: Annotated[Path, typer.Argument(help="Requests in OpenAI's batch format, one per line.")],
-    endpoint: Annotated[
-        str, option("--endpoint", help="Where all of its requests go.")
-    ] = "/v1/chat/completions",
-    window: Annotated[
-        str, option("--window", help="How long the platform may take: 30m, 24h, 7d.")
-    ] = "24h",
-    priority: Annotated[
-        int,
-        option(
-            "--priority", help="Of batches, those of lower numbers go first.", min=-1000, max=1000
-        ),
-    ] = 0,
+    endpoint: Endpoint = DEFAULT_ENDPOINT,
+    window: Window = DEFAULT_WINDOW,
+    priority: Priority = 0,
     metadata: Annotated[
         list[str] | None,
         typer.Option("--metadata", metavar="KEY=VALUE", help="A note on the batch; repeat it."),

@@ -8,6 +8,13 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from octavo.cli.answering import DEFAULT_URL, ApiKey, Url
+from octavo.cli.batch_options import (
+    DEFAULT_ENDPOINT,
+    DEFAULT_WINDOW,
+    Endpoint,
+    Priority,
+    Window,
+)
 from octavo.cli.options import option
 
 if TYPE_CHECKING:
@@ -43,18 +50,9 @@ def run(
             "--model", help="Served model that all lines ask. Default: each line names its own."
         ),
     ] = None,
-    endpoint: Annotated[
-        str, option("--endpoint", help="Where all of the requests go.")
-    ] = "/v1/chat/completions",
-    window: Annotated[
-        str, option("--window", help="How long the platform may take: 30m, 24h, 7d.")
-    ] = "24h",
-    priority: Annotated[
-        int,
-        option(
-            "--priority", help="Of batches, those of lower numbers go first.", min=-1000, max=1000
-        ),
-    ] = 0,
+    endpoint: Endpoint = DEFAULT_ENDPOINT,
+    window: Window = DEFAULT_WINDOW,
+    priority: Priority = 0,
     key: Annotated[
         str | None,
         option(
