@@ -196,6 +196,19 @@ class S3Server(FileServer):
         return key.hex() == fields["Signature"]
 
 
+def as_google(server: S3Server) -> str:
+    """A service account's key for its buckets: Google's XML protocol is S3's in these requests."""
+    return json.dumps(
+        {
+            "gcs_base_url": server.url,
+            "disable_oauth": True,
+            "client_email": "",
+            "private_key": "",
+            "private_key_id": "",
+        }
+    )
+
+
 @dataclass
 class Registry(FileServer):
     """One repository. manifests: by tag and by digest; blobs: by digest. password: of `user`; with

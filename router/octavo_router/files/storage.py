@@ -57,8 +57,10 @@ class FileStorage:
 
     async def pieces(self, name: str) -> AsyncIterator[bytes]:
         """The file, a megabyte after the other."""
+        size = await _in_thread(self._size, name)
         start = 0
-        while piece := await self.read(name, start, _PIECE_BYTES):
+        # Buckets refuse a range that begins at the end.
+        while start < size and (piece := await self.read(name, start, _PIECE_BYTES)):
             yield piece
             start += len(piece)
 
@@ -70,6 +72,9 @@ class FileStorage:
         end = None if size is None else start + size
         data: bytes = self._fs.cat_file(f"{self._root}/{name}", start=start, end=end)
         return data
+
+    def _size(self, name: str) -> int:
+        return int(self._fs.size(f"{self._root}/{name}"))
 
     def _delete(self, names: Iterable[str]) -> None:
         for name in names:
@@ -133,7 +138,15 @@ async def _in_thread(function: Any, *arguments: Any) -> Any:
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise StorageError("the storage for files is full", code="storage_full") from error
-        raise StorageError(
-            f"the storage for files cannot be used now ({type(error).__name__})",
-            code="storage_unavailable",
-        ) from error
+        raise _unavailable(error) from error
+    except Exception as error:  # packages for buckets have errors of their own
+        raise _unavailable(error) from error
+
+
+def _unavailable(error: Exception) -> StorageError:
+    kind = type(error).__name__
+    if isinstance(error, FileNotFoundError):
+        kind = "there is no such file, or no such bucket"
+    return StorageError(
+        f"the storage for files cannot be used now ({kind})", code="storage_unavailable"
+    )

@@ -1,11 +1,10 @@
 """Models in buckets: real requests of S3's and Google's protocols, signed ones checked."""
 
-import json
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import pytest
-from tests.fakes.model_servers import Answer, S3Server, serving
+from tests.fakes.model_servers import Answer, S3Server, as_google, serving
 from tests.unit.models.packed import MODEL, WEIGHTS, tar
 
 from octavo_protocol.errors import ConfigError
@@ -42,17 +41,6 @@ def answer_but(refused_range: str) -> Callable[[S3Server, str, Mapping[str, str]
         return Answer(400) if is_refused else answer(server, path, headers)
 
     return instead
-
-
-def as_google(server: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    key = {
-        "gcs_base_url": server.url,
-        "disable_oauth": True,
-        "client_email": "",
-        "private_key": "",
-        "private_key_id": "",
-    }
-    monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS_JSON", json.dumps(key))
 
 
 @pytest.mark.parametrize("path", ["chat/v1", "chat/v1/"])
@@ -101,7 +89,7 @@ def test_refused_credentials_are_explained_and_not_shown(
 def test_google_bucket_is_fetched(
     server: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    as_google(server, monkeypatch)
+    monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS_JSON", as_google(server))
 
     assert fetched("gs://models/chat/v1", tmp_path / "m") == FETCHED
 
