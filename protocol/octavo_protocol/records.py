@@ -21,6 +21,7 @@ class ReplicaRecord(msgspec.Struct, omit_defaults=True):
 
     url: base URL that the router calls. incarnation: random per start. model: served model name;
     aliases in `served_names`. cache_model: the `HashIdentity.model` that its hashes bind.
+    background_*: the part of background requests in the three before, which other requests pass.
     Rates are tokens per second, measured by the replica over its recent steps; 0 = not yet known.
     max_num_seqs: sequences that may run at once; 0 = not known. prefix_hit_tokens: prompt tokens
     that the prefix cache supplied since the start. takes_prompt_tokens: it reads the token ids of
@@ -45,6 +46,9 @@ class ReplicaRecord(msgspec.Struct, omit_defaults=True):
     running: int = 0
     waiting: int = 0
     waiting_tokens: int = 0
+    background_running: int = 0
+    background_waiting: int = 0
+    background_waiting_tokens: int = 0
     kv_usage: float = 0.0
     prefill_tokens_per_s: float = 0.0
     decode_tokens_per_s: float = 0.0

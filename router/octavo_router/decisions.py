@@ -125,9 +125,16 @@ class Pick:
 
 
 def choose(
-    deployment: Deployment, model: str | None, key: PromptKey, *, tried: Sequence[str] = ()
+    deployment: Deployment,
+    model: str | None,
+    key: PromptKey,
+    *,
+    tried: Sequence[str] = (),
+    is_background: bool = False,
 ) -> Pick:
     """Asks the deployment's policy for a replica that is not among `tried`; changes nothing.
+
+    is_background: the request waits for all others; else it meets no background work.
 
     Raises `UnavailableError` without one.
     """
@@ -149,7 +156,7 @@ def choose(
     if not policy.weighs_adapters and not all(loads_s):
         records = [record for record, load_s in zip(records, loads_s, strict=True) if not load_s]
         loads_s = [0.0] * len(records)
-    loads = deployment.loads
+    loads = deployment.loads_before(is_background=is_background)
     depths = deployment.index.match(key.hashes) if key.hashes else {}
     prefill_rate = _mean_known([record.prefill_tokens_per_s for record in records])
     decode_rate = _mean_known([record.decode_tokens_per_s for record in records])
@@ -157,9 +164,9 @@ def choose(
         ReplicaView(
             replica_id=record.replica_id,
             num_cached_tokens=num_cached(record, key, depths),
-            num_queued_tokens=loads.num_queued_tokens(record.incarnation),
-            num_recent_tokens=loads.num_recent_tokens(record.incarnation),
-            num_running=loads.num_running(record.incarnation),
+            num_queued_tokens=sum([each.num_queued_tokens(record.incarnation) for each in loads]),
+            num_recent_tokens=sum([each.num_recent_tokens(record.incarnation) for each in loads]),
+            num_running=sum([each.num_running(record.incarnation) for each in loads]),
             prefill_tokens_per_s=record.prefill_tokens_per_s or prefill_rate,
             decode_tokens_per_s=record.decode_tokens_per_s or decode_rate,
             adapter_s=load_s,
@@ -268,11 +275,12 @@ class Decider:
         *,
         tried: Iterable[str] = (),
         is_dry_run: bool = False,
+        is_background: bool = False,
     ) -> Decision:
         """Picks a replica that is not among `tried`. Raises `UnavailableError` without one."""
         tried = list(tried)
         started = time.perf_counter()
-        pick = choose(deployment, model, key, tried=tried)
+        pick = choose(deployment, model, key, tried=tried, is_background=is_background)
         seconds = time.perf_counter() - started
         decision = Decision(
             request_id=request_id,

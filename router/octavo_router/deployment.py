@@ -33,7 +33,8 @@ class Deployment:
     """Filled by discovery, read for every request.
 
     served_names: as registered; replicas may tell of more (adapters). created_at: Unix time.
-    asked_at, read_at: when a request last came for it and when its records were last read.
+    loads: of requests that are no background work, which never wait for any; background_loads: of
+    that. asked_at, read_at: when a request last came for it and when its records were last read.
     """
 
     def __init__(
@@ -52,6 +53,7 @@ class Deployment:
         self.replicas = ReplicaSet(clock, max_ejected_share=max_ejected_share)
         self.stalls = StallWatch(clock)
         self.loads = LoadTracker(clock)
+        self.background_loads = LoadTracker(clock)
         self.demand = AdapterDemand(clock)
         self.index = MemoryPrefixIndex(budget=budget, clock=clock)
         self.blocks = CachedBlocks(self.index)
@@ -123,16 +125,29 @@ class Deployment:
                 continue
             records.append(record)
             if self._seen.get(replica_id) != value:
-                self.loads.record(
-                    record.incarnation,
-                    waiting_tokens=record.waiting_tokens,
-                    running=record.running,
-                )
+                self._take_loads(record)
         self._seen = raw
         for incarnation in self.replicas.replace(records):
             self.loads.drop(incarnation)
+            self.background_loads.drop(incarnation)
             self.trust.drop(incarnation)
         self.stalls.keep(frozenset(record.incarnation for record in self.replicas.records))
+
+    def _take_loads(self, record: ReplicaRecord) -> None:
+        self.loads.record(
+            record.incarnation,
+            waiting_tokens=record.waiting_tokens - record.background_waiting_tokens,
+            running=record.running - record.background_running,
+        )
+        self.background_loads.record(
+            record.incarnation,
+            waiting_tokens=record.background_waiting_tokens,
+            running=record.background_running,
+        )
+
+    def loads_before(self, *, is_background: bool) -> tuple[LoadTracker, ...]:
+        """Those whose work goes before a new request's; they add up."""
+        return (self.loads, self.background_loads) if is_background else (self.loads,)
 
     def move_stalled(self) -> None:
         """Requests that wait for a silent replica go elsewhere, within the retry budget."""

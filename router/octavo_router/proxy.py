@@ -74,6 +74,10 @@ class ProxyRequest:
     terms: Terms = field(default_factory=Terms)
     arrived: float = field(default_factory=time.perf_counter)
 
+    @property
+    def is_background(self) -> bool:
+        return is_background(self.terms.priority)
+
     def overrides_for(self, record: ReplicaRecord) -> RequestOverrides:
         """With the prompt's token ids where the replica can use them."""
         tokens = self.key.tokens
@@ -177,7 +181,7 @@ class Proxy:
         deployment = request.deployment
         deployment.retries.request()
         # Background work is tried again by who sent it, so that poison costs one replica at a time.
-        max_attempts = 1 if is_background(request.terms.priority) else self._max_attempts
+        max_attempts = 1 if request.is_background else self._max_attempts
         while True:
             decision = await self._choose(request, stream, tried)
             decision.tried = names
@@ -221,7 +225,12 @@ class Proxy:
         while True:
             try:
                 decision = self._decider.choose(
-                    deployment, request.request_id, request.model, request.key, tried=tried
+                    deployment,
+                    request.request_id,
+                    request.model,
+                    request.key,
+                    tried=tried,
+                    is_background=request.is_background,
                 )
                 adapters = deployment.replicas.adapters
                 if await self._adapters.ensure(adapters, decision.replica, request.model):
@@ -270,7 +279,8 @@ class Proxy:
         stream: StreamTrace,
         send: Send,
     ) -> None:
-        loads, incarnation = request.deployment.loads, decision.replica.incarnation
+        deployment, incarnation = request.deployment, decision.replica.incarnation
+        loads = deployment.background_loads if request.is_background else deployment.loads
         num_uncached = max(0, decision.num_prompt_tokens - decision.num_cached_tokens)
         ticket = loads.sent(incarnation, num_uncached)
         overrides = request.overrides_for(decision.replica)
@@ -301,7 +311,7 @@ class Proxy:
                 if not first:
                     raise _ReplicaFailed("the stream ended before its first byte", Cause.BROKEN)
                 loads.first_token(incarnation, ticket)
-                self._began(request.deployment, attempt)
+                self._began(deployment, attempt)
                 await self._relay_stream(request, decision, response, first, stream, send)
         except OSError as error:
             raise _ReplicaFailed(f"{type(error).__name__}: {error}", Cause.BROKEN) from error

@@ -12,6 +12,7 @@ from prometheus_client import CollectorRegistry
 from tests.fakes.fake_presence import new_record
 
 from octavo_protocol.errors import UnavailableError
+from octavo_protocol.priorities import BACKGROUND_PRIORITY
 from octavo_router.admission.fair_queue import FairQueue, Waiter
 from octavo_router.admission.gate import Gate
 from octavo_router.admission.metrics import AdmissionMetrics
@@ -34,6 +35,7 @@ class Fleet:
 
     def __post_init__(self) -> None:
         self.replicas, self.loads = ReplicaSet(), LoadTracker()
+        self.background_loads = LoadTracker()
         self.records = [
             new_record(f"r{number}", max_num_seqs=self.max_num_seqs)
             for number in range(self.num_replicas)
@@ -41,7 +43,15 @@ class Fleet:
         self.replicas.replace(self.records)
         self.queue = FairQueue(max_requests=self.max_requests, max_tokens=10_000)
         metrics = AdmissionMetrics(CollectorRegistry())
-        self.gate = Gate("d", self.replicas, self.loads, self.queue, metrics, backlog_s=3)
+        self.gate = Gate(
+            "d",
+            self.replicas,
+            self.loads,
+            self.background_loads,
+            self.queue,
+            metrics,
+            backlog_s=3,
+        )
 
     async def request(self, number: int, waiter: Waiter, seconds: int) -> None:
         """Comes, waits, is sent to the emptiest replica, and ends; or is refused, or leaves."""
@@ -142,4 +152,22 @@ async def test_a_wait_that_takes_too_long_ends_with_its_reason() -> None:
     blocker.cancel()
     with suppress(asyncio.CancelledError):
         await blocker
+    fleet.gate.close()
+
+
+async def test_who_comes_before_those_that_wait_does_not_wait_for_them() -> None:
+    """Batches keep every place taken, and are preempted for others."""
+    fleet = Fleet(1, 2)
+    record = fleet.records[0]
+    tickets = [fleet.background_loads.sent(record.incarnation, 1) for _ in range(2)]
+    background = asyncio.create_task(
+        fleet.request(0, Waiter("a", 1, priority=BACKGROUND_PRIORITY), 0)
+    )
+    await asyncio.sleep(0)
+    assert fleet.queue.num_requests == 1
+    await fleet.request(1, Waiter("a", 1), 0)
+    assert fleet.entered == [1]
+    fleet.background_loads.ended(record.incarnation, tickets[0])
+    await background
+    assert fleet.entered == [1, 0]
     fleet.gate.close()

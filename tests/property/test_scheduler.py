@@ -511,6 +511,50 @@ def test_background_work_keeps_to_its_budget_and_waits_where_others_fill_it() ->
     ]
 
 
+@pytest.mark.parametrize("prompt_len", [8, 9, 12, 33])
+def test_from_a_request_to_its_first_token_no_background_token_is_computed(prompt_len: int) -> None:
+    """It waits for nothing but the step that runs when it comes; short prompts share one step."""
+    engine = SimulatedEngine(num_blocks=60, budget=12, max_num_seqs=4, background_budget=8)
+    for number in range(6):
+        name = f"b{number}"
+        engine.add(name, [number] * 9, max_tokens=9, priority=BACKGROUND_PRIORITY, ignore_eos=True)
+    for _ in range(7):
+        engine.step()
+    engine.add("f", [7] * prompt_len, max_tokens=2, ignore_eos=True)
+    while not engine.outputs["f"]:
+        plan = engine.step()
+        assert not plan.has_background
+        assert plan.num_tokens == sum(item.num_new_tokens for item in plan.scheduled[-1:])
+    assert engine.step().has_background
+
+
+def test_background_work_is_told_apart_in_what_is_there() -> None:
+    engine = SimulatedEngine(max_num_seqs=2, budget=8, caching=False)
+    scheduler = engine.scheduler
+    for name, priority in (("b0", BACKGROUND_PRIORITY), ("b1", BACKGROUND_PRIORITY), ("f", 0)):
+        engine.add(name, [1] * 10, max_tokens=3, priority=priority, ignore_eos=True)
+
+    def counts() -> tuple[int, ...]:
+        return (
+            len(scheduler.running),
+            scheduler.num_background_running,
+            len(scheduler.waiting),
+            scheduler.waiting.num_background,
+            scheduler.num_uncomputed_tokens,
+            scheduler.num_background_uncomputed_tokens,
+        )
+
+    assert counts() == (0, 0, 3, 2, 30, 20)
+    engine.step()
+    assert counts() == (1, 0, 2, 2, 22, 20)
+    engine.step()  # two of f's prompt, six of b0's
+    assert counts() == (2, 1, 1, 1, 14, 14)
+    scheduler.abort(["b1"])
+    assert counts() == (2, 1, 0, 0, 4, 4)
+    engine.run()
+    assert counts() == (0, 0, 0, 0, 0, 0)
+
+
 def test_background_requests_wait_behind_all_others() -> None:
     engine = SimulatedEngine(max_num_seqs=1)
     engine.add("b", [1], max_tokens=1, priority=BACKGROUND_PRIORITY)

@@ -186,6 +186,7 @@ class Admission:
                 deployment.name,
                 deployment.replicas,
                 deployment.loads,
+                deployment.background_loads,
                 FairQueue(max_requests=queues.max_requests, max_tokens=queues.max_tokens),
                 self._metrics,
                 backlog_s=queues.backlog_s,

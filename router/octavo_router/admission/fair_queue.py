@@ -126,6 +126,11 @@ class FairQueue:
         self.num_requests = 0
         self.num_tokens = 0
 
+    @property
+    def first_priority(self) -> int | None:
+        """Of who goes on next; None: nobody waits."""
+        return min(self._classes, default=None)
+
     def push(self, waiter: Waiter) -> list[Waiter]:
         """Enters `waiter`; returns who had to make place. Raises `QueueFullError`; then nothing has
         changed.

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 from octavo_protocol.errors import UnavailableError, refusal_headers
+from octavo_protocol.priorities import is_background
 from octavo_router.admission.expected import DrainRate
 from octavo_router.admission.fair_queue import FairQueue, QueueFullError, Waiter
 from octavo_router.admission.metrics import AdmissionMetrics
@@ -21,6 +22,8 @@ _MAX_RETRY_AFTER_S = 60.0
 class Gate:
     """A request that waits is granted its turn by `_pump`, once, in the order of the queue.
 
+    background_loads: of background work, for which only its like waits.
+
     Between its grant and its sending a request is in no count but `_granted`.
     """
 
@@ -29,6 +32,7 @@ class Gate:
         name: str,
         replicas: ReplicaSet,
         loads: LoadTracker,
+        background_loads: LoadTracker,
         queue: FairQueue,
         metrics: AdmissionMetrics,
         *,
@@ -38,6 +42,7 @@ class Gate:
         self.name = name
         self._replicas = replicas
         self._loads = loads
+        self._background_loads = background_loads
         self._backlog_s = backlog_s
         self._metrics = metrics
         self._clock = clock
@@ -58,7 +63,9 @@ class Gate:
 
         Raises `UnavailableError`: the queue is full, or the time is over.
         """
-        if self.queue.num_requests or not self._has_room():
+        first = self.queue.first_priority
+        is_behind = first is not None and first <= waiter.priority
+        if is_behind or not self._has_room(waiter.priority):
             await self._wait(waiter, give_up_s)
         try:
             yield
@@ -115,7 +122,7 @@ class Gate:
 
     def _pump(self) -> None:
         """Grants turns while there is room."""
-        while self.queue.num_requests and self._has_room():
+        while (first := self.queue.first_priority) is not None and self._has_room(first):
             waiter = self.queue.pop()
             assert waiter is not None
             if (turn := self._turns[waiter]).done():  # its client has left this very moment
@@ -124,10 +131,11 @@ class Gate:
             self._granted[waiter] = None
             turn.set_result(None)
 
-    def _has_room(self) -> bool:
+    def _has_room(self, priority: int) -> bool:
         return has_room(
             self._replicas.usable(None),
             self._loads,
+            self._background_loads if is_background(priority) else None,
             backlog_s=self._backlog_s,
             num_granted=len(self._granted),
             num_granted_tokens=sum(each.num_tokens for each in self._granted),

@@ -149,5 +149,6 @@ def _num_seats(deployment: Deployment) -> int:
 
 def _num_running(deployment: Deployment) -> int:
     """What runs there, lines of batches too, as far as they have been sent."""
-    usable = deployment.replicas.usable(None)
-    return sum(deployment.loads.num_running(record.incarnation) for record in usable)
+    incarnations = [record.incarnation for record in deployment.replicas.usable(None)]
+    loads = deployment.loads_before(is_background=True)
+    return sum(each.num_running(incarnation) for each in loads for incarnation in incarnations)

@@ -1,8 +1,8 @@
 """How long a step with background work may be: whoever asks meanwhile waits for its end."""
 
-_BESIDE_OTHERS_S, _BETWEEN_OTHERS_S, _ALONE_S = 0.02, 0.05, 1.0
+_BESIDE_OTHERS_S, _ALONE_S = 0.02, 1.0
 _REMEMBERED_S = 10.0  # for which others are expected to come again
-_MIN_TOKENS = 16  # fewer hardly make a step shorter
+_MIN_TOKENS = 8  # fewer hardly make a step shorter
 
 
 class BackgroundPace:
@@ -21,9 +21,5 @@ class BackgroundPace:
             self._seen_at = now
         if not tokens_per_s:
             return None
-        return max(_MIN_TOKENS, int(self._seconds(now, has_foreground) * tokens_per_s))
-
-    def _seconds(self, now: float, has_foreground: bool) -> float:
-        if has_foreground:  # each of their tokens takes a step
-            return _BESIDE_OTHERS_S
-        return _BETWEEN_OTHERS_S if now - self._seen_at < _REMEMBERED_S else _ALONE_S
+        seconds = _BESIDE_OTHERS_S if now - self._seen_at < _REMEMBERED_S else _ALONE_S
+        return max(_MIN_TOKENS, int(seconds * tokens_per_s))

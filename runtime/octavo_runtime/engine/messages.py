@@ -147,6 +147,7 @@ class EngineStats(msgspec.Struct, omit_defaults=True, frozen=True):
     """State after a step. Rates are tokens per second over recent steps; 0 = not yet known.
 
     waiting_tokens: prompt tokens of waiting and running requests that are not yet computed.
+    background_*: the part of background requests in the three before, which others pass.
     sleep_level: None = awake; see `engine/sleep.py`. The `*_total` counters only grow.
     running_adapters, waiting_adapters: names of the adapters of running and of waiting requests.
     """
@@ -154,6 +155,9 @@ class EngineStats(msgspec.Struct, omit_defaults=True, frozen=True):
     running: int = 0
     waiting: int = 0
     waiting_tokens: int = 0
+    background_running: int = 0
+    background_waiting: int = 0
+    background_waiting_tokens: int = 0
     kv_usage: float = 0.0
     prefill_tokens_per_s: float = 0.0
     decode_tokens_per_s: float = 0.0

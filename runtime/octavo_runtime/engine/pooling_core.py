@@ -263,6 +263,8 @@ class PoolingCore(EngineCoreBase[PoolingRequest]):
             running=len(scheduler.running) + in_flight,
             waiting=len(scheduler.waiting) + len(self._held),
             waiting_tokens=scheduler.num_uncomputed_tokens,
+            background_waiting=scheduler.waiting.num_background,
+            background_waiting_tokens=scheduler.waiting.num_background_tokens,
             kv_usage=0.0 if pool is None else 1 - pool.num_free / pool.num_blocks,
             prefill_tokens_per_s=self._rates.prefill_tokens_per_s,
             preemptions_total=scheduler.num_preemptions,

@@ -76,6 +76,10 @@ class StepPlan:
         return sum(item.num_new_tokens for item in self.scheduled)
 
     @property
+    def has_background(self) -> bool:
+        return any(item.sequence.is_background for item in self.scheduled)
+
+    @property
     def has_prompts(self) -> bool:
         """Some sequence has more than one token."""
         return bool(self.scheduled) and self.scheduled[-1].num_new_tokens > 1
@@ -156,9 +160,17 @@ class Scheduler:
     @property
     def num_uncomputed_tokens(self) -> int:
         """Tokens of waiting sequences, and of running ones that are still in their prompt."""
-        return self.waiting.num_tokens + sum(
-            max(0, s.num_prompt_tokens - s.num_computed_tokens) for s in self.running
-        )
+        return self.waiting.num_tokens + sum(_num_left(each) for each in self.running)
+
+    @property
+    def num_background_running(self) -> int:
+        return sum(sequence.is_background for sequence in self.running)
+
+    @property
+    def num_background_uncomputed_tokens(self) -> int:
+        """The part of background requests in `num_uncomputed_tokens`."""
+        running = (each for each in self.running if each.is_background)
+        return self.waiting.num_background_tokens + sum(map(_num_left, running))
 
     # -- the step -----------------------------------------------------------------------------
 
@@ -437,3 +449,8 @@ class Scheduler:
         sequence.num_shared_tokens = 0
         sequence.num_registered_blocks = 0
         self._released.append(sequence.request_id)
+
+
+def _num_left(sequence: Sequence) -> int:
+    """Tokens of its prompt that are still to be computed."""
+    return max(0, sequence.num_prompt_tokens - sequence.num_computed_tokens)

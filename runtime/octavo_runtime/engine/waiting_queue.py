@@ -36,7 +36,8 @@ class WaitingQueue(Generic[Item]):
     requests come after all others.
 
     A preempted sequence keeps its arrival order, so it comes back before younger ones. Lower
-    priority values go first. `num_tokens` is the number of tokens still to be computed.
+    priority values go first. `num_tokens` is the number of tokens still to be computed;
+    `num_background` and `num_background_tokens` are the background requests' part.
 
     One heap has all, and each adapter one of its own: where the first cannot run, those of other
     adapters are found without a look at all that wait.
@@ -49,6 +50,8 @@ class WaitingQueue(Generic[Item]):
         self._of_adapter: dict[str, list[_Entry[Item]]] = {}  # each begins with a live one
         self._num_pushed = 0
         self.num_tokens = 0
+        self.num_background = 0
+        self.num_background_tokens = 0
 
     def __len__(self) -> int:
         return len(self._live)
@@ -71,7 +74,7 @@ class WaitingQueue(Generic[Item]):
         entry = (*self.key(sequence), self._num_pushed, sequence)
         self._num_pushed += 1
         self._live[sequence.request_id] = entry
-        self.num_tokens += sequence.num_tokens
+        self._count(sequence, 1)
         heapq.heappush(self._all, entry)
         heapq.heappush(self._of_adapter.setdefault(sequence.request.adapter, []), entry)
 
@@ -92,12 +95,18 @@ class WaitingQueue(Generic[Item]):
         if entry is None:
             return None
         sequence = entry[-1]
-        self.num_tokens -= sequence.num_tokens
+        self._count(sequence, -1)
         heap = self._of_adapter[sequence.request.adapter]
         self._drop_dead(heap)
         if not heap:
             del self._of_adapter[sequence.request.adapter]
         return sequence
+
+    def _count(self, sequence: Item, sign: int) -> None:
+        self.num_tokens += sign * sequence.num_tokens
+        if is_background(sequence.request.priority):
+            self.num_background += sign
+            self.num_background_tokens += sign * sequence.num_tokens
 
     def _drop_dead(self, heap: list[_Entry[Item]]) -> None:
         """Those in front that were removed."""

@@ -67,6 +67,20 @@ def test_what_has_ended_since_the_record_leaves_room_at_once() -> None:
     assert not has_room([record], loads)
 
 
+def test_background_work_takes_room_from_its_like_alone() -> None:
+    full = {"max_num_seqs": 4, "running": 4, "waiting": 2, "kv_usage": 0.99}
+    busy = new_record("a", **full, background_running=4, background_waiting=2)
+    assert has_room([busy], LoadTracker())
+    assert not has_room([busy], LoadTracker(), LoadTracker())
+    assert not has_room([new_record("a", **full)], LoadTracker())
+    background = LoadTracker()
+    idle = new_record("a", max_num_seqs=1, prefill_tokens_per_s=100.0)
+    assert has_room([idle], LoadTracker(), background)
+    background.sent(idle.incarnation, 10)
+    assert has_room([idle], LoadTracker())
+    assert not has_room([idle], LoadTracker(), background)
+
+
 def test_one_replica_with_room_is_enough_and_none_at_all_is_told_elsewhere() -> None:
     full = new_record("a", max_num_seqs=1, running=1)
     assert has_room([full, new_record("b", max_num_seqs=1)], LoadTracker())
