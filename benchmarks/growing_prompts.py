@@ -25,7 +25,7 @@ SIZES = {"1k": 1_000, "10k": 10_000, "100k": 100_000}
 _BLOCK = 16
 _MESSAGE_CHARS = 1200
 _REPEATS = 5
-_EXTRA = HashIdentity("bench").extra()
+_IDENTITY = HashIdentity("bench")
 _T = TypeVar("_T")
 
 
@@ -77,10 +77,10 @@ def _measure(plain: Tokenizer, text: str, num_chars: int) -> dict[str, float]:
 
         def routed(request: ChatCompletionRequest = request) -> tuple[bytes, list[bytes]]:
             packed = tokenizer.begin_chat(request).packed()
-            return packed, hasher.hashes(packed, _BLOCK, _EXTRA)
+            return packed, hasher.hashes(packed, _BLOCK, _IDENTITY)
 
         def routed_whole(request: ChatCompletionRequest = request) -> list[bytes]:
-            return block_hashes(whole(request), _BLOCK, _EXTRA)
+            return block_hashes(whole(request), _BLOCK, _IDENTITY.extra())
 
         took: dict[str, float] = {}
         expected, took["replica_whole"] = _timed(whole)

@@ -6,11 +6,18 @@
 
 `H` is SHA-256 cut to 16 bytes over the concatenation; tokens are little-endian uint32. Only full
 blocks have a hash. A hash names its whole prefix, so equal hashes mean equal KV contents.
+
+A prompt may begin with a `SharedPrefix`. Blocks that lie wholly inside it have the `extra` of its
+salt, all others that of the prompt's own:
+
+    tokens  | shared prefix ........ | the rest ................
+    blocks  |   0    |   1    |   2    |   3    |   4    |
+    extra   |  its   |  its   |  own   |  own   |  own   |
 """
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from octavo_protocol.bounded_memo import BoundedMemo
 from octavo_protocol.packed_ids import ID_BYTES, pack
@@ -43,6 +50,43 @@ class HashIdentity:
             digest.update(raw)
         return digest.digest()[:HASH_BYTES]
 
+    def salted(self, cache_salt: str) -> "HashIdentity":
+        """The same with another salt."""
+        return replace(self, cache_salt=cache_salt)
+
+
+@dataclass(frozen=True, slots=True)
+class SharedPrefix:
+    """The first tokens of a prompt, where others have them in common with it and may know that.
+
+    digest: of their ids, so that a prompt which begins otherwise shares nothing. cache_salt: under
+    which their blocks are hashed.
+    """
+
+    num_tokens: int
+    digest: str
+    cache_salt: str
+
+    @classmethod
+    def of(cls, packed: bytes, cache_salt: str) -> "SharedPrefix":
+        """packed: the ids, as `pack` writes them."""
+        return cls(len(packed) // ID_BYTES, _digest(packed), cache_salt)
+
+    def begins(self, token_ids: Sequence[int]) -> bool:
+        """Whether a prompt begins with it."""
+        first = token_ids[: self.num_tokens]
+        return len(first) == self.num_tokens and _digest(pack(first)) == self.digest
+
+
+def shared_hashes(
+    token_ids: Sequence[int], block_size: int, identity: HashIdentity, prefix: SharedPrefix | None
+) -> list[bytes]:
+    """Hashes of the blocks inside `prefix`: what `block_hashes` of this prompt goes on from."""
+    if prefix is None or not prefix.begins(token_ids):
+        return []
+    extra = identity.salted(prefix.cache_salt).extra()
+    return block_hashes(token_ids[: prefix.num_tokens], block_size, extra)
+
 
 def block_hashes(
     token_ids: Sequence[int],
@@ -71,11 +115,25 @@ class BlockHasher:
     def __init__(self, memo: BoundedMemo[bytes]) -> None:
         self._memo = memo
 
-    def hashes(self, packed: bytes, block_size: int, extra: bytes) -> list[bytes]:
-        """Hashes of every full block of the ids, in order."""
+    def hashes(
+        self,
+        packed: bytes,
+        block_size: int,
+        identity: HashIdentity,
+        prefix: SharedPrefix | None = None,
+    ) -> list[bytes]:
+        """Hashes of every full block of the ids, in order. prefix: with which they begin."""
+        if prefix is None:
+            return self._hashes(packed, block_size, identity.extra(), SEED)
+        end = ID_BYTES * block_size * (prefix.num_tokens // block_size)
+        extra = identity.salted(prefix.cache_salt).extra()
+        shared = self._hashes(packed[:end], block_size, extra, SEED)
+        parent = shared[-1] if shared else SEED
+        return shared + self._hashes(packed[end:], block_size, identity.extra(), parent)
+
+    def _hashes(self, packed: bytes, block_size: int, extra: bytes, parent: bytes) -> list[bytes]:
         hashes: list[bytes] = []
         width = ID_BYTES * block_size
-        parent = SEED
         end = len(packed) // width * width
         start = 0
         for size in _CHUNK_SIZES:
@@ -92,6 +150,10 @@ class BlockHasher:
         hashes = _chain(parent, extra, chunk, width)
         self._memo.put(key, b"".join(hashes), HASH_BYTES * len(hashes))
         return hashes
+
+
+def _digest(packed: bytes) -> str:
+    return hashlib.sha256(packed).hexdigest()[: 2 * HASH_BYTES]
 
 
 def _chain(parent: bytes, extra: bytes, raw: bytes, width: int) -> list[bytes]:

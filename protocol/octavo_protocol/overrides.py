@@ -9,6 +9,7 @@ and the prompts' token ids after the body:
     x-octavo-set-priority: -3
     x-octavo-set-max-tokens: 500
     x-octavo-prompt-tokens: 0123456789abcdef/120,7        tokenizer's id / ids of each prompt
+    x-octavo-shared-prefix: 96/0123456789abcdef…/salt     tokens / their digest / their salt
 
     {"model": …}<ids of all prompts, little-endian uint32>
 
@@ -26,6 +27,7 @@ from typing import Protocol, TypeVar
 from urllib.parse import quote, unquote
 
 from octavo_protocol.errors import ValidationError
+from octavo_protocol.hashing import SharedPrefix
 from octavo_protocol.packed_ids import ID_BYTES, pack, unpack
 
 MEDIA_TYPE = "application/x-octavo-request"
@@ -34,10 +36,12 @@ SALT_HEADER = "x-octavo-set-cache-salt"
 PRIORITY_HEADER = "x-octavo-set-priority"
 MAX_TOKENS_HEADER = "x-octavo-set-max-tokens"
 TOKENS_HEADER = "x-octavo-prompt-tokens"
+PREFIX_HEADER = "x-octavo-shared-prefix"
 # The ids of a request take at most this many times the bytes of its body: see `PromptTokens.fits`.
 MAX_TOKEN_BYTES_RATIO = 4
 
 _TOKENS = re.compile(r"([0-9a-f]{1,64})/(\d{1,10}(?:,\d{1,10})*)")
+_PREFIX = re.compile(r"(\d{1,10})/([0-9a-f]{32})/(.*)")
 _INTEGER = re.compile(r"-?\d{1,19}")
 # Names of one thing: how many tokens an answer may have, by API.
 _MAX_TOKENS_FIELDS = ("max_tokens", "max_output_tokens")
@@ -55,10 +59,12 @@ class PromptTokens:
     """A request's prompts as the router tokenized them, before any truncation.
 
     tokenizer_id: of the `TokenizerBundle`. packed: the ids of each prompt, as `pack` writes them.
+    shared: what those that begin with it share with others, after any truncation.
     """
 
     tokenizer_id: str
     packed: tuple[bytes, ...]
+    shared: SharedPrefix | None = None
 
     @classmethod
     def of(cls, tokenizer_id: str, prompts: Iterable[Sequence[int]]) -> "PromptTokens":
@@ -109,6 +115,9 @@ class RequestOverrides:
             headers["content-type"] = MEDIA_TYPE
             counts = ",".join(str(len(each) // ID_BYTES) for each in tokens.packed)
             headers[TOKENS_HEADER] = f"{tokens.tokenizer_id}/{counts}"
+            if (shared := tokens.shared) is not None:
+                salt = quote(shared.cache_salt)
+                headers[PREFIX_HEADER] = f"{shared.num_tokens}/{shared.digest}/{salt}"
         return headers
 
     def framed(self, body: bytes) -> bytes:
@@ -154,7 +163,19 @@ def split_overrides(headers: Mapping[str, str], raw: bytes) -> tuple[bytes, Requ
         )
     ends = list(itertools.accumulate(sizes, initial=len(raw) - sum(sizes)))
     packed = tuple(raw[start:end] for start, end in itertools.pairwise(ends))
-    return raw[: ends[0]], replace(overrides, prompt_tokens=PromptTokens(match[1], packed))
+    tokens = PromptTokens(match[1], packed, _shared(headers.get(PREFIX_HEADER)))
+    return raw[: ends[0]], replace(overrides, prompt_tokens=tokens)
+
+
+def _shared(told: str | None) -> SharedPrefix | None:
+    if told is None:
+        return None
+    if (match := _PREFIX.fullmatch(told)) is None:
+        raise ValidationError(
+            f"{PREFIX_HEADER} must be a number of tokens, the digest of their ids and a salt, as in"
+            f" 96/{'0' * 32}/salt; got {told[:80]!r}"
+        )
+    return SharedPrefix(int(match[1]), match[2], unquote(match[3]))
 
 
 def _text(value: str | None) -> str | None:

@@ -181,7 +181,11 @@ class Routes:
         reads_session = policy.reads_session or self.state.capture is not None
         session = session_of(headers, raw) if reads_session else None
         key = await self.state.decider.prompt_key(
-            deployment, body, session=session, overrides=terms.overrides
+            deployment,
+            body,
+            session=session,
+            overrides=terms.overrides,
+            declared=terms.shared_prefixes,
         )
         return pinned(key, terms)
 

@@ -21,6 +21,8 @@ from octavo_router.deployment import Deployment
 from octavo_router.metrics import RouterMetrics
 from octavo_router.policies import ReplicaView, RouteRequest
 from octavo_router.prefix_index import MemoryPrefixIndex
+from octavo_router.shared_prefixes import SharedPrefixes
+from octavo_router.tenancy.declared_prefix import DeclaredPrefix
 from octavo_router.tokenizers import TokenizerCache
 
 # More new text is tokenized in a thread: on the event loop it would delay other streams.
@@ -38,8 +40,9 @@ class PromptKey:
 
     num_tokens: of that prompt; num_other_tokens: of further prompts, never predicted as cached.
     Empty where the prompt could not be tokenized. session: which the request belongs to. tokens:
-    what replicas need not tokenize again; None where the prompts came as token ids.
-    policy, replica: what the client asks for in place of the deployment's choice.
+    what replicas need not tokenize again; None where the prompts came as token ids and share no
+    prefix. policy, replica: what the client asks for in place of the deployment's
+    choice.
     """
 
     hashes: tuple[bytes, ...] = ()
@@ -200,7 +203,9 @@ class Decider:
         memo: BoundedMemo[bytes] | None = None,
     ) -> None:
         self._tokenizers = tokenizers
-        self._hasher = BlockHasher(memo if memo is not None else BoundedMemo(MEMO_BYTES))
+        memo = memo if memo is not None else BoundedMemo(MEMO_BYTES)
+        self._hasher = BlockHasher(memo)
+        self._shared_prefixes = SharedPrefixes(memo)
         self._metrics = metrics
         self._remembered: OrderedDict[str, Decision] = OrderedDict()
 
@@ -211,14 +216,20 @@ class Decider:
         *,
         session: str | None = None,
         overrides: RequestOverrides = NO_OVERRIDES,
+        declared: Sequence[DeclaredPrefix] = (),
     ) -> PromptKey:
         """Tokens and hashes as the replicas will compute them with `overrides`, which change
-        `request`. Raises `ValidationError`.
+        `request`. declared: prefixes that it may share. Raises `ValidationError`.
         """
-        key = await self._prompt_key(deployment, overrides.applied_to(request))
+        key = await self._prompt_key(deployment, overrides.applied_to(request), declared)
         return key if session is None else replace(key, session=session)
 
-    async def _prompt_key(self, deployment: Deployment, request: GenerationRequest) -> PromptKey:
+    async def _prompt_key(
+        self,
+        deployment: Deployment,
+        request: GenerationRequest,
+        declared: Sequence[DeclaredPrefix],
+    ) -> PromptKey:
         usable = deployment.replicas.usable(request.model or None)
         record = next((each for each in usable if each.block_size), None)
         if record is None:
@@ -237,34 +248,27 @@ class Decider:
         self._metrics.new_characters.inc(num_new_chars)
         self._metrics.known_characters.inc(num_known_chars)
         is_text = all(isinstance(each, Tokenization) for each in prompts)
+        model = request.model or record.model
+        declared = [each for each in declared if each.is_of(model)]
 
         def complete() -> PromptKey:
             tokens = _complete(prompts, tokenizer.id)
-            key = self._key(request, tokens.packed, record, adapter)
-            return replace(key, tokens=tokens) if is_text else key
+            used = [_truncated(request, each, record.max_model_len) for each in tokens.packed]
+            longest = max(used, key=len)
+            shared = self._shared_prefixes.find(declared, longest, tokenizer)
+            hashes: Sequence[bytes] = ()
+            if adapter is not None:
+                identity = HashIdentity(record.cache_model, adapter, request.cache_salt or "")
+                hashes = self._hasher.hashes(longest, record.block_size, identity, shared)
+            return PromptKey(
+                hashes=tuple(hashes),
+                num_tokens=len(longest) // ID_BYTES,
+                num_other_tokens=(sum(map(len, used)) - len(longest)) // ID_BYTES,
+                block_size=record.block_size,
+                tokens=replace(tokens, shared=shared) if is_text or shared else None,
+            )
 
         return await _maybe_in_thread(num_new_chars, complete)
-
-    def _key(
-        self,
-        request: GenerationRequest,
-        prompts: Sequence[bytes],
-        record: ReplicaRecord,
-        adapter: str | None,
-    ) -> PromptKey:
-        """prompts: packed ids, whole. adapter: what hashes bind; None: it is nowhere yet."""
-        used = [_truncated(request, each, record.max_model_len) for each in prompts]
-        longest = max(used, key=len)
-        hashes: Sequence[bytes] = ()
-        if adapter is not None:
-            extra = HashIdentity(record.cache_model, adapter, request.cache_salt or "").extra()
-            hashes = self._hasher.hashes(longest, record.block_size, extra)
-        return PromptKey(
-            hashes=tuple(hashes),
-            num_tokens=len(longest) // ID_BYTES,
-            num_other_tokens=(sum(map(len, used)) - len(longest)) // ID_BYTES,
-            block_size=record.block_size,
-        )
 
     def choose(
         self,

@@ -15,6 +15,7 @@ import tokenizers
 from tokenizers import decoders, models, pre_tokenizers
 
 from octavo_protocol.errors import GenerationError, UnavailableError, ValidationError
+from octavo_protocol.hashing import SharedPrefix
 from octavo_protocol.outputs import RequestOutput
 from octavo_protocol.pooling import PoolingOutput, PoolingParams, PoolingRequestOutput
 from octavo_protocol.records import KVEvent
@@ -164,6 +165,7 @@ class FakeLLM:
         prompt_text: str | None = None,
         priority: int = 0,
         cache_salt: str = "",
+        shared_prefix: SharedPrefix | None = None,
         reasoning_end_token_ids: Sequence[int] = (),
         is_reasoning: bool = False,
         visible_special_ids: Collection[int] = (),
@@ -180,6 +182,7 @@ class FakeLLM:
             sampling_params,
             priority=priority,
             cache_salt=cache_salt,
+            shared_prefix=shared_prefix,
             reasoning_end_token_ids=reasoning_end_token_ids,
             is_reasoning=is_reasoning,
             so_far=so_far,

@@ -17,6 +17,8 @@ tenants:
     limits: {{requests_per_minute: 60, concurrency: 5}}
 aliases:
   canary: [{{model: llama-a, weight: 90}}, {{model: llama-b, weight: 10}}]
+shared_prefixes:
+  - {{name: assistant, messages: [{{role: system, content: Be kind.}}], tenants: [acme]}}
 """
 _PIECES = st.sampled_from(
     [

@@ -70,3 +70,6 @@ def check(
     for alias in directory.aliases.values():
         targets = ", ".join(f"{each.model} ({each.weight:g})" for each in alias.targets)
         print(f"{alias.name} stands for {targets}")
+    for prefix in directory.shared_prefixes:
+        sharers = [*prefix.tenants, *(f"group {name}" for name in prefix.cache_groups)]
+        print(f"the prefix {prefix.name} is shared by {', '.join(sharers)}")

@@ -5,12 +5,12 @@ import hmac
 from pathlib import Path
 
 from octavo_router.tenancy.aliases import Alias, Target
-from octavo_router.tenancy.salts import cache_salt
+from octavo_router.tenancy.declared_prefix import DeclaredPrefix
+from octavo_router.tenancy.forms import SharedPrefixForm, TenantForm, TenantsForm
+from octavo_router.tenancy.salts import cache_salt, prefix_salt
 from octavo_router.tenancy.tenant import Caller, Limits, Tenant
 from octavo_router.tenancy.tenants_file import (
     Sources,
-    TenantForm,
-    TenantsForm,
     parse_tenants,
     read_sources,
 )
@@ -28,6 +28,7 @@ class Directory:
             name: Alias(name, tuple(Target(t.model, t.weight) for t in each.targets), each.sticky)
             for name, each in form.aliases.items()
         }
+        self.shared_prefixes = tuple(_prefix(form.secret, each) for each in form.shared_prefixes)
         # By the first digits of the hash, so that the time of a look-up tells no more than those.
         self._callers: dict[str, list[tuple[str, Caller]]] = {}
         for tenant, each in zip(self.tenants, form.tenants, strict=True):
@@ -51,6 +52,11 @@ class Directory:
     def cache_salt(self, tenant: Tenant, client_salt: str | None, group: str | None = None) -> str:
         return cache_salt(self._secret, tenant, client_salt, group)
 
+    def prefixes_of(self, tenant: Tenant, group: str | None = None) -> tuple[DeclaredPrefix, ...]:
+        """Those that a request of `tenant` may share. group: as for `cache_salt`."""
+        group = group or tenant.cache_group
+        return tuple(each for each in self.shared_prefixes if each.is_for(tenant, group))
+
 
 def key_hash(key: bytes) -> str:
     """As the file holds it."""
@@ -69,6 +75,20 @@ def load_directory(path: Path) -> Directory:
 
 def make_directory(sources: Sources) -> Directory:
     return Directory(parse_tenants(sources))
+
+
+def _prefix(secret: str, form: SharedPrefixForm) -> DeclaredPrefix:
+    messages = [(each.role, each.content) for each in form.conversation]
+    is_for_all = not (form.tenants or form.cache_groups)
+    return DeclaredPrefix(
+        name=form.name,
+        cache_salt=prefix_salt(secret, form.name, form.text, messages),
+        text=form.text,
+        messages=tuple(messages),
+        tenants=("*",) if is_for_all else tuple(form.tenants),
+        cache_groups=("*",) if is_for_all else tuple(form.cache_groups),
+        models=tuple(form.models),
+    )
 
 
 def _tenant(form: TenantForm) -> Tenant:

@@ -7,6 +7,8 @@ file's secret: the same in every router and after a restart, and not to be guess
 
 import hashlib
 import hmac
+from collections.abc import Sequence
+from typing import Any
 
 import msgspec
 
@@ -21,6 +23,14 @@ def cache_salt(
     """
     group = group or tenant.cache_group
     kind, name = ("group", group) if group else ("tenant", tenant.name)
-    # As a JSON list: no two triples have one text.
-    text = msgspec.json.encode(["cache-salt", kind, name, client_salt or ""])
+    return _salt(secret, ["cache-salt", kind, name, client_salt or ""])
+
+
+def prefix_salt(secret: str, name: str, text: str, messages: Sequence[tuple[str, str]]) -> str:
+    """Of the blocks of a declared prefix: never that of a tenant or group."""
+    return _salt(secret, ["shared-prefix", name, text, messages])
+
+
+def _salt(secret: str, parts: Sequence[Any]) -> str:
+    text = msgspec.json.encode(parts)  # as a JSON list: no two have one text
     return hmac.new(secret.encode(), text, hashlib.sha256).hexdigest()[:32]

@@ -1,4 +1,4 @@
-"""The file of tenants: its form, and what is said about one that is wrong.
+"""The file of tenants, and what is said about one that is wrong. Its form is in `forms.py`.
 
     secret: 0f1e...                    # at least 32 characters; cache salts derive from it
     tenants:
@@ -10,6 +10,8 @@
         budgets: {tokens_per_day: 50000000}
     aliases:
       gpt: [{model: llama-a, weight: 90}, {model: llama-b, weight: 10}]
+    shared_prefixes:
+      - {name: assistant, system: "You are ...", tenants: [acme, globex]}
 
 A folder is read as one file: every `*.yaml` in it has this form, and their parts are joined.
 """
@@ -17,114 +19,19 @@ A folder is read as one file: every `*.yaml` in it has this form, and their part
 from collections.abc import Hashable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import ValidationError
 
 from octavo_protocol.errors import ConfigError
-from octavo_router.tenancy.tenant import Override
+from octavo_router.tenancy.forms import SharedPrefixForm, TenantForm, TenantsForm
 
 Sources = Mapping[str, bytes]  # what each file holds, by its path
-_Count = Annotated[int, Field(ge=1)]
-_Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?$")]
+_PATTERN_CHARACTERS = frozenset("*?[")
 _PATTERNS = {
     "hash": "write sha256: and 64 hexadecimal digits; `octavo tenants new-key NAME` prints one",
     "name": "use letters, digits and ._- between them, at most 63",
 }
-
-
-class _Form(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
-
-
-class KeyForm(_Form):
-    """A key's hash, and the name that usage records show for it (default: its first digits)."""
-
-    hash: Annotated[str, Field(pattern=r"^sha256:[0-9a-f]{64}$")]
-    id: _Name | None = None
-
-    @model_validator(mode="before")
-    @classmethod
-    def _short_form(cls, data: Any) -> Any:
-        return {"hash": data} if isinstance(data, str) else data
-
-
-class PriorityForm(_Form):
-    """highest: the lowest number that requests may ask for; None: `default`."""
-
-    default: int = 0
-    highest: int | None = None
-
-    @model_validator(mode="before")
-    @classmethod
-    def _short_form(cls, data: Any) -> Any:
-        return {"default": data} if isinstance(data, int) else data
-
-    @model_validator(mode="after")
-    def _check(self) -> "PriorityForm":
-        if self.highest is not None and self.highest > self.default:
-            raise ValueError(
-                f"highest must be at most default, {self.default}: a lower number goes first"
-            )
-        return self
-
-
-class LimitsForm(_Form):
-    requests_per_minute: _Count | None = None
-    tokens_per_minute: _Count | None = None
-    concurrency: _Count | None = None
-    max_output_tokens: _Count | None = None
-
-
-class BudgetsForm(_Form):
-    tokens_per_day: _Count | None = None
-    tokens_per_month: _Count | None = None
-
-
-class TenantForm(_Form):
-    name: _Name
-    keys: list[KeyForm] = []
-    models: list[str] = ["*"]
-    weight: Annotated[float, Field(gt=0, le=1_000_000)] = 1.0
-    priority: PriorityForm = PriorityForm()
-    limits: LimitsForm = LimitsForm()
-    budgets: BudgetsForm = BudgetsForm()
-    cache_group: _Name | None = None
-    may_share: list[_Name] = []
-    may_override: list[Override] = []
-
-
-class TargetForm(_Form):
-    model: Annotated[str, Field(min_length=1)]
-    weight: Annotated[float, Field(ge=0, le=1_000_000)] = 1.0
-
-
-class AliasForm(_Form):
-    """sticky: what keeps getting the same target; None: every request is drawn anew."""
-
-    targets: Annotated[list[TargetForm], Field(min_length=1)]
-    sticky: Literal["session", "tenant"] | None = None
-
-    @model_validator(mode="before")
-    @classmethod
-    def _short_form(cls, data: Any) -> Any:
-        if isinstance(data, str):
-            return {"targets": [{"model": data}]}
-        return {"targets": data} if isinstance(data, list) else data
-
-    @field_validator("targets")
-    @classmethod
-    def _check(cls, targets: list[TargetForm]) -> list[TargetForm]:
-        if not any(each.weight for each in targets):
-            raise ValueError("give one of the models a weight above 0")
-        return targets
-
-
-class TenantsForm(_Form):
-    secret: Annotated[str, Field(min_length=32)] | None = None
-    tenants: list[TenantForm] = []
-    aliases: dict[str, AliasForm] = {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,7 +77,16 @@ def parse_tenants(sources: Sources) -> TenantsForm:
                     f"{where}: the alias {name!r} leads to {target.model!r}, which is an alias too;"
                     " name a model"
                 )
-    return TenantsForm(secret=secrets[0].form.secret, tenants=tenants, aliases=dict(aliases))
+    prefixes = [prefix for each in parsed for prefix in each.form.shared_prefixes]
+    _check_unique("shared prefix", [each.name for each in prefixes], where)
+    for prefix in prefixes:
+        _check_sharers(prefix, tenants, f"{where}: the shared prefix {prefix.name}")
+    return TenantsForm(
+        secret=secrets[0].form.secret,
+        tenants=tenants,
+        aliases=dict(aliases),
+        shared_prefixes=prefixes,
+    )
 
 
 def _parse(path: str, raw: bytes) -> TenantsForm:
@@ -230,6 +146,30 @@ def _repeated_keys(node: yaml.Node) -> Iterator[tuple[int, str]]:
                 yield key.start_mark.line + 1, key.value
             seen.add(key.value)
             yield from _repeated_keys(value)
+
+
+def _check_sharers(prefix: SharedPrefixForm, tenants: list[TenantForm], where: str) -> None:
+    """Raises `ConfigError` for a name, not a pattern, under which no request could share it."""
+    alone = {each.name for each in tenants if each.cache_group is None}
+    grouped = {each.name: each.cache_group for each in tenants if each.cache_group}
+    groups = {*grouped.values(), *(name for each in tenants for name in each.may_share)}
+    for name in prefix.tenants:
+        if name in grouped:
+            raise ConfigError(
+                f"{where}: {name} shares its cache with the group {grouped[name]}; name that under"
+                " cache_groups"
+            )
+        if not _is_pattern(name) and name not in alone:
+            raise ConfigError(f"{where}: there is no tenant {name!r}")
+    for name in prefix.cache_groups:
+        if not _is_pattern(name) and name not in groups:
+            raise ConfigError(
+                f"{where}: no tenant is in the cache group {name!r} or may share with it"
+            )
+
+
+def _is_pattern(name: str) -> bool:
+    return not _PATTERN_CHARACTERS.isdisjoint(name)
 
 
 def _check_unique(what: str, names: list[str], where: str) -> None:

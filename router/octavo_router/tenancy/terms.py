@@ -19,6 +19,7 @@ from octavo_protocol.errors import ForbiddenError, ValidationError, refusal_head
 from octavo_protocol.openai import ChatCompletionRequest, CompletionRequest
 from octavo_protocol.overrides import NO_OVERRIDES, RequestOverrides
 from octavo_protocol.resources.model_deployment import RoutingPolicyName
+from octavo_router.tenancy.declared_prefix import DeclaredPrefix
 from octavo_router.tenancy.directory import Directory
 from octavo_router.tenancy.tenant import ANYBODY, Caller, Override, Tenant
 
@@ -45,6 +46,7 @@ class Body(Protocol):
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Terms:
     """policy, replica: None: as the deployment has it. ttft_s, timeout_s: None: no deadline.
+    shared_prefixes: with which its prompt may begin and share that beginning with others.
     counts_tokens: it is billed by tokens; num_output_tokens: that its answer is expected to have.
     """
 
@@ -55,6 +57,7 @@ class Terms:
     replica: str | None = None
     ttft_s: float | None = None
     timeout_s: float | None = None
+    shared_prefixes: tuple[DeclaredPrefix, ...] = ()
     counts_tokens: bool = False
     num_output_tokens: int = 0
 
@@ -132,14 +135,23 @@ def body_terms(
         return _PLAIN_WITH_PROMPT
     priority = _asked_priority(headers, body)
     overrides = RequestOverrides(model=model if model != body.model else None)
+    prefixes: tuple[DeclaredPrefix, ...] = ()
     if directory is not None:
         tenant = terms.caller.tenant
         priority = _allowed_priority(terms.caller, priority)
-        salt = directory.cache_salt(tenant, body.cache_salt, _asked_group(headers, tenant))
+        group = _asked_group(headers, tenant)
+        salt = directory.cache_salt(tenant, body.cache_salt, group)
         overrides = replace(overrides, cache_salt=salt, priority=priority)
+        prefixes = directory.prefixes_of(tenant, group)
     elif PRIORITY_HEADERS[0] in headers:  # where replicas do not look
         overrides = replace(overrides, priority=priority)
-    return replace(terms, overrides=overrides, priority=priority or 0, counts_tokens=True)
+    return replace(
+        terms,
+        overrides=overrides,
+        priority=priority or 0,
+        shared_prefixes=prefixes,
+        counts_tokens=True,
+    )
 
 
 def generation_terms(terms: Terms, body: ChatCompletionRequest | CompletionRequest) -> Terms:

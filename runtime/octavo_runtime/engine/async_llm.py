@@ -13,6 +13,7 @@ from octavo_protocol.errors import (
     UnavailableError,
     ValidationError,
 )
+from octavo_protocol.hashing import SharedPrefix
 from octavo_protocol.outputs import RequestOutput
 from octavo_protocol.pooling import PoolingOutput, PoolingParams, PoolingRequestOutput
 from octavo_protocol.records import KVEvent
@@ -201,6 +202,7 @@ class AsyncLLM:
         prompt_text: str | None = None,
         priority: int = 0,
         cache_salt: str = "",
+        shared_prefix: SharedPrefix | None = None,
         reasoning_end_token_ids: Sequence[int] = (),
         is_reasoning: bool = False,
         visible_special_ids: frozenset[int] = frozenset(),
@@ -209,11 +211,11 @@ class AsyncLLM:
     ) -> AsyncIterator[RequestOutput]:
         """Yields outputs as `sampling_params.output_kind` says, the last one with `finished`.
 
-        reasoning_end_token_ids, is_reasoning: see `EngineRequest`. visible_special_ids: special
-        tokens that show in the text even where special tokens are skipped. so_far: what each sample
-        had generated elsewhere; it makes the first output, and generation goes on from there.
-        lora_request: an adapter, or the name of one that is known; it is loaded first where the
-        engine does not have it.
+        shared_prefix, reasoning_end_token_ids, is_reasoning: see `EngineRequest`.
+        visible_special_ids: special tokens that show in the text even where special tokens are
+        skipped. so_far: what each sample had generated elsewhere; it makes the first output, and
+        generation goes on from there. lora_request: an adapter, or the name of one that is known;
+        it is loaded first where the engine does not have it.
 
         Closing or cancelling the iterator aborts the request in the engine at once. Raises
         `ValidationError` for a request that the model cannot take, `UnavailableError` while the
@@ -235,6 +237,7 @@ class AsyncLLM:
             sampling_params,
             priority=priority,
             cache_salt=cache_salt,
+            shared_prefix=shared_prefix,
             grammar=grammar,
             reasoning_end_token_ids=reasoning_end_token_ids,
             is_reasoning=is_reasoning,

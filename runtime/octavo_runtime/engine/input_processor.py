@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 import msgspec
 
 from octavo_protocol.errors import ValidationError
+from octavo_protocol.hashing import SharedPrefix
 from octavo_protocol.sampling_params import MAX_INT, SamplingParams
 from octavo_protocol.tokenizer import Tokenizer
 from octavo_runtime.engine.bad_words import bad_words_token_ids
@@ -41,6 +42,7 @@ class InputProcessor:
         *,
         priority: int = 0,
         cache_salt: str = "",
+        shared_prefix: SharedPrefix | None = None,
         grammar: str = "",
         reasoning_end_token_ids: Sequence[int] = (),
         is_reasoning: bool = False,
@@ -50,8 +52,8 @@ class InputProcessor:
 
         max_tokens is cut to what the context leaves. Sample i is seeded with seed + i; only the
         first one scores the prompt, which is the same for all.
-        grammar, reasoning_end_token_ids, is_reasoning: see `EngineRequest`. so_far: of each sample,
-        where it was begun elsewhere.
+        shared_prefix, grammar, reasoning_end_token_ids, is_reasoning: see `EngineRequest`. so_far:
+        of each sample, where it was begun elsewhere.
         """
         check_id_and_priority(request_id, priority)
         self._check_prompt(prompt_token_ids)
@@ -106,6 +108,7 @@ class InputProcessor:
                     output_token_ids=list(so_far[i].token_ids) if so_far else [],
                     priority=priority,
                     cache_salt=cache_salt,
+                    shared_prefix=shared_prefix,
                 )
             )
         return children

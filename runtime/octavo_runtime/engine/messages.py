@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import msgspec
 
+from octavo_protocol.hashing import SharedPrefix
 from octavo_protocol.pooling import PoolingParams
 from octavo_protocol.records import KVEvent
 from octavo_protocol.sampling_params import SamplingParams
@@ -24,6 +25,7 @@ class EngineRequest(msgspec.Struct, omit_defaults=True):
     `reasoning_end_token_ids` were generated and to which the grammar does not apply; where no such
     tokens are given, it applies from the start. output_token_ids: what was generated elsewhere
     already; the sequence goes on from there. adapter: `LoRAAdapter.identity`; empty: none.
+    shared_prefix: if the prompt begins with it, that much is cached beyond `cache_salt`.
     """
 
     request_id: str
@@ -39,6 +41,7 @@ class EngineRequest(msgspec.Struct, omit_defaults=True):
     priority: int = 0
     adapter: str = ""
     cache_salt: str = ""
+    shared_prefix: SharedPrefix | None = None
 
 
 class PoolingRequest(msgspec.Struct, omit_defaults=True):

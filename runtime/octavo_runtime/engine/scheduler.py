@@ -25,7 +25,7 @@ blocks that nobody else writes before that step is over.
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from octavo_protocol.hashing import HashIdentity, cached_tokens
+from octavo_protocol.hashing import HashIdentity, cached_tokens, shared_hashes
 from octavo_runtime.engine.block_pool import BlockPool
 from octavo_runtime.engine.messages import EngineRequest, SequenceOutput, TokenLogprobs
 from octavo_runtime.engine.sequence import Sequence, SequenceStatus
@@ -121,7 +121,11 @@ class Scheduler:
         with an adapter needs max_loras.
         """
         identity = HashIdentity(self.config.cache_model, request.adapter, request.cache_salt)
-        self.waiting.push(Sequence(request, self._num_added, identity.extra()))
+        sequence = Sequence(request, self._num_added, identity.extra())
+        sequence.block_hashes = shared_hashes(
+            request.prompt_token_ids, self.config.block_size, identity, request.shared_prefix
+        )
+        self.waiting.push(sequence)
         self._num_added += 1
 
     def abort(self, request_ids: Iterable[str]) -> None:

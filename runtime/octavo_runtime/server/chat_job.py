@@ -73,6 +73,7 @@ async def chat_job(
         params=params,
         priority=request.priority,
         cache_salt=request.cache_salt or "",
+        shared_prefix=prompt_tokens.shared if prompt_tokens is not None else None,
         adapter=state.adapter(request.model),
         beam=beam_params(request, params, info),
         visible_special_ids=_special_ids(tokenizer, parser.markers if parser else ()),

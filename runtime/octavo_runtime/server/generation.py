@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import cast
 
 from octavo_protocol.beam_search import BeamSearchParams
+from octavo_protocol.hashing import SharedPrefix
 from octavo_protocol.outputs import Logprob, RequestOutput
 from octavo_protocol.sampling_params import SamplingParams
 from octavo_protocol.spans import current_span
@@ -24,11 +25,11 @@ class GenerationJob:
     """One HTTP request's prompts. answer_id: the `id` that the client sees. request_id: the HTTP
     request's own; clients choose both, so the engine's ids get something random added.
 
-    prompt_texts: the prompts as text where they came as text, in the same order. is_reasoning: the
-    outputs begin with reasoning, which ends with `reasoning_end_token_ids`. visible_special_ids:
-    special tokens whose text is shown all the same, since a parser looks for it. beam: a search in
-    place of sampling. adapter: name of the one that all prompts use. trace: what was generated
-    elsewhere, and what is told for others to go on.
+    shared_prefix: with which prompts begin that share it. prompt_texts: the prompts as text where
+    they came as text, in the same order. is_reasoning: the outputs begin with reasoning, which ends
+    with `reasoning_end_token_ids`. visible_special_ids: special tokens whose text is shown all the
+    same, since a parser looks for it. beam: a search in place of sampling. adapter: name of the one
+    that all prompts use. trace: what was generated elsewhere, and what is told for others to go on.
     """
 
     answer_id: str
@@ -37,6 +38,7 @@ class GenerationJob:
     params: SamplingParams
     priority: int = 0
     cache_salt: str = ""
+    shared_prefix: SharedPrefix | None = None
     prompt_texts: Sequence[str | None] = ()
     is_reasoning: bool = False
     reasoning_end_token_ids: list[int] = field(default_factory=list)
@@ -162,6 +164,7 @@ def _sampled(
         request_id,
         priority=job.priority,
         cache_salt=job.cache_salt,
+        shared_prefix=job.shared_prefix,
         reasoning_end_token_ids=job.reasoning_end_token_ids,
         is_reasoning=job.is_reasoning,
         visible_special_ids=job.visible_special_ids,
@@ -182,6 +185,7 @@ async def _searched(
             step_id,
             priority=job.priority,
             cache_salt=job.cache_salt,
+            shared_prefix=job.shared_prefix,
             lora_request=job.adapter,
         )
         [*_, final] = [output async for output in outputs]

@@ -116,22 +116,23 @@ def test_at_least_one_prompt_token_is_always_computed(
     kept=st.integers(0, 700),
     more=st.lists(st.integers(0, 9), max_size=300),
     block_size=st.sampled_from([1, 2, 16]),
-    extras=st.lists(st.sampled_from([b"a" * 16, b"b" * 16]), min_size=2, max_size=2),
+    salts=st.lists(st.sampled_from(["a", "b"]), min_size=2, max_size=2),
 )
 def test_hashes_with_a_memo_are_the_same(
-    tokens: list[int], kept: int, more: list[int], block_size: int, extras: list[bytes]
+    tokens: list[int], kept: int, more: list[int], block_size: int, salts: list[str]
 ) -> None:
     hasher = BlockHasher(MEMO)
-    for prompt, extra in zip((tokens, tokens[:kept] + more), extras, strict=True):
-        expected = block_hashes(prompt, block_size, extra)
-        assert hasher.hashes(pack(prompt), block_size, extra) == expected
+    for prompt, salt in zip((tokens, tokens[:kept] + more), salts, strict=True):
+        identity = HashIdentity("m", cache_salt=salt)
+        expected = block_hashes(prompt, block_size, identity.extra())
+        assert hasher.hashes(pack(prompt), block_size, identity) == expected
 
 
 def test_the_memo_has_the_hashes_of_a_prompts_beginning() -> None:
     memo: BoundedMemo[bytes] = BoundedMemo(2**20)
     hasher = BlockHasher(memo)
-    hasher.hashes(pack([1] * 3000), 16, b"x" * 16)
+    hasher.hashes(pack([1] * 3000), 16, HashIdentity("m"))
     num_kept = len(memo)
-    hasher.hashes(pack([1] * 3000 + [2] * 900), 16, b"x" * 16)
+    hasher.hashes(pack([1] * 3000 + [2] * 900), 16, HashIdentity("m"))
     # Of 64 and 16 blocks: 2 and 3 of 187; of 243, one and 3 more.
     assert (num_kept, len(memo)) == (5, 9)

@@ -6,23 +6,32 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from octavo_protocol.errors import ValidationError
+from octavo_protocol.hashing import SharedPrefix
 from octavo_protocol.openai import CompletionRequest, TokenizeRequest
 from octavo_protocol.overrides import (
     MEDIA_TYPE,
     NO_OVERRIDES,
+    PREFIX_HEADER,
     PRIORITY_HEADER,
     TOKENS_HEADER,
     PromptTokens,
     RequestOverrides,
     split_overrides,
 )
+from octavo_protocol.packed_ids import pack
 
 _TEXTS = st.none() | st.text(st.characters(exclude_categories=["Cs"]), max_size=40)
 _IDS = st.lists(st.integers(0, 2**32 - 1), max_size=40)
+_PREFIXES = st.none() | st.builds(
+    SharedPrefix.of,
+    _IDS.map(pack),
+    st.text(st.characters(exclude_categories=["Cs"]), max_size=40),
+)
 _TOKENS = st.none() | st.builds(
-    PromptTokens.of,
+    PromptTokens,
     st.from_regex(r"[0-9a-f]{16}", fullmatch=True),
-    st.lists(_IDS, min_size=1, max_size=4),
+    st.lists(_IDS.map(pack), min_size=1, max_size=4).map(tuple),
+    _PREFIXES,
 )
 
 
@@ -78,11 +87,14 @@ def test_requests_without_such_fields_take_what_they_have() -> None:
         {TOKENS_HEADER: "ab/3"},
         {TOKENS_HEADER: "ab/1,2"},
         {TOKENS_HEADER: "ab/1,"},
+        {TOKENS_HEADER: "ab/1", PREFIX_HEADER: "1"},
+        {TOKENS_HEADER: "ab/1", PREFIX_HEADER: f"-1/{'0' * 32}/s"},
+        {TOKENS_HEADER: "ab/1", PREFIX_HEADER: "1/0/s"},
         {TOKENS_HEADER: "../4"},
     ],
 )
 def test_headers_that_no_router_writes_are_refused(headers: dict[str, str]) -> None:
-    with pytest.raises(ValidationError, match=next(iter(headers))):
+    with pytest.raises(ValidationError, match=list(headers)[-1]):
         split_overrides(headers, b"0123456789")
 
 

@@ -8,14 +8,15 @@ import pytest
 from octavo_protocol.errors import ConfigError
 from octavo_router.metrics import RouterMetrics
 from octavo_router.tenancy.directory import key_hash, load_directory
-from octavo_router.tenancy.tenant import Caller, Limits, Tenant
-from octavo_router.tenancy.tenants_file import (
+from octavo_router.tenancy.forms import (
     BudgetsForm,
     LimitsForm,
     PriorityForm,
+    SharedPrefixForm,
     TenantForm,
-    parse_tenants,
 )
+from octavo_router.tenancy.tenant import Caller, Limits, Tenant
+from octavo_router.tenancy.tenants_file import parse_tenants
 
 PAGE = Path(__file__).parents[4] / "docs" / "tenancy.md"
 SECRET = "0123456789abcdef" * 2
@@ -40,6 +41,9 @@ aliases:
   gpt: llama-a
   canary: [{{model: llama-a, weight: 90}}, {{model: llama-b, weight: 10}}]
   steady: {{targets: [{{model: llama-a}}], sticky: session}}
+shared_prefixes:
+  - {{name: assistant, system: Be kind., tenants: [small], cache_groups: ["fri*", docs]}}
+  - {{name: guide, text: Q. A., models: ["llama-*"]}}
 """
 
 
@@ -68,6 +72,10 @@ def test_a_file_says_all_that_a_tenant_is(tmp_path: Path) -> None:
     assert directory.authenticate(b"other") == Caller(acme, "ci")
     assert directory.authenticate(b"open") is None
     assert [acme.may_use(name) for name in ("gpt", "llama-x", "x")] == [True, True, False]
+    assert [(each.name, each.text, each.messages) for each in directory.shared_prefixes] == [
+        ("assistant", "", (("system", "Be kind."),)),
+        ("guide", "Q. A.", ()),
+    ]
     assert {name: alias.sticky for name, alias in directory.aliases.items()} == {
         "gpt": None,
         "canary": None,
@@ -93,6 +101,21 @@ def test_a_file_says_all_that_a_tenant_is(tmp_path: Path) -> None:
         ("weight: 90}, {model: llama-b, weight: 10}", "weight: 0}", "line 18: aliases.canary"),
         ("gpt: llama-a", "gpt: canary", "'gpt' leads to 'canary', which is an alias too"),
         ("tenants:\n", "tenants: [\n", "is not valid YAML"),
+        (
+            "text: Q. A.",
+            "system: a, text: b",
+            "line 22: shared_prefixes.1: write with what prompts",
+        ),
+        (", text: Q. A.", "", "line 22: shared_prefixes.1: write with what prompts"),
+        (
+            "system: Be kind.",
+            "messages: [{role: tool}]",
+            "shared_prefixes.0.messages.0.role: Input",
+        ),
+        ("name: guide", "name: assistant", "the shared prefix 'assistant' is given twice"),
+        ("[small]", "[big]", "the shared prefix assistant: there is no tenant 'big'"),
+        ("[small]", "[acme]", "acme shares its cache with the group friends; name that under"),
+        (", docs]", ", none]", "no tenant is in the cache group 'none' or may share with it"),
     ],
 )
 def test_a_mistake_is_told_with_file_line_and_field(
@@ -147,7 +170,7 @@ def test_the_page_s_example_is_a_good_file_that_shows_every_field(tmp_path: Path
     )
     assert directory.num_keys(directory.tenants[0]) == 2
     assert directory.aliases["fast"].targets[0].model == "smollm2"
-    for form in (TenantForm, LimitsForm, BudgetsForm, PriorityForm):
+    for form in (TenantForm, LimitsForm, BudgetsForm, PriorityForm, SharedPrefixForm):
         assert form.model_fields.keys() <= set(re.findall(r"\w+", example))
 
 
