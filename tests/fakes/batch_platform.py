@@ -89,7 +89,8 @@ class _State:
 class BatchPlatform:
     """An async context manager: the API is served inside; `worker` starts workers.
 
-    owner: whose files and batches the API shows.
+    owner: whose files and batches the API shows. room, rooms: lines that may be under way for a
+    model, by default and by name.
     """
 
     def __init__(self, client: redis.asyncio.Redis, folder: Path) -> None:
@@ -101,6 +102,7 @@ class BatchPlatform:
         self.model = FakeModel()
         self.owner = "default"
         self.room = 16
+        self.rooms: dict[str, int] = {}
         self.ahead_s = 0.0
         self.workers: list[asyncio.Task[None]] = []
         self._stack = AsyncExitStack()
@@ -150,7 +152,7 @@ class BatchPlatform:
             self.new_store(),
             self.files,
             post=self.model.post,
-            room=lambda model, num_open: self.room,
+            room=lambda model, num_open: self.rooms.get(model, self.room),
             clock=self.now,
             **settings,
         )

@@ -12,7 +12,7 @@ import redis.asyncio
 from starlette.requests import Request
 
 from octavo_protocol.asgi import App
-from octavo_protocol.errors import NotFoundError
+from octavo_protocol.errors import NotFoundError, UnavailableError, ValidationError
 from octavo_protocol.openapi import ApiRoute
 from octavo_protocol.priorities import BACKGROUND_PRIORITY
 from octavo_protocol.security import UNKEYED
@@ -91,9 +91,13 @@ class BatchService:
     def room(self, model: str, num_open: int) -> int:
         """Places of the model's replicas that other requests leave free.
 
-        A model that is not there gets room too: its lines end with the error that says so.
+        A model that is not there gets room too: its lines end with the error that says so. There is
+        none while nothing is known of any model.
         """
-        deployments = self._deployments_of(model)
+        try:
+            deployments = self._deployments_of(model)
+        except UnavailableError:
+            return 0
         if not deployments:
             return _UNKNOWN_SEATS
         num_seats = sum(map(_num_seats, deployments))
@@ -109,7 +113,7 @@ class BatchService:
         for name in names:
             try:
                 found.append(self._deployments.find(name or None))
-            except NotFoundError:
+            except (NotFoundError, ValidationError):
                 continue
         return found
 

@@ -5,6 +5,7 @@ them; each may die at any point, and another goes on from what Redis and the sto
 import asyncio
 import logging
 import time
+from collections import Counter
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from typing import Any
@@ -31,6 +32,9 @@ _ROUND_S = 0.2
 _SWEEP_S = 60.0
 _PAUSE_S = 2.0
 MAX_CHUNKS = 16  # leased at once
+# Beyond these, so that lines that cannot go on keep nobody else's from their turn: for each owner
+# and model, and of all.
+LANE_CHUNKS, _MOST_CHUNKS = 2, 48
 _RETRY_S = 0.25  # doubled after each try that failed
 # The worker that had the chunk before has got the line's result meanwhile.
 _ANSWERED: line_work.Outcome = (Result(False, b""), TokenCounts())
@@ -67,6 +71,7 @@ class BatchWorker:
         self._max_line_bytes = max_line_bytes
         self._clock = clock
         self._tasks: dict[tuple[str, int | str], asyncio.Task[None]] = {}
+        self._chunks: Counter[tuple[str, str]] = Counter()  # under way, by owner and model
         self._waiting: set[str] = set()  # batches whose details were told
         self._swept_at = float("-inf")
 
@@ -119,11 +124,11 @@ class BatchWorker:
         elif await self._store.num_finished(batch.id) == batch.num_chunks:
             await self._move_to_finalizing(batch, "")
         else:
-            while self._num_chunks < MAX_CHUNKS:
+            while self._may_lease(batch):
                 lease = await self._store.lease(batch.id)
                 if lease is None or (batch.id, lease.chunk.number) in self._tasks:
                     return
-                self._begin(batch.id, lease.chunk.number, self._work(batch, lease))
+                self._begin_chunk(batch, lease)
 
     async def _move_to_finalizing(self, batch: BatchRecord, code: str) -> None:
         await self._store.move(
@@ -246,9 +251,22 @@ class BatchWorker:
 
     # -- tasks ------------------------------------------------------------------------------------
 
-    @property
-    def _num_chunks(self) -> int:
-        return sum(isinstance(part, int) for _, part in self._tasks)
+    def _may_lease(self, batch: BatchRecord) -> bool:
+        num_chunks = self._chunks.total()
+        has_few = self._chunks[_lane(batch)] < LANE_CHUNKS
+        return num_chunks < MAX_CHUNKS or (has_few and num_chunks < _MOST_CHUNKS)
+
+    def _begin_chunk(self, batch: BatchRecord, lease: Lease) -> None:
+        lane = _lane(batch)
+        self._begin(batch.id, lease.chunk.number, self._work(batch, lease))
+        self._chunks[lane] += 1
+
+        def end(_: object) -> None:
+            self._chunks[lane] -= 1
+            if not self._chunks[lane]:
+                del self._chunks[lane]
+
+        self._tasks[batch.id, lease.chunk.number].add_done_callback(end)
 
     def _begin(self, batch_id: str, part: int | str, work: Coroutine[Any, Any, None]) -> None:
         """Starts `work`, unless it is under way."""
@@ -297,6 +315,10 @@ class BatchWorker:
         for (other, part), task in self._tasks.items():
             if other == batch_id and isinstance(part, int):
                 task.cancel()
+
+
+def _lane(batch: BatchRecord) -> tuple[str, str]:
+    return batch.owner, batch.fields.get("model", "")
 
 
 def _first(errors: BaseExceptionGroup[BaseException]) -> str:

@@ -11,7 +11,7 @@ from tests.fakes.batch_platform import BatchPlatform, completion, request
 from tests.fakes.router_cluster import until
 
 from octavo_router.batches.planning import CHUNK_LINES
-from octavo_router.batches.worker import MAX_CHUNKS
+from octavo_router.batches.worker import LANE_CHUNKS, MAX_CHUNKS
 
 pytestmark = pytest.mark.integration
 
@@ -205,6 +205,24 @@ async def test_a_worker_holds_a_bounded_part_of_a_large_batch(platform: BatchPla
     assert batch.request_counts.completed == count
     assert most_waiting <= MAX_CHUNKS * CHUNK_LINES
     assert most_keys <= MAX_CHUNKS
+
+
+async def test_a_batch_that_cannot_go_on_keeps_no_other_from_its_turn(
+    platform: BatchPlatform,
+) -> None:
+    """A model without replicas: its lines may wait for a day."""
+    platform.rooms["fake"] = 0
+    platform.worker()
+    stuck = await platform.submit(*prompts((MAX_CHUNKS + 4) * CHUNK_LINES), window="1h")
+    await until(lambda: platform.newest.num_waiting == MAX_CHUNKS * CHUNK_LINES)
+    asked = prompts((LANE_CHUNKS + 1) * CHUNK_LINES)
+    bodies = [{"model": "other", "prompt": prompt} for prompt in asked]
+    lines = [request(body["prompt"], body=body) for body in bodies]
+    batch = await platform.ended(await platform.submit(*lines))
+    assert (batch.status, batch.request_counts.completed) == ("completed", len(asked))
+    assert platform.newest.num_waiting == MAX_CHUNKS * CHUNK_LINES
+    await platform.client.batches.cancel(stuck)
+    assert (await platform.ended(stuck)).request_counts.completed == 0
 
 
 async def test_lists_are_paged_and_belong_to_their_owner(platform: BatchPlatform) -> None:

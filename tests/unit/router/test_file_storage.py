@@ -17,7 +17,7 @@ class HttpError(Exception):
     """As gcsfs has it: no OSError."""
 
 
-class Bucket(MemoryFileSystem):
+class Bucket(MemoryFileSystem):  # type: ignore[misc]  # fsspec has no types
     """A range that begins at the end of an object is status 416."""
 
     protocol = "octavo-bucket"
