@@ -5,7 +5,14 @@ from datetime import UTC, datetime, timedelta
 from pydantic import ValidationError
 
 from octavo_operator.batch_jobs.observed import DesiredBatchJob, ObservedBatchJob
-from octavo_operator.batch_jobs.outcome import End, end_of, lines_of, problem_of, waiting_for
+from octavo_operator.batch_jobs.outcome import (
+    End,
+    end_of,
+    lines_of,
+    problem_of,
+    told_elsewhere,
+    waiting_for,
+)
 from octavo_operator.children.batch_job import batch_job
 from octavo_operator.conditions import Finding, joined, old_conditions, transitions
 from octavo_operator.desired import Manifest
@@ -151,6 +158,8 @@ def _running(observed: ObservedBatchJob, acceptance: Acceptance) -> Finding:
         if details := batch.fields.get("status_details"):
             message += f"; it waits: {details}"
         return _found(BatchConditionType.RUNNING, True, Reason.IN_PROGRESS, message)
+    if (elsewhere := told_elsewhere(observed)) is not None:
+        return _found(BatchConditionType.RUNNING, True, Reason.IN_PROGRESS, elsewhere)
     is_planned = acceptance[0] is Reason.ACCEPTED or observed.job is not None
     reason, message = waiting_for(observed) if is_planned else acceptance
     return _found(BatchConditionType.RUNNING, False, reason, message)

@@ -83,6 +83,21 @@ def problem_of(pods: Sequence[KubernetesObject]) -> tuple[Reason, str] | None:
     return None
 
 
+def told_elsewhere(observed: ObservedBatchJob) -> str | None:
+    """What can be said of a batch that Redis of this installation does not have, while its pod runs
+    with a router that the spec names; None otherwise.
+    """
+    url = text(observed.resource, "spec", "router", "url")
+    pods = _newest_first(observed.pods)[:1]
+    runs = [pod for pod in pods if text(pod, "status", "phase") == "Running"]
+    if not url or not runs or observed.batch is not None or problem_of(pods) is not None:
+        return None
+    return (
+        f"pod {name(runs[0])} has the requests answered by {url}, whose batches this operator does "
+        "not see: lines are counted here when it ends"
+    )
+
+
 def waiting_for(observed: ObservedBatchJob) -> tuple[Reason, str]:
     """Why no batch is being worked on."""
     if (problem := problem_of(observed.pods)) is not None:

@@ -122,6 +122,29 @@ def test_a_batch_that_goes_on_is_told_with_its_numbers() -> None:
     assert conditions(status)["Running"] == ("True", "InProgress")
 
 
+def test_a_batch_of_a_platform_elsewhere_runs_while_its_pod_does() -> None:
+    """Whose Redis is not this one: no numbers, but no word that it has yet to start either."""
+    first = observe(batch_job(router={"url": "http://elsewhere"}))
+
+    def status(**fields: Any) -> dict[str, Any]:
+        return decided(later(first, decided(first), **fields)).status
+
+    running = status(pods=[pod(phase="Running")])
+    assert (running["phase"], running["progressPercent"]) == ("Running", 0)
+    found = next(each for each in running["conditions"] if each["type"] == "Running")
+    assert (found["status"], found["reason"]) == ("True", "InProgress")
+    assert (
+        "answered by http://elsewhere, whose batches this operator does not see"
+        in (found["message"])
+    )
+    assert status(pods=[pod(phase="Pending")])["phase"] == "Pending"
+    assert status(pods=[pod(phase="Running")], batch=batch("validating"))["phase"] == "Pending"
+    assert status(pods=[pod(phase="Running")], batch=batch())["progressPercent"] == 80
+    assert status(pods=[ended_pod("octavo: no such router", 2)])["phase"] == "Pending"
+    ended = status(pods=[ended_pod(summary(), 0)])
+    assert (ended["phase"], ended["progressPercent"]) == ("Complete", 100)
+
+
 def test_numbers_stay_when_redis_knows_the_batch_no_more() -> None:
     running = begun(batch=batch(), pods=[pod(phase="Running")])
     status = decided(later(running, decided(running), batch=None)).status
