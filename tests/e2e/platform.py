@@ -36,10 +36,13 @@ spec:
 class Platform:
     """Redis, two fp32 replicas of a model and a router, in child processes. A context manager.
 
-    manifest: with the model's `{folder}`.
+    manifest: with the model's `{folder}`, and of `num_replicas` in all.
     """
 
-    def __init__(self, model: Path, folder: Path, manifest: str = MANIFEST) -> None:
+    def __init__(
+        self, model: Path, folder: Path, manifest: str = MANIFEST, *, num_replicas: int = 2
+    ) -> None:
+        self._num_replicas = num_replicas
         path = folder / "manifest.yaml"
         path.write_text(manifest.format(folder=model))
         (port,) = free_ports(1)
@@ -77,13 +80,15 @@ class Platform:
         """All replicas are known to the router."""
         assert self._process.poll() is None, self._log.read_text()
         try:
-            return self.metric("octavo_router_replicas") == 2
+            return self.metric("octavo_router_replicas") == self._num_replicas
         except httpx.TransportError:
             return False
 
     def has_recovered(self) -> bool:
-        """Both replicas run and may take traffic."""
-        return len(self._replica_ports()) == 2 and all(map(_is_ready, self._replica_ports()))
+        """All replicas run and may take traffic."""
+        return len(self._replica_ports()) == self._num_replicas and all(
+            map(_is_ready, self._replica_ports())
+        )
 
     def metric(self, name: str) -> float:
         """A metric of the router without labels."""

@@ -10,7 +10,7 @@ import pytest
 import torch
 from openai import AsyncOpenAI
 
-from octavo import LLM
+from octavo import LLM, PoolingParams
 from octavo_protocol.errors import GenerationError, ValidationError
 from tests.e2e.platform import Platform
 from tests.fakes.tiny_encoder import WORDS, token_ids, write_tiny_encoder
@@ -122,6 +122,34 @@ def test_a_cluster_pools_as_an_llm_in_process_does(platform: Platform, model: Pa
             there.classify(texts[:1], use_tqdm=False)
         with pytest.raises(ValidationError, match="data_2 must not be empty"):
             there.score("a", [])
+
+
+@pytest.fixture(scope="module")
+def classifier(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("classifier")
+    return write_tiny_encoder(folder, "BertForSequenceClassification", num_labels=3)
+
+
+def test_a_cluster_classifies_as_an_llm_in_process_does(classifier: Path, tmp_path: Path) -> None:
+    texts = REQUESTS[1][:5]
+    manifest = MANIFEST.replace("replicas: 2", "replicas: 1")
+    with (
+        Platform(classifier, tmp_path, manifest, num_replicas=1) as platform,
+        LLM(str(classifier), dtype="float32") as here,
+        LLM("tiny-bert", cluster=platform.url) as there,
+    ):
+        for params in (None, PoolingParams(use_activation=False)):
+            ours, theirs = (
+                llm.classify(texts, pooling_params=params, use_tqdm=False) for llm in (here, there)
+            )
+            assert [type(each) for each in theirs] == [type(each) for each in ours]
+            assert [each.outputs.num_classes for each in theirs] == [3] * len(texts)
+            assert np.allclose(
+                [each.outputs.probs for each in theirs],
+                [each.outputs.probs for each in ours],
+                atol=1e-5,
+            )
+        assert np.ptp([each.outputs.probs for each in theirs]) > 0.1, "all alike says nothing"
 
 
 def test_the_router_says_what_the_model_cannot(platform: Platform) -> None:
