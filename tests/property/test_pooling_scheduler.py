@@ -2,10 +2,12 @@
 
 from collections import defaultdict
 
+import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from octavo_protocol.pooling import PoolingParams
+from octavo_protocol.priorities import BACKGROUND_PRIORITY
 from octavo_runtime.engine.block_pool import BlockPool
 from octavo_runtime.engine.messages import PoolingRequest
 from octavo_runtime.engine.pooling_scheduler import PoolingScheduler, PoolingSchedulerConfig
@@ -36,7 +38,7 @@ class _Machine(RuleBasedStateMachine):
     @rule(
         length=st.integers(1, MAX_LEN),
         word=st.integers(0, 2),
-        priority=st.integers(0, 2),
+        priority=st.sampled_from([0, 1, 2, BACKGROUND_PRIORITY]),
         reads=st.booleans(),
         adapter=st.sampled_from(["", "", "a@1", "b@1", "c@1"]),
     )
@@ -62,11 +64,15 @@ class _Machine(RuleBasedStateMachine):
         self.scheduler.preempt_all()
         self.computed.clear()
 
-    @rule()
-    def step(self) -> None:
+    @rule(background_budget=st.none() | st.integers(1, 9))
+    def step(self, background_budget: int | None = None) -> None:
         had_work = self.scheduler.has_work
-        chunks = self.scheduler.schedule()
+        chunks = self.scheduler.schedule(background_budget=background_budget)
         assert bool(chunks) == had_work
+        if background_budget is not None and any(chunk.prompt.is_background for chunk in chunks):
+            is_whole_and_alone = not self.has_pool and len(chunks) == 1
+            num_tokens = sum(chunk.num_tokens for chunk in chunks)
+            assert num_tokens <= background_budget or is_whole_and_alone
         self.adapters |= dict(self.scheduler.turns.slots.take_changes())
         assert set(self.adapters) <= {0, 1}
         for chunk in chunks:
@@ -113,3 +119,41 @@ class _Encoders(_Machine):
 
 TestDecoders = _Decoders.TestCase
 TestEncoders = _Encoders.TestCase
+
+
+@pytest.mark.parametrize("has_pool", [False, True])
+def test_background_prompts_wait_for_others_and_keep_steps_short(has_pool: bool) -> None:
+    config = PoolingSchedulerConfig(
+        max_num_seqs=9, max_num_batched_tokens=40, block_size=BLOCK_SIZE
+    )
+    scheduler = PoolingScheduler(config, BlockPool(40) if has_pool else None)
+
+    def add(name: str, length: int, priority: int = 0) -> None:
+        request = PoolingRequest(name, [1] * length, PoolingParams(), 0.0)
+        request.priority = priority
+        scheduler.add(request)
+
+    def step() -> dict[str, int]:
+        chunks = scheduler.schedule(background_budget=8)
+        return {chunk.prompt.request_id: chunk.num_tokens for chunk in chunks}
+
+    for name, length in (("b0", 4), ("b1", 4), ("b2", 20), ("b3", 5)):
+        add(name, length, BACKGROUND_PRIORITY)
+    assert not scheduler.has_foreground
+    assert step() == {"b0": 4, "b1": 4}
+    add("f0", 25)
+    add("f1", 3)
+    assert scheduler.has_foreground
+    assert step() == {"f0": 25, "f1": 3}
+    assert not scheduler.has_foreground
+    add("f2", 6)
+    if has_pool:
+        assert [step() for _ in range(5)] == [
+            {"f2": 6, "b2": 2},
+            {"b2": 8},
+            {"b2": 8},
+            {"b2": 2, "b3": 5},
+            {},
+        ]
+    else:
+        assert [step() for _ in range(4)] == [{"f2": 6}, {"b2": 20}, {"b3": 5}, {}]

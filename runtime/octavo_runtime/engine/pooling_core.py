@@ -14,6 +14,7 @@ import torch
 from octavo_kernels.allocator import tune_allocator
 from octavo_protocol.errors import ClientError, ConfigError
 from octavo_runtime.config import EngineConfig
+from octavo_runtime.engine.background_pace import BackgroundPace
 from octavo_runtime.engine.block_pool import BlockPool
 from octavo_runtime.engine.core_adapters import adapter_names
 from octavo_runtime.engine.core_base import EngineCoreBase
@@ -124,7 +125,8 @@ class PoolingCore(EngineCoreBase[PoolingRequest]):
         )
         self._launched: deque[_Launched] = deque()
         self._notices: list[PoolingResult] = []  # results of no step, or of one that was waited for
-        self._rates = StepRates()
+        self._rates, self._background_rates = StepRates(), StepRates()
+        self._background_pace = BackgroundPace()
         self._num_steps = 0
         self._last_step_ended = 0.0  # perf_counter
 
@@ -174,7 +176,8 @@ class PoolingCore(EngineCoreBase[PoolingRequest]):
         results, self._notices = self._notices, []
         self._settle_loads()
         if not self._sleep.is_asleep:
-            chunks = self.scheduler.schedule(time.monotonic())
+            now = time.monotonic()
+            chunks = self.scheduler.schedule(now, self._background_budget(now))
             if chunks:
                 self._launched.append(self._launch(chunks))
             results += self._finish_steps(keep=1 if chunks and self._runner.overlaps else 0)
@@ -211,6 +214,17 @@ class PoolingCore(EngineCoreBase[PoolingRequest]):
 
     def _forget_cache(self) -> None:
         self.reset_prefix_cache(reset_running_requests=True)
+
+    def _background_budget(self, now: float) -> int | None:
+        return self._background_pace.budget(
+            now,
+            has_foreground=self.scheduler.has_foreground,
+            tokens_per_s=self._tokens_per_s,
+        )
+
+    @property
+    def _tokens_per_s(self) -> float:
+        return self._rates.prefill_tokens_per_s or self._background_rates.prefill_tokens_per_s
 
     def _reads_prefix_cache(self, request: PoolingRequest) -> bool:
         """Whether the last token's hidden state is all that is needed."""
@@ -253,7 +267,10 @@ class PoolingCore(EngineCoreBase[PoolingRequest]):
         ended = time.perf_counter()
         num_tokens = sum(chunk.num_tokens for chunk in launched.chunks)
         self._num_steps += 1
-        self._rates.add(num_tokens, 0, ended - max(launched.started, self._last_step_ended))
+        # Short steps, as background work makes them, take longer for each token.
+        has_background = any(chunk.prompt.is_background for chunk in launched.chunks)
+        rates = self._background_rates if has_background else self._rates
+        rates.add(num_tokens, 0, ended - max(launched.started, self._last_step_ended))
         self._last_step_ended = ended
 
     def _stats(self) -> EngineStats:
@@ -263,10 +280,11 @@ class PoolingCore(EngineCoreBase[PoolingRequest]):
             running=len(scheduler.running) + in_flight,
             waiting=len(scheduler.waiting) + len(self._held),
             waiting_tokens=scheduler.num_uncomputed_tokens,
+            background_running=scheduler.num_background_running,
             background_waiting=scheduler.waiting.num_background,
-            background_waiting_tokens=scheduler.waiting.num_background_tokens,
+            background_waiting_tokens=scheduler.num_background_uncomputed_tokens,
             kv_usage=0.0 if pool is None else 1 - pool.num_free / pool.num_blocks,
-            prefill_tokens_per_s=self._rates.prefill_tokens_per_s,
+            prefill_tokens_per_s=self._tokens_per_s,
             preemptions_total=scheduler.num_preemptions,
             prefix_queried_tokens_total=scheduler.num_queried_tokens,
             prefix_hit_tokens_total=scheduler.num_hit_tokens,

@@ -8,12 +8,16 @@ The length of a prompt is known when it is admitted, so nothing grows and nothin
 room. Adapters take turns in slots as in generation (`lora/turns.py`). A prompt gives blocks and
 slot up when its last chunk is planned: what gets them is computed by
 later steps, and the prefix cache still knows them.
+
+Background requests (`octavo_protocol/priorities.py`) are planned after all others, into steps that
+a smaller budget keeps short.
 """
 
 from collections.abc import Iterable
 from dataclasses import dataclass
 
 from octavo_protocol.hashing import HashIdentity, block_hashes, cached_tokens
+from octavo_protocol.priorities import is_background
 from octavo_runtime.engine.block_pool import BlockPool
 from octavo_runtime.engine.messages import PoolingRequest
 from octavo_runtime.engine.waiting_queue import WaitingQueue
@@ -32,6 +36,7 @@ class Prompt:
         "block_table",
         "extra",
         "is_aborted",
+        "is_background",
         "lora_slot",
         "num_cached_tokens",
         "num_computed_tokens",
@@ -50,6 +55,7 @@ class Prompt:
         self.extra = extra
         self.reads_prefix_cache = reads_prefix_cache
         self.is_aborted = False
+        self.is_background = is_background(request.priority)
         self.num_computed_tokens = 0
         self.num_shared_tokens = 0
         self.num_cached_tokens: int | None = None
@@ -173,27 +179,37 @@ class PoolingScheduler:
     def num_uncomputed_tokens(self) -> int:
         return self.waiting.num_tokens + sum(prompt.num_left for prompt in self.running)
 
+    @property
+    def num_background_running(self) -> int:
+        return sum(prompt.is_background for prompt in self.running)
+
+    @property
+    def num_background_uncomputed_tokens(self) -> int:
+        """The part of background requests in `num_uncomputed_tokens`."""
+        running = (prompt.num_left for prompt in self.running if prompt.is_background)
+        return self.waiting.num_background_tokens + sum(running)
+
+    @property
+    def has_foreground(self) -> bool:
+        """There are requests that are no background work."""
+        first = self.waiting.peek()
+        is_waiting = first is not None and not first.is_background
+        return is_waiting or any(not prompt.is_background for prompt in self.running)
+
     # -- the step -----------------------------------------------------------------------------
 
-    def schedule(self, now: float = 0.0) -> list[Chunk]:
+    def schedule(self, now: float = 0.0, background_budget: int | None = None) -> list[Chunk]:
         """Plans a step, which must then be executed; chunks of one token come first.
 
-        now: the time, for `Prompt.scheduled_ts`.
+        now: the time, for `Prompt.scheduled_ts`. background_budget: tokens of a step that are
+        enough for background work to wait, but for one prompt that is whole and alone; None: only a
+        full step is.
         """
         budget = self.config.max_num_batched_tokens
-        chunks = []
-        for prompt in self.running:
-            if budget == 0:
-                break
-            chunks.append(self._plan(prompt, budget))
-            budget -= chunks[-1].num_tokens
-        while len(self.running) < self.config.max_num_seqs:
-            waiting = self._next()
-            if waiting is None or not self._admit(waiting, budget):
-                break
-            waiting.scheduled_ts = waiting.scheduled_ts or now
-            chunks.append(self._plan(waiting, budget))
-            budget -= chunks[-1].num_tokens
+        chunks: list[Chunk] = []
+        self._schedule(chunks, now, budget, background=False)
+        budget = min(budget, background_budget or budget)
+        self._schedule(chunks, now, budget, background=True)
         for chunk in chunks:
             if chunk.is_last:
                 self._finish(chunk.prompt)
@@ -217,6 +233,26 @@ class PoolingScheduler:
 
     # -- internals ----------------------------------------------------------------------------
 
+    def _schedule(self, chunks: list[Chunk], now: float, budget: int, *, background: bool) -> None:
+        """Adds what such prompts compute while `chunks` have fewer than `budget` tokens in all."""
+        budget -= sum(chunk.num_tokens for chunk in chunks)
+        for prompt in [each for each in self.running if each.is_background is background]:
+            if budget <= 0:
+                break
+            chunks.append(self._plan(prompt, budget))
+            budget -= chunks[-1].num_tokens
+        while len(self.running) < self.config.max_num_seqs:
+            waiting = self._next()
+            if waiting is None or waiting.is_background is not background:
+                break
+            is_whole_and_alone = self.pool is None and not chunks
+            room = self.config.max_num_batched_tokens if is_whole_and_alone else budget
+            if not self._admit(waiting, room):
+                break
+            waiting.scheduled_ts = waiting.scheduled_ts or now
+            chunks.append(self._plan(waiting, room))
+            budget -= chunks[-1].num_tokens
+
     def _next(self) -> Prompt | None:
         """The first that waits, of those whose adapter has a slot or can have one."""
         first = self.waiting.peek()
@@ -226,7 +262,7 @@ class PoolingScheduler:
 
     def _admit(self, prompt: Prompt, budget: int) -> bool:
         """Moves the next prompt from the queue to `running`. False, and no change, without room."""
-        if budget == 0 or (self.pool is None and prompt.num_tokens > budget):
+        if budget <= 0 or (self.pool is None and prompt.num_tokens > budget):
             return False
         if self.pool is not None and not self._allocate(self.pool, prompt):
             return False
