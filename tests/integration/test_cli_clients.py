@@ -149,6 +149,19 @@ def test_what_cannot_be_measured_is_said_in_one_line(
     assert message in result.stderr.splitlines()[-1]
 
 
+def test_bench_serve_spreads_its_requests_over_adapters(url: str, tmp_path: Path) -> None:
+    """Where `tiny-two`, another name of the model, stands for one."""
+    flags = f"--base-url {url} --api-key {KEY} --num-prompts 4 --input-len 4 --output-len 2"
+    saved = f"--vocab-size 352 --save-result --save-detailed --result-dir {tmp_path}"
+    named = "--result-filename r.json --lora-modules tiny-two nobody --lora-assignment round-robin"
+    result = octavo("bench", "serve", *flags.split(), *saved.split(), *named.split())
+    assert result.returncode == 0, result.stderr
+    written = json.loads((tmp_path / "r.json").read_text())
+    assert (written["completed"], written["failed"]) == (2, 2)
+    assert (written["model_id"], written["lora_modules"]) == ("tiny", ["tiny-two", "nobody"])
+    assert [error[:3] for error in written["errors"]] == ["", "404", "", "404"]
+
+
 def test_a_run_without_one_answer_is_an_error(url: str) -> None:
     flags = "--num-prompts 2 --input-len 4 --output-len 2 --model nobody"
     result = octavo("bench", "serve", "--base-url", url, "--api-key", KEY, *flags.split())

@@ -67,7 +67,8 @@ class Target:
         prompt: Prompt = request.prompt_token_ids
         if request.text is not None or not self.format.takes_token_ids:
             prompt = request.text or as_text(request.prompt_token_ids, self.tokenizer)
-        return {**self.format.body(self.model, prompt, request.output_len), **self.body}
+        model = request.adapter or self.model
+        return {**self.format.body(model, prompt, request.output_len), **self.body}
 
 
 async def run_load(

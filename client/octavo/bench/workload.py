@@ -2,11 +2,13 @@
 
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Literal
 
 from octavo_protocol.tokenizer import Tokenizer
 
 FIRST_TOKEN_ID = 1000  # below it lie special tokens and single bytes
+Assignment = Literal["random", "round-robin"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -14,13 +16,14 @@ class BenchRequest:
     """One prompt as token ids, and how many tokens to generate.
 
     text: the same prompt as text, where there is one. arrival_s: when it is sent, in seconds from
-    the start, where the workload is a trace.
+    the start, where the workload is a trace. adapter: that is asked in place of the model.
     """
 
     prompt_token_ids: list[int]
     output_len: int
     text: str | None = None
     arrival_s: float | None = None
+    adapter: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +72,22 @@ class PrefixRepetitionWorkload:
             BenchRequest(prefix + random_tokens(rng, self.suffix_len, vocab_size), self.output_len)
             for prefix in order
         ]
+
+
+def with_adapters(
+    requests: Sequence[BenchRequest], names: Sequence[str], assignment: Assignment, seed: int
+) -> list[BenchRequest]:
+    """Each request asks one of the adapters; all stay as they are where there is none."""
+    if not names:
+        return list(requests)
+    rng = random.Random(seed)
+    return [
+        replace(
+            request,
+            adapter=rng.choice(names) if assignment == "random" else names[index % len(names)],
+        )
+        for index, request in enumerate(requests)
+    ]
 
 
 def random_tokens(rng: random.Random, count: int, vocab_size: int) -> list[int]:

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from octavo.bench.backends import BackendName
+from octavo.bench.workload import Assignment
 from octavo.cli.options import JSON_METAVAR, parse_table
 
 SAMPLING = {
@@ -60,6 +61,20 @@ _FLAGS: dict[str, tuple[Any, Any, Any]] = {
         str | None,
         None,
         _server("--served-model-name", help="Its name in the API, where that is another."),
+    ),
+    "lora_modules": (
+        list[str] | None,
+        None,
+        _server(
+            "--lora-modules",
+            help="Adapters by their names in the API; each request asks one of them in place of "
+            "the model. Several may follow.",
+        ),
+    ),
+    "lora_assignment": (
+        Assignment,
+        "random",
+        _server("--lora-assignment", help="Which of --lora-modules a request asks."),
     ),
     "tokenizer": (
         str | None,

@@ -32,6 +32,7 @@ def serve(**flags: Any) -> None:
     from octavo.bench.backends import BACKENDS
     from octavo.bench.report import table
     from octavo.bench.results import details, parse_goals, parse_metrics, parse_percents, summarise
+    from octavo.bench.workload import with_adapters
 
     goals = parse_goals(flags["goodput"] or ())
     is_streamed = BACKENDS[flags["backend"]].is_streamed
@@ -54,6 +55,8 @@ def serve(**flags: Any) -> None:
     requests = workload.requests(
         tokenizer, flags["vocab_size"] or _vocab_size(tokenizer) or _VOCAB_SIZE
     )
+    adapters = flags["lora_modules"] or ()
+    requests = with_adapters(requests, adapters, flags["lora_assignment"], flags["seed"])
     target = _target(flags, tokenizer, is_endless=workload.is_synthetic)
     seconds, results = asyncio.run(_measure(target, requests, arrivals, flags))
     result = {
@@ -180,6 +183,7 @@ def _settings(
         "model_id": target.model,
         "tokenizer_id": flags["tokenizer"],
         "num_prompts": flags["num_prompts"],
+        **({"lora_modules": flags["lora_modules"]} if flags["lora_modules"] else {}),
         **metadata,
         "request_rate": "inf" if rate == float("inf") else rate,
         "burstiness": flags["burstiness"],

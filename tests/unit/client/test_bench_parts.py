@@ -22,10 +22,16 @@ from octavo.bench.results import (
     parse_percents,
     summarise,
 )
-from octavo.bench.workload import BenchRequest, PrefixRepetitionWorkload, as_text
+from octavo.bench.workload import (
+    Assignment,
+    BenchRequest,
+    PrefixRepetitionWorkload,
+    as_text,
+    with_adapters,
+)
 from octavo_protocol.errors import ConfigError
 
-# Datasets
+# Datasets and adapters
 
 
 def write(folder: Path, text: str) -> Path:
@@ -145,6 +151,23 @@ def test_a_rate_can_grow() -> None:
 def test_rates_that_cannot_be_are_refused(settings: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match="--"):
         Arrivals(**settings)
+
+
+def test_each_request_asks_one_of_the_adapters_and_a_seed_says_which() -> None:
+    requests = [BenchRequest([number], 1) for number in range(90)]
+    names = ["a", "b", "c"]
+
+    def adapters(assignment: Assignment, seed: int = 0) -> list[str | None]:
+        return [each.adapter for each in with_adapters(requests, names, assignment, seed)]
+
+    assert adapters("random") == adapters("random") != adapters("random", 1)
+    assert {name: adapters("random").count(name) > 20 for name in names} == dict.fromkeys(
+        names, True
+    )
+    assert adapters("round-robin") == names * 30
+    assert with_adapters(requests, [], "random", 0) == requests
+    [asked] = with_adapters(requests[:1], ["a"], "random", 0)
+    assert Target("http://x", "m", "openai-chat").request(asked)["model"] == "a"
 
 
 # What is sent, and what comes back
