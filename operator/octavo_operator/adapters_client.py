@@ -10,6 +10,7 @@ import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from http import HTTPStatus
 from typing import Any
 
 import aiohttp
@@ -37,21 +38,28 @@ class _Attempts:
 
 
 class AdaptersClient:
-    """changed: called with a deployment's key when an answer came and when a retry is due."""
+    """changed: called with a deployment's key when an answer came and when a retry is due. api_key:
+    what replicas ask for; None: nothing.
+    """
 
     def __init__(
         self,
         changed: Callable[[Key, float], None],
         clock: Callable[[], float] = time.monotonic,
+        *,
+        api_key: str | None = None,
     ) -> None:
         self._changed = changed
+        self._headers = {"authorization": f"Bearer {api_key}"} if api_key else {}
         self._clock = clock
         self._session: aiohttp.ClientSession | None = None
         self._attempts: dict[Key, dict[Place, _Attempts]] = {}
 
     async def __aenter__(self) -> "AdaptersClient":
         connector = aiohttp.TCPConnector(limit=_MAX_CONNECTIONS)
-        self._session = aiohttp.ClientSession(connector=connector, timeout=_TIMEOUT)
+        self._session = aiohttp.ClientSession(
+            connector=connector, timeout=_TIMEOUT, headers=self._headers
+        )
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -133,6 +141,11 @@ class AdaptersClient:
 
 def _refusal(status: int, raw: bytes) -> str:
     """A replica's own words, which are an OpenAI error."""
+    if status == HTTPStatus.UNAUTHORIZED:
+        return (
+            "it asks for an API key that the operator does not have: give operator and routers the "
+            "replicas' key, as --replica-api-key (runtime.apiKey of the chart)"
+        )
     try:
         return str(json.loads(raw)["error"]["message"])
     except (ValueError, KeyError, TypeError):

@@ -93,7 +93,9 @@ async def assemble(
     async with AsyncExitStack() as stack:
         stack.push_async_callback(client.aclose)
         stack.push_async_callback(configs.close)
-        adapters = await stack.enter_async_context(AdaptersClient(queue.add))
+        adapters = await stack.enter_async_context(
+            AdaptersClient(queue.add, api_key=settings.replica_api_key)
+        )
         events = Events(cluster, settings.identity)
         actor = Actor(cluster=cluster, fleet=fleet, adapters=adapters, events=events)
         reconciler = Reconciler(

@@ -15,11 +15,13 @@ class OperatorSettings:
     operator_namespace, identity: where and as whom the leader's lease is held. resync_s: how often
     every deployment is looked at though nothing happened. pod_defaults: laid under every
     deployment's own `podTemplate`. health_port: of /healthz and /metrics.
-    max_concurrent: deployments that are reconciled at once.
+    max_concurrent: deployments that are reconciled at once. replica_api_key: what replicas ask for,
+    where they ask for one.
     """
 
     runtime_image: str
     redis_url: str = field(repr=False)
+    replica_api_key: str | None = field(default=None, repr=False)
     batch_image: str = ""
     image_pull_policy: str = "IfNotPresent"
     router_url: str = ""

@@ -78,6 +78,15 @@ def operator(
             min=1,
         ),
     ] = _DEFAULTS["resync_s"],
+    replica_api_key: Annotated[
+        str | None,
+        option(
+            "--replica-api-key",
+            help="Key that replicas ask for, to have them load adapters; better set as "
+            "OCTAVO_REPLICA_API_KEY: arguments can be read by others.",
+            show_default=False,
+        ),
+    ] = None,
     pod_defaults_file: Annotated[
         Path | None,
         option(
@@ -112,6 +121,7 @@ def operator(
     settings = OperatorSettings(
         runtime_image=runtime_image,
         redis_url=redis_url,
+        replica_api_key=replica_api_key,
         batch_image=batch_image,
         image_pull_policy=image_pull_policy,
         router_url=router_url,

@@ -9,6 +9,7 @@ import json
 import logging
 import time
 from collections.abc import Awaitable
+from http import HTTPStatus
 from weakref import WeakValueDictionary
 
 import msgspec
@@ -118,6 +119,8 @@ class AdapterLoader:
 
 def _message(status: int, raw: bytes) -> str:
     """A replica's own words, which are an OpenAI error."""
+    if status == HTTPStatus.UNAUTHORIZED:
+        return "the replica asks for an API key that the router does not have (--replica-api-key)"
     try:
         message = str(json.loads(raw)["error"]["message"])
     except (ValueError, KeyError, TypeError):

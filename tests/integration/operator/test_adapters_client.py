@@ -3,15 +3,20 @@
 import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
+from tests.unit.server.conftest import running_replica
 
 from octavo_operator.adapters_client import FIRST_RETRY_S, AdaptersClient
 from octavo_operator.desired import AdapterAction
 from octavo_operator.queue import Key
+from octavo_protocol.http_options import HttpOptions
 from octavo_protocol.resources.model_source import ModelSource
+from octavo_runtime.engine.messages import LoRAInfo
+from octavo_runtime.server.options import ApiOptions
 
 pytestmark = pytest.mark.integration
 
@@ -146,3 +151,26 @@ async def test_another_source_is_tried_at_once_and_in_place(world: World, replic
     assert await world.next_turn() == 0
     body = {"lora_name": "sql", "lora_path": "hf://org/repaired", "load_inplace": True}
     assert replica.requests[1:] == [("/v1/load_lora_adapter", body)]
+
+
+@pytest.mark.parametrize("key", ["inner", "other", None])
+async def test_a_server_with_a_key_loads_for_who_has_it_and_others_are_told_what_to_do(
+    key: str | None, tmp_path: Path
+) -> None:
+    (tmp_path / "adapter_config.json").write_text("{}")
+    turns: asyncio.Queue[float] = asyncio.Queue()
+    client = AdaptersClient(lambda _, delay_s: turns.put_nowait(delay_s), api_key=key)
+    options = ApiOptions(allow_runtime_lora_updating=True)
+    guarded = HttpOptions(api_key=("inner",))
+    source = ModelSource(source=str(tmp_path))
+    async with running_replica(options, guarded, lora=LoRAInfo(1, 1, 16)) as server, client:
+        client.ask(KEY, [AdapterAction("chat-1", server.url, "sql", source)])
+        await asyncio.wait_for(turns.get(), 60)
+
+        if key == "inner":
+            assert client.errors(KEY) == {}
+            assert "sql" in server.llm.adapters.book
+        else:
+            [message] = client.errors(KEY).values()
+            assert "asks for an API key" in message
+            assert "runtime.apiKey of the chart" in message

@@ -125,6 +125,16 @@ async def test_a_replica_that_cannot_load_it_is_passed_over(world: World) -> Non
     assert (len(bad.seen.loads), len(good.seen.loads)) == (1, 1)
 
 
+async def test_a_replica_s_own_api_key_that_the_router_lacks_is_said(world: World) -> None:
+    await world.register(SQL)
+    replica = await world.replica("a")
+    replica.behaviour.adapter_errors["sql"] = 401, "Incorrect API key provided"
+    router = await world.router(1)
+    status, body, _ = await router.completion("hello", model="sql")
+    assert (status, body["error"]["code"]) == (503, "adapter_not_loaded")
+    assert "does not have (--replica-api-key)" in body["error"]["message"]
+
+
 async def test_a_broken_adapter_tells_its_clients_why_and_is_tried_once_per_replica(
     world: World,
 ) -> None:

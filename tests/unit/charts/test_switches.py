@@ -196,6 +196,15 @@ def test_api_keys_come_from_a_secret_and_the_notes_ask_for_them() -> None:
     assert "Everybody" in render().notes
 
 
+def test_the_replicas_key_is_the_routers_and_the_operator_s() -> None:
+    manifests = render({"runtime": {"apiKey": {"secretName": "inner"}}})
+
+    for part in ("operator", "router"):
+        given = environment(manifests.container(part))
+        assert given["OCTAVO_REPLICA_API_KEY"] == secret_key("inner", "api-key")
+        assert "OCTAVO_REPLICA_API_KEY" not in environment(render().container(part))
+
+
 def test_the_service_and_the_endpoint_follow_type_port_and_public_url() -> None:
     service = {"type": "LoadBalancer", "port": 8080, "annotations": {"cloud": "internal"}}
     manifests = render({"router": {"service": service}})

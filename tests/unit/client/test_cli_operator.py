@@ -43,6 +43,7 @@ def test_every_setting_has_a_flag(given: list[OperatorSettings], tmp_path: Path)
         "batch_image": ("--batch-image=octavo-router:1", "octavo-router:1"),
         "image_pull_policy": ("--image-pull-policy=Never", "Never"),
         "router_url": ("--router-url=http://router", "http://router"),
+        "replica_api_key": ("--replica-api-key=inner", "inner"),
         "namespaces": ("--namespaces=a, b", ("a", "b")),
         "operator_namespace": ("--operator-namespace=here", "here"),
         "identity": ("--identity=me", "me"),
