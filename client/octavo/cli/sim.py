@@ -6,13 +6,14 @@ from typing import Annotated, Any, get_args
 
 from octavo.cli.options import option
 from octavo.cli.trace_options import BlockSize, Limit, Speed, Trace
-from octavo.sim.options import FleetOptions, ReplicaModel
+from octavo.sim.options import AdapterTraffic, FleetOptions, ReplicaModel
 from octavo_protocol.errors import ConfigError
 from octavo_protocol.resources.model_deployment import RoutingPolicyName
 from octavo_router.policies.weights import DEFAULT_WEIGHTS, read_weights
 
 _FLEET = FleetOptions()
 _MODEL = ReplicaModel()
+_ADAPTERS = AdapterTraffic()
 
 
 def sim(
@@ -44,6 +45,22 @@ def sim(
     max_num_batched_tokens: Annotated[
         int, option("--max-num-batched-tokens", help="Token budget of one step.", min=1)
     ] = _MODEL.max_num_batched_tokens,
+    adapters: Annotated[
+        int, option("--adapters", help="LoRA adapters that requests ask for.", min=0)
+    ] = _ADAPTERS.num_adapters,
+    adapter_share: Annotated[
+        float, option("--adapter-share", help="Share of such requests.", min=0, max=1)
+    ] = _ADAPTERS.share,
+    adapter_skew: Annotated[
+        float,
+        option("--adapter-skew", help="Exponent of Zipf's law of their use; 0: all alike.", min=0),
+    ] = _ADAPTERS.skew,
+    max_adapters: Annotated[
+        int, option("--max-adapters", help="Adapters that a replica holds.", min=1)
+    ] = _MODEL.max_adapters,
+    adapter_load_ms: Annotated[
+        float, option("--adapter-load-ms", help="What the load of one takes, in ms.", min=0)
+    ] = _MODEL.adapter_load_s * 1000,
     speed: Speed = 1.0,
     limit: Limit = None,
     fail_at: Annotated[
@@ -60,7 +77,8 @@ def sim(
     Replicas have the engine's own block pool and a cost model in place of a GPU, so that an hour of
     traffic takes seconds: to compare policies, or to see how many replicas a load needs. Prints for
     each policy the share of prompt blocks found cached, the busiest replica's prompt work over the
-    mean, and times to first token and per token.
+    mean, and times to first token and per token; with adapters also the share of their requests
+    that did not wait for a load, and the number of loads.
     """
     from octavo.sim.fleet import simulate
     from octavo.sim.report import report
@@ -76,10 +94,13 @@ def sim(
         decode_sequence_s=decode_sequence_ms / 1000,
         max_num_seqs=max_num_seqs,
         max_num_batched_tokens=max_num_batched_tokens,
+        max_adapters=max_adapters,
+        adapter_load_s=adapter_load_ms / 1000,
     )
     options = FleetOptions(
         num_replicas=replicas,
         model=model,
+        adapters=AdapterTraffic(num_adapters=adapters, share=adapter_share, skew=adapter_skew),
         weights=read_weights(policy_weights) if policy_weights else DEFAULT_WEIGHTS,
         seed=seed,
         fail_at_s=fail_at,
@@ -88,7 +109,7 @@ def sim(
     for name in policies:
         result = simulate(requests, dataclasses.replace(options, policy=name))
         rows.append({"policy": name, **dataclasses.asdict(report(result, block_size))})
-    _print(rows)
+    _print(rows, with_adapters=adapters > 0)
 
 
 def _policies(names: list[str] | None) -> list[RoutingPolicyName]:
@@ -100,11 +121,15 @@ def _policies(names: list[str] | None) -> list[RoutingPolicyName]:
     return chosen
 
 
-def _print(rows: list[dict[str, Any]]) -> None:
-    print(f"{'policy':<16}{'hits':>8}{'load':>7}{'TTFT mean':>11}{'p50':>8}{'p99':>9}{'TPOT':>10}")
+def _print(rows: list[dict[str, Any]], *, with_adapters: bool) -> None:
+    more = f"{'adapters':>10}{'loads':>7}" if with_adapters else ""
+    times = f"{'TTFT mean':>11}{'p50':>8}{'p99':>9}{'TPOT':>10}"
+    print(f"{'policy':<16}{'hits':>8}{'load':>7}{times}{more}")
     for row in rows:
+        if with_adapters:
+            more = f"{row['adapter_hit_rate']:>10.1%}{row['num_adapter_loads']:>7}"
         print(
             f"{row['policy']:<16}{row['block_hit_rate']:>8.1%}{row['load_ratio']:>7.2f}"
             f"{row['ttft_mean_s']:>9.3f} s{row['ttft_p50_s']:>8.3f}{row['ttft_p99_s']:>9.3f}"
-            f"{row['tpot_mean_s'] * 1000:>7.1f} ms"
+            f"{row['tpot_mean_s'] * 1000:>7.1f} ms{more}"
         )

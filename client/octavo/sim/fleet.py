@@ -1,19 +1,29 @@
 """A trace through the router's own code and simulated replicas, on one virtual clock.
 
 The router's part is the real one: the deployment's replica set, load tracker, prefix index and
-policy, and the decision over them. Replicas tell it what real ones do: a record every second, cache
-events after each step, first tokens and ends as they come.
+policy, the decision over them, and the copies of adapters that it keeps. Replicas tell it what real
+ones do: a record every second, cache events after each step, first tokens and ends as they come.
 """
 
 import random
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 
+from octavo.sim.adapters import adapter_names, with_adapters
 from octavo.sim.options import FleetOptions, ReplicaModel
 from octavo.sim.replica import Progress, SimulatedReplica, SimulatedSequence
 from octavo.sim.trace import TraceRequest
 from octavo_protocol.keys import HEARTBEAT_S, Keys
-from octavo_protocol.records import BlocksRemoved, BlocksStored, ReplicaRecord, encode
+from octavo_protocol.records import (
+    AdapterSource,
+    BlocksRemoved,
+    BlocksStored,
+    ReplicaRecord,
+    encode,
+)
+from octavo_router.adapters.holdings import AdapterHoldings
+from octavo_router.adapters.spreading import AdapterSpreading
 from octavo_router.decisions import PromptKey, choose, speculate
 from octavo_router.deployment import Deployment
 from octavo_router.policies import make_policy
@@ -22,7 +32,9 @@ from octavo_router.prefix_index import IndexBudget
 
 @dataclass(slots=True)
 class Outcome:
-    """What became of one request. Times since the trace began; cached tokens: where it began."""
+    """What became of one request. Times since the trace began; cached tokens, and whether the
+    adapter was there: where it began.
+    """
 
     request: TraceRequest
     replica: str = ""
@@ -30,6 +42,7 @@ class Outcome:
     end_s: float | None = None
     num_cached_tokens: int = 0
     num_moves: int = 0
+    found_adapter: bool = True
 
     @property
     def ttft_s(self) -> float:
@@ -39,15 +52,18 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True)
 class FleetResult:
-    """outcomes: one per request, in order. prefill_tokens: computed by each replica."""
+    """outcomes: one per request, in order. prefill_tokens: computed by each replica.
+    num_adapter_loads: on all.
+    """
 
     outcomes: tuple[Outcome, ...]
     prefill_tokens: dict[str, int]
+    num_adapter_loads: int = 0
 
 
 def simulate(requests: Sequence[TraceRequest], options: FleetOptions) -> FleetResult:
     """Runs all requests to their end."""
-    fleet = _Fleet(requests, options)
+    fleet = _Fleet(with_adapters(requests, options.adapters, options.seed), options)
     return fleet.run()
 
 
@@ -66,17 +82,35 @@ class _Fleet:
         self._deployment.policy = make_policy(
             options.policy, random.Random(options.seed), options.weights
         )
+        self._deployment.replicas.adapters.take_sources(
+            AdapterSource(name, f"sim://{name}", on_demand=True)
+            for name in adapter_names(options.adapters)
+        )
+        self._demands: dict[int, AbstractContextManager[None]] = {}
+        self._spreading = AdapterSpreading(lambda: (), self)
         self._next_heartbeat = 0.0
 
     def run(self) -> FleetResult:
         for key, outcome in enumerate(self._outcomes):
             self._go_to(outcome.request.arrival_s)
+            self._demand(key, outcome.request)
             self._send(key, outcome.request)
         while any(outcome.end_s is None for outcome in self._outcomes):
             self._go_to(self._now + HEARTBEAT_S)
         everyone = {**self._stopped, **self._replicas}
         prefilled = {name: replica.num_prefill_tokens for name, replica in everyone.items()}
-        return FleetResult(tuple(self._outcomes), prefilled)
+        num_loads = sum(replica.adapters.num_loads for replica in everyone.values())
+        return FleetResult(tuple(self._outcomes), prefilled, num_loads)
+
+    def is_loading(self, incarnation: str, name: str) -> bool:
+        """As the router's loader."""
+        return self._replicas[incarnation].adapters.is_loading(name)
+
+    def start(
+        self, adapters: AdapterHoldings, record: ReplicaRecord, source: AdapterSource
+    ) -> None:
+        """As the router's loader."""
+        self._replicas[record.incarnation].adapters.load(source.name, self._now)
 
     def _go_to(self, time_s: float) -> None:
         """Everything up to `time_s` happens: steps, heartbeats, failures."""
@@ -120,12 +154,14 @@ class _Fleet:
         if progress.is_end:
             outcome.end_s = progress.time_s
             self._deployment.loads.ended(name, ticket)
+            self._demands.pop(key).__exit__(None, None, None)
             return
         self._deployment.loads.first_token(name, ticket)
         if outcome.first_token_s is None:
             outcome.first_token_s = progress.time_s
             outcome.replica = replica
             outcome.num_cached_tokens = progress.sequence.num_cached_tokens
+            outcome.found_adapter = progress.sequence.found_adapter
 
     def _heartbeat(self) -> None:
         model = self._options.model
@@ -146,11 +182,21 @@ class _Fleet:
                         waiting_tokens=replica.num_waiting_tokens,
                         prefill_tokens_per_s=model.prefill_tokens_per_s,
                         decode_tokens_per_s=_decode_rate(model, replica.num_running),
+                        max_num_seqs=model.max_num_seqs,
+                        adapters=sorted(replica.adapters.known),
+                        loaded_adapters=replica.adapters.loaded,
+                        max_adapters=model.max_adapters,
+                        adapter_load_s=model.adapter_load_s,
                     )
                 )
                 for name, replica in self._replicas.items()
             }
         )
+        self._spreading.spread(self._deployment)
+
+    def _demand(self, key: int, request: TraceRequest) -> None:
+        demand = self._demands[key] = self._deployment.adapter_request(request.adapter)
+        demand.__enter__()
 
     def _send(self, key: int, request: TraceRequest) -> None:
         prompt = PromptKey(
@@ -159,7 +205,7 @@ class _Fleet:
             block_size=self._options.model.block_size,
             session=request.session,
         )
-        choice = choose(self._deployment, "sim", prompt)
+        choice = choose(self._deployment, request.adapter or "sim", prompt)
         name = choice.record.incarnation
         speculate(self._deployment, choice, prompt)
         num_uncached = request.num_prompt_tokens - choice.view.num_cached_tokens

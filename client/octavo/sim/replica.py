@@ -12,6 +12,7 @@ is preempted; output blocks are not offered to later prompts, since traces do no
 from collections import deque
 from dataclasses import dataclass, field
 
+from octavo.sim.adapters import SimulatedAdapters
 from octavo.sim.options import ReplicaModel
 from octavo.sim.trace import TraceRequest
 from octavo_protocol.hashing import cached_tokens
@@ -21,7 +22,9 @@ from octavo_runtime.engine.block_pool import BlockPool
 
 @dataclass(slots=True, eq=False)
 class SimulatedSequence:
-    """A request on its way through a replica. key: the fleet's name for it."""
+    """A request on its way through a replica. key: the fleet's name for it. found_adapter: it did
+    not wait for a load.
+    """
 
     key: int
     request: TraceRequest
@@ -29,6 +32,7 @@ class SimulatedSequence:
     num_cached_tokens: int = 0
     num_computed_tokens: int = 0
     num_output_tokens: int = 0
+    found_adapter: bool = True
 
     @property
     def num_uncomputed(self) -> int:
@@ -51,9 +55,11 @@ class SimulatedReplica:
         self.name = name
         self.model = model
         self.pool = BlockPool(model.num_blocks)
+        self.adapters = SimulatedAdapters(model.max_adapters, model.adapter_load_s)
         self.now = 0.0
         self.num_prefill_tokens = 0
         self.num_cached_tokens = 0
+        self._loading: dict[str, list[SimulatedSequence]] = {}  # what waits for which adapter
         self._waiting: deque[SimulatedSequence] = deque()
         self._prefilling: deque[SimulatedSequence] = deque()
         self._decoding: list[SimulatedSequence] = []
@@ -76,16 +82,24 @@ class SimulatedReplica:
                 f"a request of {sequence.request.num_prompt_tokens} tokens does not fit "
                 f"{self.model.num_blocks} blocks of {self.model.block_size}"
             )
-        self._waiting.append(sequence)
+        name = sequence.request.adapter
+        if name is None or self.adapters.has(name):
+            self._enter(sequence)
+            return
+        sequence.found_adapter = False
+        self._loading.setdefault(name, []).append(sequence)
+        self.adapters.load(name, self.now)
 
     def advance(self, until: float) -> None:
         """Computes steps until the clock reaches `until`; the last one may end after it."""
         while self.now < until:
+            self._take_loaded()
             self._admit()
-            if not self.num_running:
-                self.now = until
-                return
-            self._step(until)
+            due = min(until, self.adapters.next_read(self.now))
+            if self.num_running:
+                self._step(due)
+            else:
+                self.now = due
 
     def take_progress(self) -> list[Progress]:
         """First tokens and ends since the last call, by time."""
@@ -97,7 +111,18 @@ class SimulatedReplica:
 
     def stop(self) -> list[SimulatedSequence]:
         """It dies: what it had not finished."""
-        return [*self._waiting, *self._prefilling, *self._decoding]
+        loading = (sequence for waiting in self._loading.values() for sequence in waiting)
+        return [*loading, *self._waiting, *self._prefilling, *self._decoding]
+
+    def _enter(self, sequence: SimulatedSequence) -> None:
+        if (name := sequence.request.adapter) is not None:
+            self.adapters.begin(name)
+        self._waiting.append(sequence)
+
+    def _take_loaded(self) -> None:
+        for name in self.adapters.settle(self.now):
+            for sequence in self._loading.pop(name, ()):
+                self._enter(sequence)
 
     def _needed_blocks(self, sequence: SimulatedSequence) -> int:
         tokens = sequence.request.num_prompt_tokens + sequence.request.num_output_tokens
@@ -175,4 +200,6 @@ class SimulatedReplica:
             self._decoding.append(sequence)
             return
         self.pool.release(sequence.blocks)
+        if (name := sequence.request.adapter) is not None:
+            self.adapters.end(name)
         self._progress.append(Progress(self.now, sequence, is_end=True))

@@ -24,13 +24,16 @@ MOONCAKE_BLOCK = 512
 
 @dataclass(frozen=True, slots=True)
 class TraceRequest:
-    """arrival_s: since the trace began. hashes: of the prompt's blocks, in order."""
+    """arrival_s: since the trace began. hashes: of the prompt's blocks, in order. adapter: that it
+    asks for in place of the model.
+    """
 
     arrival_s: float
     num_prompt_tokens: int
     num_output_tokens: int
     hashes: tuple[bytes, ...]
     session: str | None = None
+    adapter: str | None = None
 
 
 class _Line(msgspec.Struct):

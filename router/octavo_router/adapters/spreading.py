@@ -7,11 +7,12 @@ used longest ago where it needs the room. Adapters that belong on every replica 
 
 import asyncio
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Protocol
 from weakref import WeakKeyDictionary
 
-from octavo_protocol.records import ReplicaRecord
+from octavo_protocol.records import AdapterSource, ReplicaRecord
 from octavo_router.adapters.demand import wanted_copies
-from octavo_router.adapters.loader import AdapterLoader
+from octavo_router.adapters.holdings import AdapterHoldings
 from octavo_router.adapters.placement import Host, new_hosts
 from octavo_router.deployment import Deployment
 
@@ -20,12 +21,19 @@ _DEFAULT_MAX_NUM_SEQS = 8
 _DEFAULT_TOKENS_PER_S = 1000.0
 
 
+class Loader(Protocol):
+    """What it asks of an `AdapterLoader`."""
+
+    def is_loading(self, incarnation: str, name: str) -> bool: ...
+    def start(
+        self, adapters: AdapterHoldings, record: ReplicaRecord, source: AdapterSource
+    ) -> object: ...
+
+
 class AdapterSpreading:
     """deployments: those that there are now."""
 
-    def __init__(
-        self, deployments: Callable[[], Iterable[Deployment]], loader: AdapterLoader
-    ) -> None:
+    def __init__(self, deployments: Callable[[], Iterable[Deployment]], loader: Loader) -> None:
         self._deployments = deployments
         self._loader = loader
         self._copies: WeakKeyDictionary[Deployment, Mapping[str, int]] = WeakKeyDictionary()

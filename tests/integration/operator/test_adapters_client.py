@@ -162,7 +162,7 @@ async def test_a_server_with_a_key_loads_for_who_has_it_and_others_are_told_what
     client = AdaptersClient(lambda _, delay_s: turns.put_nowait(delay_s), api_key=key)
     options = ApiOptions(allow_runtime_lora_updating=True)
     guarded = HttpOptions(api_key=("inner",))
-    source = ModelSource(source=str(tmp_path))
+    source = ModelSource(source=f"file://{tmp_path}")
     async with running_replica(options, guarded, lora=LoRAInfo(1, 1, 16)) as server, client:
         client.ask(KEY, [AdapterAction("chat-1", server.url, "sql", source)])
         await asyncio.wait_for(turns.get(), 60)
