@@ -87,7 +87,8 @@ class AdapterLoader:
             adapters.note_loaded(record.incarnation, source.name)
             logger.info("%s loaded the adapter %s", record.replica_id, source.name)
             return True
-        adapters.note_refused(record.incarnation, source.name, problem)
+        if adapters.sources.get(source.name) == source:  # else another one is to be tried
+            adapters.note_refused(record.incarnation, source.name, problem)
         logger.warning("%s: adapter %s: %s", record.replica_id, source.name, problem)
         return False
 

@@ -9,11 +9,11 @@ import asyncio
 import weakref
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from functools import partial
 from typing import Any, TypeVar, overload
 
-from octavo_protocol.errors import OctavoError, UnavailableError
+from octavo_protocol.errors import AdapterNotFoundError, OctavoError, UnavailableError
 from octavo_protocol.lora import LoRARequest
 from octavo_protocol.tasks import stop_tasks
 from octavo_runtime.engine.adapters import AdapterBook, KnownAdapter, already_loaded
@@ -134,7 +134,8 @@ class AsyncAdapters:
             known = self.book.find(name)
             self.book.forget(name)
             if known.is_loaded:
-                await self._control("unload_adapter", name=name)
+                with suppress(AdapterNotFoundError):  # evicted by a load that is not answered yet
+                    await self._control("unload_adapter", name=name)
 
     async def _fetch_and_load(
         self, request: LoRARequest, revision: str | None, pinned: bool

@@ -54,7 +54,10 @@ def shown_source(source: str) -> str:
 def _local_folder(source: str) -> Path | None:
     scheme, separator, _ = source.partition("://")
     if separator and scheme == "file":
-        return Path(unquote(urlsplit(source).path))
+        parts = urlsplit(source)
+        if parts.netloc not in ("", "localhost"):
+            raise _not_found(source, "write file:///absolute/path, with three slashes")
+        return Path(unquote(parts.path))
     if separator:
         return None
     path = Path(source).expanduser()

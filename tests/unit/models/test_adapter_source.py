@@ -60,6 +60,11 @@ def test_folders_have_no_revisions(folder: Path) -> None:
         resolve_adapter(str(folder), revision="v1")
 
 
+def test_a_file_url_with_two_slashes_is_told_apart_from_a_folder_that_is_missing() -> None:
+    with pytest.raises(AdapterNotFoundError, match="with three slashes"):
+        resolve_adapter("file://adapters/sql")
+
+
 def archive(*names: str) -> bytes:
     packed = io.BytesIO()
     with tarfile.open(fileobj=packed, mode="w") as tar:

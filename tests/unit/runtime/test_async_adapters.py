@@ -254,3 +254,19 @@ async def test_many_adapters_through_little_room_all_get_their_turn(
     assert len(engine.loaded) == 3
     assert +engine.in_use == {}
     assert num_refused < len(names) / 4
+
+
+async def test_an_adapter_that_a_load_has_just_evicted_is_unloaded_without_an_error(
+    request_of: RequestOf,
+) -> None:
+    """The engine's answer to that load, which tells of the eviction, is still on its way."""
+    engine = FakeAdapters()
+    adapters = AsyncAdapters(engine.control, engine.max_adapters)
+    await adapters.load(request_of("sql"))
+    del engine.loaded["sql"]
+
+    await adapters.unload("sql")
+
+    assert "sql" not in adapters.book
+    with pytest.raises(AdapterNotFoundError):
+        await adapters.unload("sql")

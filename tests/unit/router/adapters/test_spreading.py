@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import ExitStack
-from typing import Any, cast
+from typing import Any
 
 import pytest
 from tests.fakes.fake_presence import new_record
@@ -10,7 +10,6 @@ from tests.fakes.fake_presence import new_record
 from octavo_protocol.keys import Keys
 from octavo_protocol.records import AdapterSource, ReplicaRecord, encode
 from octavo_router.adapters.holdings import AdapterHoldings
-from octavo_router.adapters.loader import AdapterLoader
 from octavo_router.adapters.spreading import AdapterSpreading
 from octavo_router.deployment import Deployment
 from octavo_router.prefix_index import IndexBudget
@@ -43,7 +42,7 @@ class World:
         self.clock = Clock()
         self.deployment = Deployment(Keys("n", "d"), budget=IndexBudget(), clock=self.clock)
         self.loader = FakeLoader()
-        self.spreading = AdapterSpreading(lambda: (), cast(AdapterLoader, self.loader))
+        self.spreading = AdapterSpreading(lambda: (), self.loader)
 
     def register(self, *names: str, on_demand: bool = True) -> None:
         sources = [AdapterSource(name, f"hf://org/{name}", None, on_demand) for name in names]
