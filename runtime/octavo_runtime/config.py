@@ -134,6 +134,8 @@ class EngineConfig:
     enable_sleep_mode: sleep may free memory (levels 1 and 2), not only pause.
     logits_processors: `module:Class` of each engine-wide logits processor.
     profiler_dir: where profiles are written; None = profiling is refused.
+    num_threads: of a CPU, of all ranks together; None = torch's.
+    tensor_parallel_size: ranks that compute the model together: GPUs, or a CPU's processes.
     lora: room for adapters; None = requests with one are refused.
     """
 
@@ -170,6 +172,7 @@ class EngineConfig:
     profiler_dir: Path | None = None
     seed: int = 0
     num_threads: int | None = None
+    tensor_parallel_size: int = 1
     lora: LoRAConfig | None = None
 
 

@@ -103,10 +103,11 @@ _REFUSED: tuple[tuple[str, tuple[str, ...], str], ...] = (
         "speculative decoding is not there yet: leave it out",
     ),
     (
-        "--tensor-parallel-size/-tp= --pipeline-parallel-size/-pp= --nnodes= "
-        "--decode-context-parallel-size/-dcp= --prefill-context-parallel-size/-pcp=",
+        "--pipeline-parallel-size/-pp= --nnodes= --decode-context-parallel-size/-dcp= "
+        "--prefill-context-parallel-size/-pcp=",
         ("1",),
-        "one replica is one process here; run more with `octavo up` (spec.replicas)",
+        "a replica is divided over the GPUs of one node alone, with --tensor-parallel-size; run "
+        "more replicas with `octavo up` (spec.replicas)",
     ),
     (
         "--data-parallel-size/-dp= --data-parallel-size-local/-dpl= --api-server-count/-asc=",

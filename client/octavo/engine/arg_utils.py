@@ -30,6 +30,7 @@ class EngineArgs(metaclass=EngineArgsMeta):
     logits_processors: classes or "module:Class", for every request.
     kv_memory_fraction: share of the free memory for KV blocks; Octavo's own.
     num_threads: threads of the model; Octavo's own.
+    tensor_parallel_size: GPUs of this machine that compute the model together.
     device: "auto" = a GPU where there is one, "cpu" or "cuda".
     max_num_seqs, max_num_batched_tokens: None = 64 and 512 on a CPU, 256 and 8,192 (offline:
     16,384) on a GPU.
@@ -152,7 +153,7 @@ class EngineArgs(metaclass=EngineArgsMeta):
     allowed_local_media_path: str = tuning("")
     allowed_media_domains: list[str] | None = tuning(None)
     # More than one device
-    tensor_parallel_size: int = missing(1)
+    tensor_parallel_size: int = honoured(1)
     pipeline_parallel_size: int = missing(1)
     data_parallel_size: int = missing(1)
     data_parallel_size_local: int | None = missing(None, 1)

@@ -226,7 +226,7 @@ class LLMEngine:
         args: Sequence[Any] = (),
         kwargs: Mapping[str, Any] | None = None,
     ) -> list[Any]:
-        """What a method of the worker, or a function of it, returns; one worker, so one result.
+        """What a method of the worker, or a function of it, returns; one result, rank 0's.
 
         timeout: nothing here; the worker is in this process.
         """
@@ -238,7 +238,7 @@ class LLMEngine:
         return [call(*before, *args, **(kwargs or {}))]
 
     def apply_model(self, func: Callable[[Any], Any]) -> list[Any]:
-        """What `func` returns for the model, an `nn.Module`."""
+        """What `func` returns for the model, an `nn.Module`; of several ranks, rank 0's."""
         return [func(self.engine.core.runner.model)]
 
     def do_log_stats(self) -> None:

@@ -185,6 +185,7 @@ def _choices(args: "EngineArgs") -> dict[str, Any]:
         "scheduling_policy": _choice("scheduling_policy", args.scheduling_policy, _POLICIES),
         "load_format": _choice("load_format", args.load_format, _LOAD_FORMATS),
         "num_threads": _at_least("num_threads", args.num_threads, 1),
+        "tensor_parallel_size": _at_least("tensor_parallel_size", args.tensor_parallel_size, 1),
         "max_logprobs": _at_least("max_logprobs", args.max_logprobs, -1),
         "logprobs_mode": _choice("logprobs_mode", args.logprobs_mode, _LOGPROBS_MODES),
         "logits_processors": _references(args.logits_processors),

@@ -18,8 +18,7 @@ from octavo_runtime.lora.loads import Load
 from octavo_runtime.lora.peft_files import AdapterLimits
 from octavo_runtime.lora.slots import SlotTable
 from octavo_runtime.model_config import ModelConfig
-from octavo_runtime.worker.adapted_model import AdaptedModel
-from octavo_runtime.worker.loaded_model import LoadedModel
+from octavo_runtime.worker.served_model import ServedModel
 
 Request = TypeVar("Request")
 
@@ -33,7 +32,7 @@ class EngineCoreBase(ABC, Generic[Request]):
 
     info: EngineInfo
 
-    def __init__(self, config: EngineConfig, runner: LoadedModel) -> None:
+    def __init__(self, config: EngineConfig, runner: ServedModel) -> None:
         self._model = runner
         self._sleep = SleepState(is_enabled=config.enable_sleep_mode)
         self._profiler = StepProfiler(config.profiler_dir)
@@ -221,9 +220,10 @@ class EngineCoreBase(ABC, Generic[Request]):
             self._adapters.close()
         self._model.drop_kv_cache()
         self._model.drop_model()
+        self._model.close()
 
     def _make_room_for_adapters(
-        self, config: LoRAConfig | None, model: AdaptedModel, slots: SlotTable, wakeup: Wakeup
+        self, config: LoRAConfig | None, model: ServedModel, slots: SlotTable, wakeup: Wakeup
     ) -> None:
         """slots: the scheduler's. wakeup: signals that an adapter has been read. None: no room."""
         if config is None:

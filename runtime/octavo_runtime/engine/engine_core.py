@@ -53,7 +53,8 @@ from octavo_runtime.engine.wakeup import Wakeup
 from octavo_runtime.model_config import ModelConfig, cache_identity, kv_identity
 from octavo_runtime.structured_outputs.sequence_grammars import SequenceGrammars
 from octavo_runtime.worker.device import new_model_runner, resolve_config
-from octavo_runtime.worker.model_runner import ModelRunner, RunningStep, SampleWork
+from octavo_runtime.worker.model_runner import RunningStep, SampleWork
+from octavo_runtime.worker.served_model import StepRunner
 from octavo_runtime.worker.step_input import StepSequence
 
 logger = logging.getLogger(__name__)
@@ -139,7 +140,7 @@ class EngineCore(EngineCoreBase[EngineRequest]):
         self._notices: list[SequenceOutput] = []  # ends that no step has brought about
 
     @property
-    def runner(self) -> ModelRunner:
+    def runner(self) -> StepRunner:
         return self._runner
 
     @property

@@ -73,6 +73,11 @@ class PoolingCore(EngineCoreBase[PoolingRequest]):
                 f"{model_config.architecture} is an encoder: adapters are served of decoders only. "
                 "Start without enable_lora (--enable-lora), or merge the adapter into the model"
             )
+        if config.tensor_parallel_size > 1:
+            raise ConfigError(
+                f"tensor_parallel_size is {config.tensor_parallel_size}, but models that pool run "
+                "on one device: set it to 1, and start more replicas"
+            )
         if choice.is_encoder:
             config = with_encoder_limits(config, max_model_len)
         resolved = resolve_config(config)

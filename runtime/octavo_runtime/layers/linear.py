@@ -18,6 +18,8 @@ from octavo_kernels.linear import (
     pack_linear_weight,
 )
 from octavo_runtime.layers.lora import LayerAdapters
+from octavo_runtime.parallel.group import ALONE, Group
+from octavo_runtime.parallel.shards import vocabulary_shard
 
 
 class FusedLinear(nn.Module):
@@ -91,6 +93,32 @@ class Linear(FusedLinear):
         super().__init__(in_features, {name: out_features}, bias=bias, dtype=dtype)
 
 
+class SummedLinear(Linear):
+    """A `Linear` of which each rank has some columns; the ranks' outputs are summed.
+
+    in_features: of this rank. What adapters add to the output of one rank is summed with it.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        in_features: int,
+        out_features: int,
+        *,
+        bias: bool,
+        dtype: torch.dtype,
+        group: Group,
+    ) -> None:
+        super().__init__(
+            name, in_features, out_features, bias=bias and group.rank == 0, dtype=dtype
+        )
+        self._group = group
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x: [num_tokens, in_features] → [num_tokens, out_features], the same on all ranks."""
+        return self._group.all_reduce(super().forward(x))
+
+
 class Embedding(nn.Module):
     """Token embedding; when tied, also the output matrix."""
 
@@ -118,19 +146,28 @@ class Embedding(nn.Module):
 class OutputHead(nn.Module):
     """Hidden states to logits: its own matrix, or the embedding's when tied.
 
-    What adapters add to the embedding is not added here: to PEFT they are two modules.
+    Each rank of `group` has the rows of some tokens. What adapters add to the embedding is not
+    added here: to PEFT they are two modules.
     """
 
     def __init__(
-        self, vocab_size: int, hidden_size: int, dtype: torch.dtype, *, tied_to: Embedding | None
+        self,
+        vocab_size: int,
+        hidden_size: int,
+        dtype: torch.dtype,
+        *,
+        tied_to: Embedding | None,
+        group: Group = ALONE,
     ) -> None:
         super().__init__()
+        self._group = group
+        self._vocab_size = vocab_size
+        self._shard = vocabulary_shard(vocab_size, group.rank, group.size)
         self._tied_to = (tied_to,)  # in a tuple: not a submodule, its weights are loaded there
         self.weight: Tensor | None = (
-            None if tied_to else torch.empty(vocab_size, hidden_size, dtype=dtype)
+            None if tied_to else torch.empty(self._shard.size, hidden_size, dtype=dtype)
         )
         self._packed: PackedWeight | None = None
-        self._vocab_size = vocab_size
         self.adapters: LayerAdapters | None = None
         self.adapter_inputs = hidden_size
 
@@ -139,19 +176,21 @@ class OutputHead(nn.Module):
             yield f"{prefix}lm_head.weight", self.weight
 
     def adapter_parts(self, prefix: str) -> dict[str, int]:
-        return {f"{prefix}lm_head": self._vocab_size}
+        return {f"{prefix}lm_head": self._shard.size}
 
     def pack(self) -> None:
         (embedding,) = self._tied_to
-        weight = self.weight if embedding is None else embedding.weight
+        weight = self.weight if embedding is None else embedding.weight[self._shard.index]
         assert weight is not None
         self._packed = pack_linear_weight(weight)
         self.weight = None
 
     def forward(self, hidden: Tensor) -> Tensor:
-        """hidden: [num_rows, hidden_size] → logits [num_rows, vocab_size]."""
+        """hidden: [num_rows, hidden_size] → logits [num_rows, vocab_size]; see
+        `Group.gather_columns` for ranks other than 0.
+        """
         assert self._packed is not None
         logits = linear(hidden, self._packed, None)
         if self.adapters is not None:
             self.adapters.add(logits, hidden)
-        return logits
+        return self._group.gather_columns(logits, self._vocab_size)

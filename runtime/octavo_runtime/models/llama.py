@@ -1,6 +1,7 @@
 """Llama and the models of its shape (Llama 2/3, SmolLM2, Mistral without a sliding window).
 
-Module and tensor names are Hugging Face's, so that weights map by name.
+Module and tensor names are Hugging Face's, so that weights map by name. On a rank of a group, the
+configuration is that of its shards (`ModelShards.local_config`).
 Source: Touvron et al. 2023, "LLaMA", §2.2.
 """
 
@@ -13,15 +14,18 @@ from torch import Tensor, nn
 
 from octavo_protocol.errors import ConfigError
 from octavo_runtime.layers.attention import ForwardBatch, PagedAttention
-from octavo_runtime.layers.linear import Embedding, FusedLinear, Linear, OutputHead
+from octavo_runtime.layers.linear import Embedding, FusedLinear, OutputHead, SummedLinear
 from octavo_runtime.layers.norm import RMSNorm
 from octavo_runtime.model_config import ModelConfig
+from octavo_runtime.parallel.group import ALONE, Group
 
 
 class LlamaAttention(nn.Module):
     """Grouped-query attention. A subclass may give `attention` norms of queries and keys."""
 
-    def __init__(self, config: ModelConfig, layer: int, dtype: torch.dtype) -> None:
+    def __init__(
+        self, config: ModelConfig, layer: int, dtype: torch.dtype, group: Group = ALONE
+    ) -> None:
         super().__init__()
         q_size = config.num_heads * config.head_dim
         kv_size = config.num_kv_heads * config.head_dim
@@ -31,8 +35,13 @@ class LlamaAttention(nn.Module):
             bias=config.attention_bias,
             dtype=dtype,
         )
-        self.o_proj = Linear(
-            "o_proj", q_size, config.hidden_size, bias=config.attention_bias, dtype=dtype
+        self.o_proj = SummedLinear(
+            "o_proj",
+            q_size,
+            config.hidden_size,
+            bias=config.attention_bias,
+            dtype=dtype,
+            group=group,
         )
         self.attention = PagedAttention(
             layer, config.num_heads, config.num_kv_heads, config.head_dim
@@ -43,7 +52,7 @@ class LlamaAttention(nn.Module):
 
 
 class LlamaMLP(nn.Module):
-    def __init__(self, config: ModelConfig, dtype: torch.dtype) -> None:
+    def __init__(self, config: ModelConfig, dtype: torch.dtype, group: Group) -> None:
         super().__init__()
         size = config.intermediate_size
         self.gate_up_proj = FusedLinear(
@@ -52,8 +61,13 @@ class LlamaMLP(nn.Module):
             bias=config.mlp_bias,
             dtype=dtype,
         )
-        self.down_proj = Linear(
-            "down_proj", size, config.hidden_size, bias=config.mlp_bias, dtype=dtype
+        self.down_proj = SummedLinear(
+            "down_proj",
+            size,
+            config.hidden_size,
+            bias=config.mlp_bias,
+            dtype=dtype,
+            group=group,
         )
 
     def forward(self, x: Tensor) -> Tensor:
@@ -67,13 +81,14 @@ class LlamaDecoderLayer(nn.Module):
         layer: int,
         dtype: torch.dtype,
         attention: type[LlamaAttention],
+        group: Group,
     ) -> None:
         super().__init__()
         size, eps = config.hidden_size, config.norm_eps
         self.input_layernorm = RMSNorm("input_layernorm", size, eps, dtype)
-        self.self_attn = attention(config, layer, dtype)
+        self.self_attn = attention(config, layer, dtype, group)
         self.post_attention_layernorm = RMSNorm("post_attention_layernorm", size, eps, dtype)
-        self.mlp = LlamaMLP(config, dtype)
+        self.mlp = LlamaMLP(config, dtype, group)
 
     def forward(
         self, x: Tensor, residual: Tensor | None, batch: ForwardBatch
@@ -87,12 +102,17 @@ class LlamaDecoderLayer(nn.Module):
 
 class LlamaModel(nn.Module):
     def __init__(
-        self, config: ModelConfig, dtype: torch.dtype, attention: type[LlamaAttention]
+        self,
+        config: ModelConfig,
+        dtype: torch.dtype,
+        attention: type[LlamaAttention],
+        group: Group = ALONE,
     ) -> None:
         super().__init__()
         self.embed_tokens = Embedding("embed_tokens", config.vocab_size, config.hidden_size, dtype)
         self.layers = nn.ModuleList(
-            LlamaDecoderLayer(config, layer, dtype, attention) for layer in range(config.num_layers)
+            LlamaDecoderLayer(config, layer, dtype, attention, group)
+            for layer in range(config.num_layers)
         )
         self.norm = RMSNorm("norm", config.hidden_size, config.norm_eps, dtype)
 
@@ -111,18 +131,19 @@ class LlamaForCausalLM(nn.Module):
 
     attention_class: ClassVar[type[LlamaAttention]] = LlamaAttention
 
-    def __init__(self, config: ModelConfig, dtype: torch.dtype) -> None:
+    def __init__(self, config: ModelConfig, dtype: torch.dtype, group: Group = ALONE) -> None:
         super().__init__()
         if config.sliding_window is not None:
             raise ConfigError(
                 f"sliding_window={config.sliding_window} is not supported by this attention yet"
             )
-        self.model = LlamaModel(config, dtype, self.attention_class)
+        self.model = LlamaModel(config, dtype, self.attention_class, group)
         self.lm_head = OutputHead(
             config.vocab_size,
             config.hidden_size,
             dtype,
             tied_to=self.model.embed_tokens if config.tie_word_embeddings else None,
+            group=group,
         )
 
     def forward(self, batch: ForwardBatch) -> Tensor:

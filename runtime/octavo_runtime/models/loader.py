@@ -15,15 +15,24 @@ from torch import Tensor, nn
 
 from octavo_protocol.errors import ConfigError
 from octavo_runtime.models.weight_stream import stored_tensors, stream_tensors
+from octavo_runtime.parallel.shards import ModelShards, Shard
 
 INDEX = "model.safetensors.index.json"
 Progress = Callable[[int, int], None]
+FindShard = Callable[[str], Shard | None]
 
 
-def load_weights(model: nn.Module, folder: Path, *, progress: Progress | None = None) -> None:
+def load_weights(
+    model: nn.Module,
+    folder: Path,
+    *,
+    shards: ModelShards | None = None,
+    progress: Progress | None = None,
+) -> None:
     """Fills every weight of `model` from the folder's safetensors files, then packs the layers.
 
-    progress: called with (tensors loaded, tensors in all).
+    shards: the parts of the tensors that are read; None: they are whole. progress: called with
+    (tensors loaded, tensors in all).
     A model with a `base_model_prefix` also takes the checkpoint of its body alone, whose names lack
     that prefix.
     Raises `ConfigError` for missing files, missing or misshapen tensors, and damaged files.
@@ -33,7 +42,8 @@ def load_weights(model: nn.Module, folder: Path, *, progress: Progress | None = 
     targets = _named_as_in(files, dict(weight_targets(model)), prefix)
     is_on_gpu = any(target.is_cuda for target in targets.values())
     missing = set(targets)
-    for name in stream_weights(targets, files) if is_on_gpu else _copy_weights(targets, files):
+    fill = stream_weights if is_on_gpu else _copy_weights
+    for name in fill(targets, files, _shard_finder(shards)):
         missing.discard(name)
         if progress is not None:
             progress(len(targets) - len(missing), len(targets))
@@ -45,7 +55,13 @@ def load_weights(model: nn.Module, folder: Path, *, progress: Progress | None = 
     _pack(model)
 
 
-def stream_weights(targets: Mapping[str, Tensor], files: Iterable[Path]) -> Iterator[str]:
+def _shard_finder(shards: ModelShards | None) -> FindShard:
+    return (lambda _: None) if shards is None else shards.of_tensor
+
+
+def stream_weights(
+    targets: Mapping[str, Tensor], files: Iterable[Path], find_shard: FindShard = lambda _: None
+) -> Iterator[str]:
     """Fills `targets` by threads that read ahead; yields names as they are whole.
 
     Raises `ConfigError`, before anything is read where the headers show it.
@@ -53,22 +69,32 @@ def stream_weights(targets: Mapping[str, Tensor], files: Iterable[Path]) -> Iter
     stored = {}
     for path in files:
         with _opened(path):  # checks that header and length belong together
-            stored[path] = [each for each in stored_tensors(path) if each.name in targets]
-        for tensor in stored[path]:
-            _check_shape(tensor.name, tensor.shape, targets[tensor.name])
+            found = [each for each in stored_tensors(path) if each.name in targets]
+        for tensor in found:
+            shard = find_shard(tensor.name)
+            _check_shape(tensor.name, tensor.shape, targets[tensor.name], shard)
+        stored[path] = [each.part(find_shard(each.name)) for each in found]
     return stream_tensors(stored, targets)
 
 
-def load_dummy_weights(model: nn.Module, seed: int) -> None:
-    """Random weights of a trained model's scale, to measure a shape without its checkpoint."""
+def load_dummy_weights(model: nn.Module, seed: int, shards: ModelShards | None = None) -> None:
+    """Random weights of a trained model's scale, to measure a shape without its checkpoint.
+
+    Shards are those of the model that is whole.
+    """
+    find_shard = _shard_finder(shards)
     generator: torch.Generator | None = None
-    for _, target in weight_targets(model):
+    for name, target in weight_targets(model):
         if generator is None:
             generator = torch.Generator(target.device).manual_seed(seed)
         if target.dim() == 1:
             target.fill_(1.0)
-        else:
-            target.normal_(0.0, target.shape[-1] ** -0.5, generator=generator)
+            continue
+        shard = find_shard(name)
+        whole = target if shard is None else target.new_empty(shard.whole_shape(target.shape))
+        whole.normal_(0.0, whole.shape[-1] ** -0.5, generator=generator)
+        if shard is not None:
+            target.copy_(whole[shard.index])
     _pack(model)
 
 
@@ -103,14 +129,18 @@ def _pack(model: nn.Module) -> None:
             pack()
 
 
-def _copy_weights(targets: Mapping[str, Tensor], files: Iterable[Path]) -> Iterator[str]:
+def _copy_weights(
+    targets: Mapping[str, Tensor], files: Iterable[Path], find_shard: FindShard
+) -> Iterator[str]:
     for path in files:
         with _opened(path) as file:
             for name in file.keys():  # noqa: SIM118  # a safe_open is no mapping
                 if name in targets:
-                    tensor = file.get_tensor(name)
-                    _check_shape(name, tensor.shape, targets[name])
-                    targets[name].copy_(tensor)
+                    stored, shard = file.get_slice(name), find_shard(name)
+                    _check_shape(name, stored.get_shape(), targets[name], shard)
+                    targets[name].copy_(
+                        file.get_tensor(name) if shard is None else stored[shard.index]
+                    )
                     yield name
 
 
@@ -125,11 +155,11 @@ def _opened(path: Path) -> Iterator[Any]:
         ) from error
 
 
-def _check_shape(name: str, shape: Sequence[int], target: Tensor) -> None:
-    if list(target.shape) != list(shape):
+def _check_shape(name: str, shape: Sequence[int], target: Tensor, shard: Shard | None) -> None:
+    wanted = target.shape if shard is None else shard.whole_shape(target.shape)
+    if list(wanted) != list(shape):
         raise ConfigError(
-            f"{name} has shape {list(shape)} in the checkpoint, config.json asks for "
-            f"{list(target.shape)}"
+            f"{name} has shape {list(shape)} in the checkpoint, config.json asks for {list(wanted)}"
         )
 
 

@@ -11,11 +11,14 @@ from octavo_runtime.layers.attention import PagedAttention
 from octavo_runtime.layers.norm import RMSNorm
 from octavo_runtime.model_config import ModelConfig
 from octavo_runtime.models.llama import LlamaAttention, LlamaForCausalLM
+from octavo_runtime.parallel.group import ALONE, Group
 
 
 class Qwen3Attention(LlamaAttention):
-    def __init__(self, config: ModelConfig, layer: int, dtype: torch.dtype) -> None:
-        super().__init__(config, layer, dtype)
+    def __init__(
+        self, config: ModelConfig, layer: int, dtype: torch.dtype, group: Group = ALONE
+    ) -> None:
+        super().__init__(config, layer, dtype, group)
         self.q_norm = RMSNorm("q_norm", config.head_dim, config.norm_eps, dtype)
         self.k_norm = RMSNorm("k_norm", config.head_dim, config.norm_eps, dtype)
         self.attention = PagedAttention(

@@ -19,6 +19,7 @@ from octavo_runtime.models.modernbert import ModernBertForPooling
 from octavo_runtime.models.pooling_decoder import LlamaForPooling, Qwen3ForPooling
 from octavo_runtime.models.qwen3 import Qwen3ForCausalLM
 from octavo_runtime.models.roberta import RobertaForPooling, RobertaForTokenClassification
+from octavo_runtime.parallel.group import ALONE, Group
 
 _ARCHITECTURES: dict[str, Callable[..., Any] | str] = {
     "LlamaForCausalLM": LlamaForCausalLM,
@@ -99,8 +100,11 @@ def register_architecture(name: str, model: Callable[..., Any] | str) -> None:
     _ARCHITECTURES[name] = model
 
 
-def build_model(config: ModelConfig, dtype: torch.dtype) -> LlamaForCausalLM:
-    """The model with empty weights. Raises `ConfigError` for an unknown architecture."""
+def build_model(config: ModelConfig, dtype: torch.dtype, group: Group = ALONE) -> LlamaForCausalLM:
+    """The model with empty weights; of one rank, `config` being that of its shards.
+
+    Raises `ConfigError` for an unknown architecture, and for one that cannot be divided.
+    """
     if config.architecture not in _ARCHITECTURES:
         known = ", ".join(sorted(_ARCHITECTURES))
         raise ConfigError(
@@ -110,5 +114,11 @@ def build_model(config: ModelConfig, dtype: torch.dtype) -> LlamaForCausalLM:
     if isinstance(model, str):
         module, _, name = model.partition(":")
         model = getattr(importlib.import_module(module), name)
-    built: LlamaForCausalLM = model(config, dtype)
-    return built
+    if group.size == 1:
+        return model(config, dtype)  # type: ignore[no-any-return]
+    if not (isinstance(model, type) and issubclass(model, LlamaForCausalLM)):
+        raise ConfigError(
+            f"{config.architecture} cannot be divided among ranks: its class is none of "
+            "LlamaForCausalLM's kind. Set tensor_parallel_size to 1"
+        )
+    return model(config, dtype, group)

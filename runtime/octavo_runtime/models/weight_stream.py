@@ -14,7 +14,7 @@ import struct
 from collections.abc import Generator, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
 from queue import SimpleQueue
@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from octavo_protocol.errors import ConfigError
+from octavo_runtime.parallel.shards import Shard
 
 _NUM_THREADS = 8
 _PART_BYTES = 8 * 2**20
@@ -38,16 +39,29 @@ _DTYPES = {
 
 @dataclass(frozen=True, slots=True)
 class StoredTensor:
-    """Where a tensor lies: `offset` bytes into the file, row by row."""
+    """Where a tensor lies: `offset` bytes into the file, row by row.
+
+    columns: those of its rows that are wanted; None: all.
+    """
 
     name: str
     dtype: torch.dtype
     shape: tuple[int, ...]
     offset: int
+    columns: slice | None = None
 
     @property
     def row_bytes(self) -> int:
         return prod(self.shape[1:]) * self.dtype.itemsize
+
+    def part(self, shard: Shard | None) -> "StoredTensor":
+        """The shard of it; None: all. Of columns, whole rows are read."""
+        if shard is None:
+            return self
+        if shard.dim == 1:
+            return replace(self, columns=shard.index[1])
+        offset = self.offset + shard.first * self.row_bytes
+        return replace(self, shape=(shard.size, *self.shape[1:]), offset=offset)
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,10 +88,14 @@ class _Lane:
         num_bytes = part.target.shape[0] * part.tensor.row_bytes
         memory = self._memory[:num_bytes]
         _read(part, memory.numpy().data)
-        rows = memory.view(part.tensor.dtype).view(part.target.shape)
+        tensor = part.tensor
+        rows = memory.view(tensor.dtype).view(len(part.target), *tensor.shape[1:])
         with torch.cuda.stream(self._stream):
-            # Another dtype is converted on the device, not on the way to it.
-            part.target.copy_(rows.to(part.target.device, non_blocking=True), non_blocking=True)
+            # Another dtype is converted, and columns are picked, on the device, not on the way.
+            on_device = rows.to(part.target.device, non_blocking=True)
+            if tensor.columns is not None:
+                on_device = on_device[:, tensor.columns]
+            part.target.copy_(on_device, non_blocking=True)
         if self._stream is not None:
             self._stream.synchronize()
 
@@ -109,7 +127,8 @@ def stream_tensors(
     part_bytes: int = _PART_BYTES,
     num_threads: int = _NUM_THREADS,
 ) -> Generator[str, None, None]:
-    """Fills `targets`, of one device and of the tensors' shapes; yields names as they are whole.
+    """Fills `targets`, of one device and of the shapes of the tensors, or of their columns that are
+    wanted; yields names as they are whole.
 
     Raises `ConfigError` for a file that is shorter than its header says.
     """

@@ -12,6 +12,7 @@ from octavo_runtime.config import ResolvedConfig
 from octavo_runtime.layers.attention import ForwardBatch
 from octavo_runtime.layers.token_mask import apply_token_masks
 from octavo_runtime.model_config import ModelConfig
+from octavo_runtime.parallel.group import ALONE, Group
 from octavo_runtime.worker.model_runner import ModelRunner, SampleWork, StepResult
 from octavo_runtime.worker.step_input import StepInput, StepSequence
 
@@ -35,9 +36,13 @@ class CpuModelRunner(ModelRunner):
     overlaps = False
 
     def __init__(
-        self, config: ResolvedConfig, model_config: ModelConfig, max_model_len: int
+        self,
+        config: ResolvedConfig,
+        model_config: ModelConfig,
+        max_model_len: int,
+        group: Group = ALONE,
     ) -> None:
-        super().__init__(config, model_config, max_model_len, "cpu")
+        super().__init__(config, model_config, max_model_len, "cpu", group)
 
     @torch.inference_mode()
     def launch(
@@ -82,7 +87,7 @@ class CpuModelRunner(ModelRunner):
 
     def kv_memory_bytes(self) -> int:
         available = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-        return int(available * self._config.kv_memory_fraction)
+        return int(available * self._config.kv_memory_fraction / self._group.size)
 
     def warm_up(self, max_model_len: int) -> None:
         """Compiles kernels: a prompt and one decode through the first blocks, and a mask."""

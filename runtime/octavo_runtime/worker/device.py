@@ -8,9 +8,10 @@ import torch
 from octavo_protocol.errors import ConfigError
 from octavo_runtime.config import EngineConfig, ResolvedConfig
 from octavo_runtime.model_config import ModelConfig
-from octavo_runtime.worker.cpu_runner import CpuModelRunner
 from octavo_runtime.worker.gpu.step_graphs import graph_sizes
-from octavo_runtime.worker.model_runner import ModelRunner
+from octavo_runtime.worker.rank import new_rank_runner
+from octavo_runtime.worker.served_model import StepRunner
+from octavo_runtime.worker.tensor_parallel import TensorParallelRunner
 
 Device = Literal["cpu", "cuda"]
 
@@ -52,6 +53,7 @@ def resolve_config(config: EngineConfig) -> ResolvedConfig:
         raise ConfigError(
             f"max_num_batched_tokens ({num_tokens}) must be at least max_num_seqs ({num_seqs})"
         )
+    _check_ranks(config.tensor_parallel_size, device)
     given = {field.name: getattr(config, field.name) for field in fields(config)}
     resolved = {
         "device": device,
@@ -64,12 +66,19 @@ def resolve_config(config: EngineConfig) -> ResolvedConfig:
 
 def new_model_runner(
     config: ResolvedConfig, model_config: ModelConfig, max_model_len: int
-) -> ModelRunner:
-    if config.device == "cpu":
-        return CpuModelRunner(config, model_config, max_model_len)
-    from octavo_runtime.worker.gpu.runner import GpuModelRunner
+) -> StepRunner:
+    """With its model loaded. Raises `ConfigError` when it cannot be."""
+    if config.tensor_parallel_size > 1:
+        return TensorParallelRunner(config, model_config, max_model_len)
+    return new_rank_runner(config, model_config, max_model_len)
 
-    return GpuModelRunner(config, model_config, max_model_len)
+
+def _check_ranks(size: int, device: Device) -> None:
+    if device == "cuda" and size > (count := torch.cuda.device_count()):
+        raise ConfigError(
+            f"tensor_parallel_size is {size}, but torch sees {count} GPUs here: set it to {count} "
+            "or less, or make more of them visible (CUDA_VISIBLE_DEVICES, spec.resources.gpu)"
+        )
 
 
 def _cuda_graph_sizes(config: EngineConfig, max_num_seqs: int) -> tuple[int, ...]:

@@ -13,18 +13,27 @@ from octavo_runtime.config import ResolvedConfig
 from octavo_runtime.layers.attention import KVCache
 from octavo_runtime.model_config import ModelConfig, resolve_dtype, resolve_kv_cache_dtype
 from octavo_runtime.models.loader import load_dummy_weights, load_weights
+from octavo_runtime.parallel.shards import ModelShards
 
 
 class LoadedModel(ABC):
     """Loads a model onto `device` and owns its KV cache. A subclass runs steps with it.
 
-    stages: seconds of start-up by stage, in order.
+    stages: seconds of start-up by stage, in order. shards: the parts of the weights that this
+    device has, where `model_config` is that of these; None: it has all.
     """
 
-    def __init__(self, config: ResolvedConfig, model_config: ModelConfig, device: str) -> None:
+    def __init__(
+        self,
+        config: ResolvedConfig,
+        model_config: ModelConfig,
+        device: str,
+        shards: ModelShards | None = None,
+    ) -> None:
         self.stages: dict[str, float] = {}
         self.device = torch.device(device)
         self.model_config = model_config
+        self._shards = shards
         self.block_size = config.block_size
         self.dtype = resolve_dtype(config.dtype, model_config.dtype, device)
         self.kv_dtype = resolve_kv_cache_dtype(config.kv_cache_dtype, self.dtype, self.device.type)
@@ -61,9 +70,9 @@ class LoadedModel(ABC):
         with torch.device(self.device):
             self.model: Any = self._build()
         if self._config.load_format == "dummy":
-            load_dummy_weights(self.model, self._config.seed)
+            load_dummy_weights(self.model, self._config.seed, self._shards)
         else:
-            load_weights(self.model, self._config.model)
+            load_weights(self.model, self._config.model, shards=self._shards)
 
     def drop_model(self) -> None:
         """Frees the weights; no step may follow before `load_model`. Again: nothing."""
@@ -74,6 +83,9 @@ class LoadedModel(ABC):
 
     def restore_model(self) -> None:  # noqa: B027
         """Takes back what `offload_model` moved. Raises `ConfigError`; may then be repeated."""
+
+    def close(self) -> None:  # noqa: B027
+        """Ends what else it has started; no call may follow."""
 
     def allocate_kv_cache(self, num_blocks: int) -> None:
         """Raises `ConfigError` with the arithmetic when the memory cannot be had."""

@@ -18,6 +18,8 @@ from octavo_runtime.layers.sampling.sampler import SampledRow, Sampler
 from octavo_runtime.layers.token_mask import TokenMask
 from octavo_runtime.model_config import ModelConfig
 from octavo_runtime.models.registry import build_model
+from octavo_runtime.parallel.group import ALONE, Group
+from octavo_runtime.parallel.shards import ModelShards
 from octavo_runtime.worker.adapted_model import AdaptedModel
 from octavo_runtime.worker.prompt_scores import PromptPart, score_prompt
 from octavo_runtime.worker.step_input import StepSequence
@@ -64,15 +66,29 @@ class ModelRunner(AdaptedModel):
 
     overlaps: a step may be launched while the one before it still runs, with its sampled tokens
     pending. num_graphs: CUDA graphs of its warm-up.
+
+    On a rank of `group`, each call is made on all ranks, in the same order. Only rank 0 samples:
+    what the others' steps give is undefined.
     """
 
     overlaps: bool
     num_graphs = 0
 
     def __init__(
-        self, config: ResolvedConfig, model_config: ModelConfig, max_model_len: int, device: str
+        self,
+        config: ResolvedConfig,
+        model_config: ModelConfig,
+        max_model_len: int,
+        device: str,
+        group: Group = ALONE,
     ) -> None:
-        super().__init__(config, model_config, device)
+        self._group = group
+        if group.size == 1:
+            super().__init__(config, model_config, device)
+        else:
+            shards = ModelShards(model_config, group.rank, group.size)
+            model_config = shards.local_config
+            super().__init__(config, model_config, device, shards)
         table = rotary_table(model_config.rope, model_config.head_dim, max_model_len)
         self.cos_sin = table.to(self.device)
         self.logprobs_mode = config.logprobs_mode
@@ -91,7 +107,7 @@ class ModelRunner(AdaptedModel):
         """
 
     def _build(self) -> nn.Module:
-        return build_model(self.model_config, self.dtype)
+        return build_model(self.model_config, self.dtype, self._group)
 
     def _logits(self, hidden: Tensor, slots: Sequence[int]) -> Tensor:
         """[num_rows, vocab_size]. slots: of each row's adapter."""

@@ -75,7 +75,7 @@ def test_unknown_argument_is_a_type_error_with_a_suggestion(name: str, near: str
 @pytest.mark.parametrize(
     ("name", "value"),
     [
-        ("tensor_parallel_size", 2),
+        ("pipeline_parallel_size", 2),
         ("quantization", "awq"),
         ("default_mm_loras", {"image": "/a"}),
         ("speculative_config", {"method": "ngram"}),
@@ -101,6 +101,7 @@ def test_known_argument_that_cannot_be_honoured_is_refused(name: str, value: Any
         ({"load_format": "gguf"}, "load_format must be one of"),
         ({"logprobs_mode": "raw"}, "logprobs_mode must be one of raw_logprobs"),
         ({"max_num_seqs": 0}, "max_num_seqs must be at least 1, got 0"),
+        ({"tensor_parallel_size": 0}, "tensor_parallel_size must be at least 1, got 0"),
         ({"block_size": 1.5}, r"block_size must be int \| None, got 1.5"),
         ({"max_model_len": 0}, "max_model_len must be at least 1, got 0"),
         ({"max_model_len": "1k"}, "max_model_len must be a number of tokens, -1 or 'auto', got"),

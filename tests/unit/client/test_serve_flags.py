@@ -101,7 +101,7 @@ def test_a_former_flag_says_what_it_is_called_now(
     ("name", "values", "message"),
     [
         ("--code-revision", ["main"], "code from model repositories is never run"),
-        ("--tensor-parallel-size", ["2"], "run more with `octavo up`"),
+        ("--pipeline-parallel-size", ["2"], "with --tensor-parallel-size"),
         ("--speculative-config", ['{"method": "ngram"}'], "speculative decoding is not there yet"),
         ("--quantization", ["awq"], "quantized weights are not served yet"),
         ("--skip-tokenizer-init", ["true"], "the API reads and writes text"),

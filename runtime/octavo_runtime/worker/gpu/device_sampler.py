@@ -7,6 +7,7 @@ sampler of the CPU draws.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -56,6 +57,16 @@ class DeviceSamples:
         return sampled
 
 
+class StepSampler(Protocol):
+    def sample(
+        self, logits: Tensor, rows: Sequence[SamplingRow], inputs: SampleInputs
+    ) -> tuple[Tensor, DeviceSamples]:
+        """(token ids [len(rows)] int64 on the device, the same on their way to the host).
+
+        logits: [len(rows), vocab_size]. inputs: of these rows, in their order.
+        """
+
+
 class DeviceSampler:
     """host_sampler: draws for the rows that are not plain; all of them with `is_all_on_host`."""
 
@@ -66,10 +77,7 @@ class DeviceSampler:
     def sample(
         self, logits: Tensor, rows: Sequence[SamplingRow], inputs: SampleInputs
     ) -> tuple[Tensor, DeviceSamples]:
-        """(token ids [len(rows)] int64 on the device, the same on their way to the host).
-
-        logits: [len(rows), vocab_size]. inputs: of these rows, in their order.
-        """
+        """See `StepSampler`."""
         count = len(rows)
         token_ids = sample_tokens(
             logits,
@@ -94,8 +102,8 @@ class DeviceSampler:
         ]
         if wanted:
             parts = gather_logprobs(logits, token_ids, min(max(1, *wanted), logits.shape[-1]))
-            scores = DeviceScores(*(_to_host(part) for part in parts))
-        return token_ids, DeviceSamples(rows, _to_host(token_ids), scores, of_host)
+            scores = DeviceScores(*(to_host(part) for part in parts))
+        return token_ids, DeviceSamples(rows, to_host(token_ids), scores, of_host)
 
     def _sample_on_host(self, logits: Tensor, rows: Sequence[SamplingRow]) -> dict[int, SampledRow]:
         places = [
@@ -123,6 +131,7 @@ def _has_filters(row: SamplingRow) -> bool:
     return is_filtered and not params.is_greedy
 
 
-def _to_host(tensor: Tensor) -> Tensor:
+def to_host(tensor: Tensor) -> Tensor:
+    """A copy that is there when the device has come to it."""
     host = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=tensor.is_cuda)
     return host.copy_(tensor, non_blocking=True)

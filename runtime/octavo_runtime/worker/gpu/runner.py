@@ -23,8 +23,15 @@ from octavo_runtime.layers.sampling.logprobs import TokenScores
 from octavo_runtime.layers.sampling.rows import SamplingRow
 from octavo_runtime.layers.token_mask import apply_token_masks
 from octavo_runtime.model_config import ModelConfig
-from octavo_runtime.worker.gpu.device_sampler import DeviceSampler, DeviceSamples, new_event
+from octavo_runtime.parallel.group import ALONE, Group
+from octavo_runtime.worker.gpu.device_sampler import (
+    DeviceSampler,
+    DeviceSamples,
+    StepSampler,
+    new_event,
+)
 from octavo_runtime.worker.gpu.host_weights import HostWeights
+from octavo_runtime.worker.gpu.shared_sampler import shared_sampler
 from octavo_runtime.worker.gpu.step_forward import StepForward
 from octavo_runtime.worker.model_runner import ModelRunner, SampleWork, StepResult
 from octavo_runtime.worker.step_input import StepSequence
@@ -63,12 +70,17 @@ class GpuModelRunner(ModelRunner):
         model_config: ModelConfig,
         max_model_len: int,
         device: str = "cuda",
+        group: Group = ALONE,
     ) -> None:
         self._host_weights: HostWeights | None = None  # while the model sleeps
-        super().__init__(config, model_config, max_model_len, device)
+        super().__init__(config, model_config, max_model_len, device, group)
         has_own_rules = bool(config.logits_processors) or config.logprobs_mode != "raw_logprobs"
         self.overlaps = not has_own_rules
-        self._device_sampler = DeviceSampler(self.sampler, is_all_on_host=has_own_rules)
+        self._device_sampler: StepSampler = DeviceSampler(
+            self.sampler, is_all_on_host=has_own_rules
+        )
+        if group.size > 1:
+            self._device_sampler = shared_sampler(self._device_sampler, group)
         self._max_model_len = max_model_len
         self._forward = StepForward(config, max_model_len, self.device, self._compute)
         self.num_graphs = self._forward.num_graphs

@@ -1,0 +1,1 @@
+"""One model on several devices of a node: what each rank owns, and how ranks talk."""

@@ -1,0 +1,165 @@
+"""Rank 0's handle on the processes of the other ranks: starts them, talks to them, sees them end.
+
+A process that ends for whatever reason ends the group: what the others wait for never comes.
+"""
+
+import pickle
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import weakref
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+import msgspec
+
+from octavo_protocol.errors import ConfigError, GenerationError, OctavoError
+from octavo_runtime.config import ResolvedConfig
+from octavo_runtime.parallel.group import ALONE, Group
+from octavo_runtime.worker.rank_messages import Answer, Done, Failed, Message
+
+_STOP_TIMEOUT_S = 10.0
+_END_TIMEOUT_S = 2.0  # from an exchange that breaks off to the end of the process that did it
+
+
+class _Follower:
+    """One process. Its standard input ends with this process, and with that the process itself."""
+
+    def __init__(self, rank: int, config: ResolvedConfig, max_model_len: int, store: Path) -> None:
+        self.rank = rank
+        ours, theirs = socket.socketpair()
+        with theirs:
+            fd = theirs.fileno()
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "octavo_runtime.worker.follower", str(fd)],
+                stdin=subprocess.PIPE,
+                pass_fds=[fd],
+            )
+        self.connection = Connection(ours.detach())
+        self.connection.send_bytes(pickle.dumps((rank, config, max_model_len, store)))
+
+    def stop(self, timeout_s: float) -> None:
+        self.connection.close()
+        assert self.process.stdin is not None
+        try:
+            self.process.wait(timeout_s)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+        self.process.stdin.close()
+
+
+class Followers:
+    """All ranks but 0, with their models loaded once each has given its first answer.
+
+    group: whose exchanges end when a process does.
+    """
+
+    def __init__(self, config: ResolvedConfig, max_model_len: int) -> None:
+        self.folder = Path(tempfile.mkdtemp(prefix="octavo-"))  # mode 0700: nobody else connects
+        self.group: Group = ALONE
+        self._encoder = msgspec.msgpack.Encoder()
+        self._decoder: msgspec.msgpack.Decoder[Answer] = msgspec.msgpack.Decoder(Answer)
+        self._has_lost = threading.Event()
+        self._followers: list[_Follower] = []
+        self._end = weakref.finalize(self, _end, self._followers, self.folder)
+        for rank in range(1, config.tensor_parallel_size):
+            follower = _Follower(rank, config, max_model_len, self.store)
+            self._followers.append(follower)
+            watch = threading.Thread(
+                target=_watch,
+                args=(follower.process, weakref.ref(self)),
+                name=f"rank-{rank}-watch",
+                daemon=True,
+            )
+            watch.start()
+
+    @property
+    def store(self) -> Path:
+        """Where the ranks find each other."""
+        return self.folder / "ranks"
+
+    def send(self, message: Message) -> None:
+        """Raises `GenerationError` where a process has ended."""
+        raw = self._encoder.encode(message)
+        try:
+            for follower in self._followers:
+                follower.connection.send_bytes(raw)
+        except OSError as error:
+            raise GenerationError("a rank of the tensor-parallel group has ended") from error
+
+    def answers(self) -> list[int | None]:
+        """One of each rank, waited for. Raises what a rank has failed with."""
+        return [self._answer(follower) for follower in self._followers]
+
+    def check(self) -> None:
+        """Raises why the group is at its end, if it is: what it has computed since is nothing."""
+        if self._has_lost.is_set():
+            raise self._failure()
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """Inside, all ranks do the same. One that fails ends all, and is what is raised."""
+        try:
+            yield
+        except Exception as error:
+            is_own = isinstance(error, OctavoError) or not self._has_lost.wait(_END_TIMEOUT_S)
+            self._has_lost.set()
+            failure = self._failure()
+            for follower in self._followers:
+                follower.process.kill()
+            self.close()
+            if is_own:
+                raise
+            raise failure from error
+
+    def lost(self) -> None:
+        """A process has ended. From any thread."""
+        self._has_lost.set()
+        self.group.abort()
+
+    def close(self) -> None:
+        """Ends the processes, by force if they do not end by themselves. Again: nothing."""
+        self._end()
+        self._followers.clear()
+
+    def _failure(self) -> OctavoError:
+        for follower in self._followers:
+            try:
+                while follower.connection.poll():
+                    self._answer(follower)
+            except OctavoError as error:
+                return error
+        return GenerationError("a rank of the tensor-parallel group has ended")
+
+    def _answer(self, follower: _Follower) -> int | None:
+        try:
+            answer = self._decoder.decode(follower.connection.recv_bytes())
+        except (EOFError, OSError) as error:
+            status = follower.process.wait()
+            raise GenerationError(
+                f"the process of rank {follower.rank} ended with status {status}"
+            ) from error
+        match answer:
+            case Failed(message, is_config):
+                kind = ConfigError if is_config else GenerationError
+                raise kind(f"rank {follower.rank}: {message}")
+            case Done(value):
+                return value
+
+
+def _watch(process: "subprocess.Popen[bytes]", followers: "weakref.ref[Followers]") -> None:
+    process.wait()
+    if (found := followers()) is not None:
+        found.lost()
+
+
+def _end(followers: Sequence[_Follower], folder: Path) -> None:
+    for follower in followers:
+        follower.stop(_STOP_TIMEOUT_S)
+    shutil.rmtree(folder, ignore_errors=True)
