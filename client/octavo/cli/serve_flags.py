@@ -124,6 +124,13 @@ GROUPS: dict[str, tuple[ServeFlag, ...]] = {
         _flag(
             "threads", int, "CPU threads of the model. Default: every core.", min=1, default=None
         ),
+        _flag(
+            "tensor_parallel_size",
+            int,
+            "GPUs of this machine that compute the model together, each with a part of it.",
+            min=1,
+            aliases=("-tp",),
+        ),
     ),
     "Cache": (
         _flag("block_size", int, "Tokens per KV block.", min=1),

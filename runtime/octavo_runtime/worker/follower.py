@@ -80,13 +80,17 @@ def main(arguments: list[str]) -> int:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # rank 0 decides what they mean
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     threading.Thread(target=_end_with_rank_0, daemon=True).start()
+    gc.freeze()  # what has been imported
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
-    connection = Connection(int(arguments[0]))
+    return serve(Connection(int(arguments[0])))
+
+
+def serve(connection: Connection) -> int:
+    """Obeys rank 0 until the connection's end. Exit status: 0 ended as told, 1 failed."""
     encoder = msgspec.msgpack.Encoder()
     decoder: msgspec.msgpack.Decoder[Message] = msgspec.msgpack.Decoder(Message)
     try:
         follower = Follower(*pickle.loads(connection.recv_bytes()))
-        gc.freeze()
         connection.send_bytes(encoder.encode(Done(None)))
         while True:
             answer = follower.obey(decoder.decode(connection.recv_bytes()))
