@@ -36,7 +36,8 @@ from octavo_runtime.config import EngineConfig, LoRAConfig
 from octavo_runtime.lora.adapter import LoRAAdapter, LoRAMatrices
 from octavo_runtime.model_config import ModelConfig
 from octavo_runtime.worker.device import new_model_runner, resolve_config
-from octavo_runtime.worker.model_runner import ModelRunner, SampleWork
+from octavo_runtime.worker.model_runner import SampleWork
+from octavo_runtime.worker.served_model import StepRunner
 from octavo_runtime.worker.step_input import StepSequence
 
 MODEL = "llama-3.1-8b"
@@ -45,7 +46,7 @@ CONTEXT, BLOCK_SIZE, STEPS = 1024, 16, 30
 MAX_LEN = CONTEXT + 8 * STEPS
 
 
-def adapter(runner: ModelRunner, rank: int) -> LoRAAdapter:
+def adapter(runner: StepRunner, rank: int) -> LoRAAdapter:
     """Random, in pinned memory."""
     modules = {
         name: LoRAMatrices(
@@ -59,7 +60,7 @@ def adapter(runner: ModelRunner, rank: int) -> LoRAAdapter:
 
 def new_runner(
     folder: Path, rank: int, num_adapters: int, targets: Sequence[str], max_batch: int
-) -> ModelRunner:
+) -> StepRunner:
     """Its slots are full."""
     lora = LoRAConfig(max_loras=num_adapters, max_lora_rank=rank, target_modules=tuple(targets))
     config = EngineConfig(
@@ -80,7 +81,7 @@ def new_runner(
     return runner
 
 
-def step_ms(runner: ModelRunner, slots: Sequence[int], start: int) -> list[float]:
+def step_ms(runner: StepRunner, slots: Sequence[int], start: int) -> list[float]:
     """Of decodes of one sequence per slot, from `start` on."""
     blocks = -(-MAX_LEN // BLOCK_SIZE)
     times = []
@@ -101,7 +102,7 @@ def step_ms(runner: ModelRunner, slots: Sequence[int], start: int) -> list[float
     return times[2:]
 
 
-def measure(runner: ModelRunner, batch: int, num_adapters: int) -> tuple[float, float]:
+def measure(runner: StepRunner, batch: int, num_adapters: int) -> tuple[float, float]:
     """Median milliseconds of a step with adapters and without, in turns."""
     with_adapters: list[float] = []
     without: list[float] = []

@@ -105,7 +105,7 @@ def exchange_s(num_tokens: int, ranks: int) -> float:
     """Of the sums of a step, where all of NVLink carries them."""
     shape = SHAPES[MODEL]
     num_bytes = 2 * shape["num_hidden_layers"] * num_tokens * shape["hidden_size"] * 2
-    return 2 * (ranks - 1) / ranks * num_bytes / NVLINK_BYTES_PER_S
+    return float(2 * (ranks - 1) / ranks * num_bytes / NVLINK_BYTES_PER_S)
 
 
 def measure(report: Report, runner: StepRunner, ranks: int, options: argparse.Namespace) -> None:

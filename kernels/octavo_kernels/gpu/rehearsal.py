@@ -16,15 +16,20 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
 
+import torch
 import triton
 from triton.runtime.jit import KernelInterface
 
 
 class _Compilers(ThreadPoolExecutor):
-    """Threads that wait for `may_begin`: Python would keep a rehearsal waiting for them."""
+    """Threads that wait for `may_begin`: Python would keep a rehearsal waiting for them. They load
+    kernels onto the GPU of the thread that makes them.
+    """
 
     def __init__(self) -> None:
-        super().__init__(len(os.sched_getaffinity(0)))
+        device = torch.cuda.current_device() if torch.cuda.is_available() else -1  # -1: none
+        num_threads = len(os.sched_getaffinity(0))
+        super().__init__(num_threads, initializer=torch.cuda.set_device, initargs=(device,))
         self.may_begin = threading.Event()
 
     def submit(self, compile_kernel: Callable[[], Any]) -> Future[Any]:  # type: ignore[override]

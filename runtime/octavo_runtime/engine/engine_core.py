@@ -15,12 +15,13 @@ import secrets
 import time
 from collections import deque
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 
 import torch
 
 from octavo_kernels.allocator import tune_allocator
-from octavo_protocol.errors import ClientError
+from octavo_protocol.errors import ClientError, GenerationError
 from octavo_runtime.config import EngineConfig
 from octavo_runtime.engine.background_pace import BackgroundPace
 from octavo_runtime.engine.block_pool import BlockPool
@@ -225,7 +226,8 @@ class EngineCore(EngineCoreBase[EngineRequest]):
         return self.scheduler.pool.reset_prefix_cache()
 
     def shutdown(self) -> None:
-        self._finish_steps()
+        with suppress(GenerationError):  # of an engine that has failed: nothing is to be finished
+            self._finish_steps()
         self._grammars.close()
         super().shutdown()
 

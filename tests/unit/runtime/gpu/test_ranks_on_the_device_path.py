@@ -93,10 +93,8 @@ def test_outputs_are_those_of_one_rank(folder: Path, two_ranks: LLMEngine, tmp_p
     assert two_ranks.core.scheduler.num_preemptions > 0
 
     folders = [
-        write_adapter(tmp_path / str(seed), folder, seed=seed, **each)
-        for seed, each in enumerate(
-            [{"targets": ALL_LINEAR}, {"targets": ("down_proj", "embed_tokens", "lm_head")}]
-        )
+        write_adapter(tmp_path / str(seed), folder, seed=seed, targets=targets)
+        for seed, targets in enumerate([ALL_LINEAR, ("down_proj", "embed_tokens", "lm_head")])
     ]
     answers = adapted_answers(one.core, folders, PROMPT, 6)
     assert adapted_answers(two_ranks.core, folders, PROMPT, 6) == answers
