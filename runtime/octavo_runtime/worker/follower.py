@@ -42,10 +42,8 @@ logger = logging.getLogger(__name__)
 class Follower:
     """One rank's runner, and what it is told to do with it."""
 
-    def __init__(self, rank: int, config: ResolvedConfig, max_model_len: int, store: Path) -> None:
-        tune_allocator()
+    def __init__(self, config: ResolvedConfig, max_model_len: int, group: Group) -> None:
         model_config = ModelConfig.from_folder(config.model, config.hf_overrides)
-        self.group = group = join(rank, config, store)
         self._runner: ModelRunner = new_rank_runner(config, model_config, max_model_len, group)
         self._adapters = AdapterShare(self._runner, model_config, group)
         self._reader = StepReader()
@@ -65,14 +63,17 @@ class Follower:
         return None
 
 
-def join(rank: int, config: ResolvedConfig, store: Path) -> Group:
-    """The group, once all ranks have joined it. Sets this process' GPU, or its number of threads
-    (`config.num_threads`).
-    """
+def use_device(rank: int, config: ResolvedConfig) -> None:
+    """Takes this process' GPU, or as many threads as the configuration says."""
     if config.device == "cuda":
         torch.cuda.set_device(rank)
+        torch.zeros(1, device="cuda")  # fails here, where nobody waits for this rank
     elif config.num_threads is not None:
         torch.set_num_threads(config.num_threads)
+
+
+def join(rank: int, config: ResolvedConfig, store: Path) -> Group:
+    """The group, once all ranks have joined it."""
     return connect(rank, config.tensor_parallel_size, torch.device(config.device), store)
 
 
@@ -81,6 +82,7 @@ def main(arguments: list[str]) -> int:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     threading.Thread(target=_end_with_rank_0, daemon=True).start()
     gc.freeze()  # what has been imported
+    tune_allocator()
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
     return serve(Connection(int(arguments[0])))
 
@@ -90,7 +92,10 @@ def serve(connection: Connection) -> int:
     encoder = msgspec.msgpack.Encoder()
     decoder: msgspec.msgpack.Decoder[Message] = msgspec.msgpack.Decoder(Message)
     try:
-        follower = Follower(*pickle.loads(connection.recv_bytes()))
+        rank, config, max_model_len, store = pickle.loads(connection.recv_bytes())
+        use_device(rank, config)
+        connection.send_bytes(encoder.encode(Done(None)))
+        follower = Follower(config, max_model_len, join(rank, config, store))
         connection.send_bytes(encoder.encode(Done(None)))
         while True:
             answer = follower.obey(decoder.decode(connection.recv_bytes()))

@@ -55,7 +55,7 @@ class _Follower:
 
 
 class Followers:
-    """All ranks but 0, with their models loaded once each has given its first answer.
+    """All ranks but 0. Each answers when it is about to join, and when its model is loaded.
 
     group: whose exchanges end when a process does.
     """
@@ -85,13 +85,10 @@ class Followers:
         return self.folder / "ranks"
 
     def send(self, message: Message) -> None:
-        """Raises `GenerationError` where a process has ended."""
+        """Raises OSError where a process has ended."""
         raw = self._encoder.encode(message)
-        try:
-            for follower in self._followers:
-                follower.connection.send_bytes(raw)
-        except OSError as error:
-            raise GenerationError("a rank of the tensor-parallel group has ended") from error
+        for follower in self._followers:
+            follower.connection.send_bytes(raw)
 
     def answers(self) -> list[int | None]:
         """One of each rank, waited for. Raises what a rank has failed with."""

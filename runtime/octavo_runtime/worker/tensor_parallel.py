@@ -17,7 +17,7 @@ from octavo_runtime.config import ResolvedConfig
 from octavo_runtime.lora.adapter import LoRAAdapter
 from octavo_runtime.model_config import ModelConfig
 from octavo_runtime.parallel.shards import ModelShards
-from octavo_runtime.worker.follower import join
+from octavo_runtime.worker.follower import join, use_device
 from octavo_runtime.worker.followers import Followers
 from octavo_runtime.worker.model_runner import RunningStep, SampleWork, StepResult
 from octavo_runtime.worker.rank import new_rank_runner
@@ -58,6 +58,8 @@ class TensorParallelRunner:
         self._writer = StepWriter()
         self._followers = Followers(without_sampling, max_model_len)
         with self._followers.together():
+            use_device(0, config)
+            self._followers.answers()
             group = self._followers.group = join(0, config, self._followers.store)
             self._runner = new_rank_runner(config, model_config, max_model_len, group)
             self._followers.answers()

@@ -2,6 +2,9 @@
 
 import os
 import signal
+import socket
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,6 +21,7 @@ from octavo_protocol.structured_outputs import StructuredOutputsParams
 from octavo_runtime.config import EngineConfig, LoRAConfig
 from octavo_runtime.engine.llm_engine import LLMEngine
 from octavo_runtime.engine.new_core import new_core
+from octavo_runtime.worker import follower
 from octavo_runtime.worker.tensor_parallel import TensorParallelRunner
 
 __all__ = ["folder"]
@@ -131,6 +135,17 @@ def test_a_rank_that_dies_ends_the_engine(folder: Path) -> None:
 
     assert [process.poll() for process in started] == [-signal.SIGKILL]
     llm.shutdown()
+
+
+def test_a_rank_ends_with_rank_0() -> None:
+    """Its standard input ends then, and nothing else: the socket may have been inherited."""
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        command = [sys.executable, "-m", follower.__name__, str(theirs.fileno())]
+        process = subprocess.Popen(command, stdin=subprocess.PIPE, pass_fds=[theirs.fileno()])
+        process.communicate(timeout=60)
+
+    assert process.returncode == 1
 
 
 @pytest.mark.parametrize(
