@@ -74,7 +74,7 @@ def new_model_runner(
 
 
 def _check_ranks(size: int, device: Device) -> None:
-    if device == "cuda" and size > (count := torch.cuda.device_count()):
+    if device == "cuda" and size > max(1, count := torch.cuda.device_count()):
         raise ConfigError(
             f"tensor_parallel_size is {size}, but torch sees {count} GPUs here: set it to {count} "
             "or less, or make more of them visible (CUDA_VISIBLE_DEVICES, spec.resources.gpu)"

@@ -69,6 +69,14 @@ def test_an_encoders_steps_are_larger_and_hold_its_longest_prompt(has_gpu: bool)
         encoder_limits(max_num_batched_tokens=511)
 
 
+def test_more_ranks_than_gpus_are_refused(with_gpu: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert resolved(tensor_parallel_size=2).tensor_parallel_size == 2
+    assert resolved(tensor_parallel_size=3, device="cpu").tensor_parallel_size == 3
+    with pytest.raises(ConfigError, match="is 3, but torch sees 2 GPUs here: set it to 2 or less"):
+        resolved(tensor_parallel_size=3)
+
+
 def test_a_gpu_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(ConfigError, match="torch sees no NVIDIA GPU here"):
