@@ -145,6 +145,7 @@ def test_gpus_are_requested_limited_tolerated_and_get_shared_memory() -> None:
     asked = {"memory": "64Gi", "nvidia.com/gpu": "4"}
 
     assert engine(resource)["resources"] == {"requests": {"cpu": "1", **asked}, "limits": asked}
+    assert "--tensor-parallel-size 4" in " ".join(engine(resource)["args"])
     assert pod(resource)["tolerations"] == [
         {"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}
     ]
