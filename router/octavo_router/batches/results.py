@@ -2,11 +2,15 @@
 
 from collections.abc import Mapping
 
+import msgspec
+
 from octavo_protocol.batch_record import BatchRecord
-from octavo_protocol.openai.batches import BatchStatus
+from octavo_protocol.openai.batches import BatchError, BatchErrors, BatchStatus
 from octavo_router.batches.records import Result, Sizes
 from octavo_router.batches.store import BatchStore
 from octavo_router.files.file_store import FileStore
+
+INPUT_FILE_GONE = "input_file_gone"
 
 
 class LockLostError(Exception):
@@ -43,6 +47,9 @@ class ResultFiles:
         """
         finished = await self._store.finished(batch.id)
         fields: dict[str, str] = {}
+        if batch.unfinished_code == INPUT_FILE_GONE:
+            error = BatchError(INPUT_FILE_GONE, "the input file was deleted before the batch's end")
+            fields["errors"] = msgspec.json.encode(BatchErrors([error])).decode()
         for kind, name in (("output", "output_file_id"), ("errors", "error_file_id")):
             numbers = [n for n in sorted(finished) if getattr(finished[n], kind)]
             if numbers:
@@ -87,6 +94,7 @@ _END = {
     "": BatchStatus.COMPLETED,
     "batch_expired": BatchStatus.EXPIRED,
     "batch_cancelled": BatchStatus.CANCELLED,
+    INPUT_FILE_GONE: BatchStatus.FAILED,
 }
 
 

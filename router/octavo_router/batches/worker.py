@@ -21,7 +21,7 @@ from octavo_router.batches.dispatch import Dispatcher, prefix_of
 from octavo_router.batches.patience import REDIS_ERRORS, patiently
 from octavo_router.batches.planning import BatchPlan, lines_of
 from octavo_router.batches.records import Chunk, LineResult, Result, TokenCounts
-from octavo_router.batches.results import LockLostError, ResultFiles
+from octavo_router.batches.results import INPUT_FILE_GONE, LockLostError, ResultFiles
 from octavo_router.batches.store import BatchStore, Lease
 from octavo_router.files.file_store import FileStore
 from octavo_router.files.storage import StorageError
@@ -41,7 +41,12 @@ _ANSWERED: line_work.Outcome = (Result(False, b""), TokenCounts())
 _UNFINISHED = {
     "batch_expired": "the batch's completion window ended before this request was answered",
     "batch_cancelled": "the batch was cancelled before this request was answered",
+    INPUT_FILE_GONE: "the batch's input file was deleted before this request was answered",
 }
+
+
+class _InputGoneError(Exception):
+    """The batch's input file was deleted, or has expired."""
 
 
 class BatchWorker:
@@ -158,7 +163,11 @@ class BatchWorker:
     async def _work(self, batch: BatchRecord, lease: Lease) -> None:
         """Has the lines of a chunk answered that have no result yet."""
         chunk = lease.chunk
-        data = await self._files.storage.read(batch.input_file_id, chunk.start, chunk.num_bytes)
+        try:
+            data = await self._input(batch, chunk)
+        except _InputGoneError:
+            await self._move_to_finalizing(batch, INPUT_FILE_GONE)
+            return
         await self._refuse(batch, chunk, data)
         known = await self._store.results(batch.id, chunk.number)
         lines = [(place, line) for place, line in lines_of(chunk, data) if place not in known]
@@ -172,6 +181,17 @@ class BatchWorker:
         results = await self._store.results(batch.id, chunk.number)
         if len(results) == chunk.num_lines:
             await self._results.finish_chunk(batch.id, chunk.number, results, entry=lease.entry)
+
+    async def _input(self, batch: BatchRecord, chunk: Chunk) -> bytes:
+        """The chunk's lines. Raises `_InputGoneError`, and `StorageError` where they may come."""
+        try:
+            return await self._files.storage.read(batch.input_file_id, chunk.start, chunk.num_bytes)
+        except StorageError:
+            try:
+                await self._files.get(batch.owner, batch.input_file_id)
+            except NotFoundError:
+                raise _InputGoneError from None
+            raise
 
     async def _renew(self, lease: Lease) -> None:
         """Ends when another worker has the chunk."""
@@ -236,8 +256,11 @@ class BatchWorker:
 
     async def _give_up(self, batch: BatchRecord, lease: Lease) -> None:
         chunk = lease.chunk
-        data = await self._files.storage.read(batch.input_file_id, chunk.start, chunk.num_bytes)
-        await self._refuse(batch, chunk, data)
+        try:
+            data = await self._input(batch, chunk)
+            await self._refuse(batch, chunk, data)
+        except _InputGoneError:
+            data = b""  # nobody knows its lines any more: those that have results keep them
         known = await self._store.results(batch.id, chunk.number)
         code = batch.unfinished_code
         given_up = []

@@ -225,6 +225,38 @@ async def test_a_batch_that_cannot_go_on_keeps_no_other_from_its_turn(
     assert (await platform.ended(stuck)).request_counts.completed == 0
 
 
+async def test_a_batch_whose_input_is_deleted_fails_with_what_was_done(
+    platform: BatchPlatform,
+) -> None:
+    platform.room = 0
+    platform.worker()
+    asked = prompts((MAX_CHUNKS + 2) * CHUNK_LINES)
+    batch_id = await platform.submit(*asked)
+    await until(lambda: platform.newest.num_waiting == MAX_CHUNKS * CHUNK_LINES)
+    input_id = (await platform.client.batches.retrieve(batch_id)).input_file_id
+    await platform.client.files.delete(input_id)
+    platform.room = 50
+    batch = await platform.ended(batch_id)
+    assert batch.status == "failed"
+    assert [each.code for each in batch.errors.data] == ["input_file_gone"]
+    counts = batch.request_counts
+    assert (counts.total, counts.failed, batch.error_file_id) == (len(asked), 0, None)
+    output = [line["custom_id"] for line in await platform.lines(batch.output_file_id)]
+    assert len(output) == counts.completed > 0
+    assert output == [each for each in asked if each in set(output)]
+
+
+async def test_a_batch_whose_input_is_deleted_can_be_cancelled(platform: BatchPlatform) -> None:
+    platform.room = 0
+    platform.worker()
+    batch_id = await platform.submit("a", "raw: b")
+    await until(lambda: platform.newest.num_waiting == 1)
+    batch = await platform.client.batches.retrieve(batch_id)
+    await platform.client.files.delete(batch.input_file_id)
+    await platform.client.batches.cancel(batch_id)
+    assert (await platform.ended(batch_id)).status == "cancelled"
+
+
 async def test_lists_are_paged_and_belong_to_their_owner(platform: BatchPlatform) -> None:
     ids = [await platform.submit("x") for _ in range(3)]
     page = await platform.client.batches.list(limit=2)
