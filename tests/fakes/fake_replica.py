@@ -41,9 +41,9 @@ class Behaviour:
     closed in the middle of an event. ends_early: a stream is closed in good order, but too soon.
     is_traced: streams can go on elsewhere, where the router asks for it. is_stalled: sends nothing,
     and waits. cached_tokens: reported instead of the truth. is_forgetful: caches nothing.
-    first_token_s, chunk_s: pace. is_instant: does not look at the prompt; the words of its streams
-    are the monotonic times at which they were sent. adapter_error: what loads are refused with, by
-    adapter. adapter_load_s: how long they take.
+    first_token_s, chunk_s: pace. gate: streams wait for it after their first event. is_instant: it
+    does not look at the prompt; the words of its streams are the monotonic times at which they were
+    sent. adapter_error: what loads are refused with, by adapter. adapter_load_s: their time.
     """
 
     status: int | None = None
@@ -57,6 +57,7 @@ class Behaviour:
     is_traced: bool = True
     first_token_s: float = 0.0
     chunk_s: float = 0.0
+    gate: asyncio.Event | None = None
     num_chunks: int = 8
     adapter_load_s: float = 0.0
     adapter_errors: dict[str, tuple[int, str]] = field(default_factory=dict)
@@ -313,6 +314,8 @@ class FakeReplica:
         """Events from the word after `num_said` on, each with its entry of the trace."""
         doing = self.behaviour
         for index in range(num_said, doing.num_chunks):
+            if index and doing.gate is not None:
+                await doing.gate.wait()
             if index and doing.chunk_s:
                 await asyncio.sleep(doing.chunk_s)
             word = f"{time.monotonic()} " if doing.is_instant else f"w{index} "

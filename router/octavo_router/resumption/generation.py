@@ -104,7 +104,7 @@ class Generation:
         """Gives a client what there is and what comes. True: the answer is whole; False: somebody
         else must be asked for the rest. Raises why there is no rest.
         """
-        tail = self._tail
+        tail, spoken_at = self._tail, self._clock()
         tail.joined()
         try:
             while True:
@@ -120,6 +120,7 @@ class Generation:
                         return False
                 if batches:
                     await answer.write(batches)
+                    spoken_at = self._clock()
                 elif tail.is_ended:
                     await answer.finish()
                     return True
@@ -127,8 +128,11 @@ class Generation:
                     raise tail.error
                 elif tail.is_left:
                     return False
-                elif not await tail.changed(_KEEP_ALIVE_S):
+                elif self._clock() - spoken_at > _KEEP_ALIVE_S:
                     await answer.keep_alive()
+                    spoken_at = self._clock()
+                else:
+                    await tail.changed()
         finally:
             self._parted_at = self._clock()
             tail.parted()
@@ -147,6 +151,7 @@ class Generation:
     async def _hold(self) -> None:
         """Renews the lease; returns when nobody has read for too long, or it is another's."""
         while not await self._is_stopped(self._period_s):
+            self._tail.tick()
             unread_s = await self._renew()
             if self._tail.num_followers:
                 continue

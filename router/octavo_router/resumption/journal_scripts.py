@@ -49,38 +49,51 @@ return {last == 0 and 'new' or 'taken over', last}
 """
 )
 
-# ARGV: id, token, number of the last event, batch ('': none), its bytes, head ('': as before),
-# traced, is the end, lease ms, TTL ms, most bytes of a stream, most bytes of all
+# All appends of a round trip are one call, in their order. KEYS: the four of each.
+# ARGV: lease ms, TTL ms, most bytes of a stream, most bytes of all; then of each append: id, token,
+# number of the last event, batch ('': none), its bytes, head ('': as before), traced, is the end
+# Returns one text, which is quickly read: what became of each, and the ms since it was wanted.
 APPEND = (
     _NOW
     + """
-local id = ARGV[1]
-local r = redis.call('HMGET', KEYS[1], 'owner', 'wanted', 'last', 'size')
-if not r[1] then return {'missing', 0} end
-if r[1] ~= ARGV[2] then return {'fenced', 0} end
-local added = tonumber(ARGV[5])
-local is_new = ARGV[4] ~= '' and tonumber(ARGV[3]) > tonumber(r[3])
-if is_new then
-  local total = redis.call('HINCRBY', KEYS[4], 'total', added)
-  if r[4] + added > tonumber(ARGV[11]) or total > tonumber(ARGV[12]) then
-    redis.call('HINCRBY', KEYS[4], 'total', -(r[4] + added))
-    redis.call('HDEL', KEYS[4], id)
-    redis.call('DEL', KEYS[2])
-    redis.call('HSET', KEYS[1], 'state', 'lost', 'owner', '', 'until', 0)
-    redis.call('PUBLISH', KEYS[1], '')
-    return {'full', 0}
+local lease, ttl, most, most_of_all = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
+
+local function append(keys, id, token, last, batch, added, head, traced, is_end)
+  local r = redis.call('HMGET', keys[1], 'owner', 'wanted', 'last', 'size')
+  if not r[1] then return 'missing 0' end
+  if r[1] ~= token then return 'fenced 0' end
+  local is_new = batch ~= '' and tonumber(last) > tonumber(r[3])
+  if is_new then
+    local total = redis.call('HINCRBY', keys[4], 'total', added)
+    if r[4] + added > most or total > most_of_all then
+      redis.call('HINCRBY', keys[4], 'total', -(r[4] + added))
+      redis.call('HDEL', keys[4], id)
+      redis.call('DEL', keys[2])
+      redis.call('HSET', keys[1], 'state', 'lost', 'owner', '', 'until', 0)
+      redis.call('PUBLISH', keys[1], '')
+      return 'full 0'
+    end
+    redis.call('XADD', keys[2], last .. '-0', 'b', batch)
+    redis.call('HINCRBY', keys[4], id, added)
+    redis.call('HSET', keys[1], 'last', last, 'size', r[4] + added)
+    if head ~= '' then redis.call('HSET', keys[1], 'head', head, 'traced', traced) end
   end
-  redis.call('XADD', KEYS[2], ARGV[3] .. '-0', 'b', ARGV[4])
-  redis.call('HINCRBY', KEYS[4], id, added)
-  redis.call('HSET', KEYS[1], 'last', ARGV[3], 'size', r[4] + added)
-  if ARGV[6] ~= '' then redis.call('HSET', KEYS[1], 'head', ARGV[6], 'traced', ARGV[7]) end
+  redis.call('HSET', keys[1], 'until', now + lease)
+  if is_end == '1' then redis.call('HSET', keys[1], 'state', 'ended') end
+  redis.call('ZADD', keys[3], now + ttl, id)
+  for _, key in ipairs(keys) do redis.call('PEXPIRE', key, ttl) end
+  if is_new or is_end == '1' then redis.call('PUBLISH', keys[1], '') end
+  return 'yes ' .. (now - r[2])
 end
-redis.call('HSET', KEYS[1], 'until', now + ARGV[9])
-if ARGV[8] == '1' then redis.call('HSET', KEYS[1], 'state', 'ended') end
-redis.call('ZADD', KEYS[3], now + ARGV[10], id)
-for _, key in ipairs(KEYS) do redis.call('PEXPIRE', key, ARGV[10]) end
-if is_new or ARGV[8] == '1' then redis.call('PUBLISH', KEYS[1], '') end
-return {'yes', now - r[2]}
+
+local kept = {}
+for i = 0, #KEYS / 4 - 1 do
+  local k, a = 4 * i, 4 + 8 * i
+  kept[i + 1] = append({KEYS[k + 1], KEYS[k + 2], KEYS[k + 3], KEYS[k + 4]}, ARGV[a + 1],
+    ARGV[a + 2], ARGV[a + 3], ARGV[a + 4], tonumber(ARGV[a + 5]), ARGV[a + 6], ARGV[a + 7],
+    ARGV[a + 8])
+end
+return table.concat(kept, ',')
 """
 )
 

@@ -1,6 +1,7 @@
 """Turns, deadlines, aliases and overrides through real routers."""
 
 import asyncio
+import json
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,8 @@ from tests.integration.router.test_tenants import (
     tenants,
     usage_records,
 )
+
+from octavo_protocol.overrides import split_overrides
 
 pytestmark = pytest.mark.integration
 
@@ -51,20 +54,16 @@ async def test_requests_wait_for_room_and_go_on_in_order_of_priority_and_weight(
     blocker = asyncio.create_task(ask(router, "light"))
     await until(lambda: replica.seen.num_open == 1)
 
-    turns: list[str] = []
-
-    async def wait(tenant: str) -> None:
-        await ask(router, tenant, max_tokens=600)
-        turns.append(tenant)
-
     waiting = []
     for tenant in ["light"] * 8 + ["heavy"] * 12 + ["first"]:
-        waiting.append(asyncio.create_task(wait(tenant)))
+        waiting.append(asyncio.create_task(ask(router, tenant, max_tokens=600, user=tenant)))
         await until(lambda: num_queued(router) == len(waiting))
     assert len(replica.seen.requests) == 1
     replica.behaviour.is_stalled = False
     blocker.cancel()
     await asyncio.gather(*waiting)
+    bodies = [split_overrides(each.headers, each.body)[0] for each in replica.seen.requests]
+    turns = [json.loads(body)["user"] for body in bodies[1:]]  # as the replica saw them
     assert turns[0] == "first"
     assert Counter(turns[1:13])["heavy"] in (8, 9, 10)  # 3 : 1, within a request each
     assert num_queued(router) == 0

@@ -118,8 +118,9 @@ async def test_a_stream_waits_for_a_replica_to_come(cluster: RouterCluster) -> N
 async def test_a_killed_replica_costs_none_of_many_streams(cluster: RouterCluster) -> None:
     """More than the retry budget has."""
     replicas = [await cluster.replica(name) for name in "ab"]
+    gate = asyncio.Event()
     for replica in replicas:
-        replica.behaviour.chunk_s = 2.0
+        replica.behaviour.gate = gate
         replica.behaviour.num_chunks = 20
     router = await cluster.router(2, policy="round-robin")
     begun: list[None] = []
@@ -128,8 +129,8 @@ async def test_a_killed_replica_costs_none_of_many_streams(cluster: RouterCluste
     ]
     await until(lambda: len(begun) == 300)
     assert replicas[0].seen.num_open == 150
-    replicas[1].behaviour.chunk_s = 0.0
     await replicas[0].kill()
+    gate.set()
     assert [text_of(answer) for answer in await asyncio.gather(*running)] == [words(20)] * 300
     continued = await router.metric("octavo_router_continued_streams_total")
     assert continued == went_on(replicas[1]) == 150

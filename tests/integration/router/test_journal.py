@@ -77,6 +77,30 @@ async def test_the_same_batch_twice_is_there_once(journal: Journal) -> None:
     assert (await journal.read(NAME, 0)).batches == (batch(1, b"x"),)
 
 
+async def test_appends_at_the_same_time_are_judged_each_for_itself(journal: Journal) -> None:
+    names = [StreamName(KEYS, name) for name in ("good", "other", "large", "late", "unknown")]
+    for name in names[:4]:
+        await claimed(journal, name=name)
+    appended = await asyncio.gather(
+        journal.append(names[0], "a", batch(1, b"x"), HEAD),
+        journal.append(names[1], "b", batch(1, b"x"), HEAD),
+        journal.append(names[2], "a", batch(1, b"x" * 101), HEAD),
+        journal.append(names[3], "a", batch(1, b"y"), HEAD),
+        journal.append(names[3], "a", batch(2, b"z"), is_end=True),
+        journal.append(names[4], "a", batch(1, b"x"), HEAD),
+    )
+    assert [each.kept for each in appended] == [
+        *(Kept.YES, Kept.FENCED, Kept.FULL),
+        *(Kept.YES, Kept.YES, Kept.MISSING),
+    ]
+    readings = [await journal.read(name, 0) for name in names]
+    assert [[each.last for each in reading.batches] for reading in readings] == [
+        *([1], [], []),
+        *([1, 2], []),
+    ]
+    assert [reading.is_ended for reading in readings] == [False, False, False, True, False]
+
+
 async def test_another_request_cannot_take_the_name(journal: Journal) -> None:
     await claimed(journal)
     claim = await journal.claim(NAME, "b", "other body", must_exist=False)
@@ -233,3 +257,16 @@ async def test_without_redis_every_call_says_so_soon_and_later_ones_work() -> No
             assert (await claimed(journal)).standing is Standing.NEW
         finally:
             server.stop()
+
+
+async def test_a_redis_that_was_restarted_is_used_at_once() -> None:
+    """The connection is broken, and it knows none of the scripts."""
+    server = EmbeddedRedis()
+    server.start()
+    async with RedisJournal(server.url, LIMITS) as journal:
+        for _ in range(2):
+            assert (await claimed(journal)).standing is Standing.NEW
+            assert (await journal.append(NAME, "a", batch(1, b"x"), HEAD)).kept is Kept.YES
+            server.child.kill()
+            server.start()
+        server.stop()

@@ -30,7 +30,7 @@ def tenants(folder: Path, *entries: dict[str, Any], **more: Any) -> Path:
 
 def client(router: RunningRouter, tenant: str) -> openai.AsyncOpenAI:
     return openai.AsyncOpenAI(
-        base_url=f"{router.url}/v1", api_key=f"{tenant}-key", max_retries=0, timeout=20
+        base_url=f"{router.url}/v1", api_key=f"{tenant}-key", max_retries=0, timeout=120
     )
 
 
