@@ -1,10 +1,12 @@
-"""What adapters cost a decode step on one GPU: Llama-3.1-8B's shape, random weights.
+"""What adapters cost a step on one GPU: Llama-3.1-8B's shape, random weights.
 
     python -m benchmarks.gpu.lora [--ranks 16 64] [--adapters 1 8 64 256] [--batches 1 8 64 256]
 
 Steps of a batch at context 1,024 with a number of adapters among its sequences, in turns with steps
-without any; medians of the time that the device takes. Records go to benchmarks/results/h200.json,
-`plain_ms` beside the value, which is in milliseconds too.
+without any, and the same for a step of 8 prompts of 256 tokens; medians of the time that the device
+takes. There are slots for the largest number of adapters, which must fit beside the KV cache of the
+largest batch: at rank 64, 64 of them beside a batch of 64. Records go to
+benchmarks/results/h200.json, `plain_ms` beside the value, which is in milliseconds too.
 
 The floor of what is added is bytes: A and B of the distinct adapters once, at the read rate that
 the GPU shows. Inputs and outputs of the layers (11 MB a layer at batch 64) lie in the L2 cache. An
@@ -42,8 +44,9 @@ from octavo_runtime.worker.step_input import StepSequence
 
 MODEL = "llama-3.1-8b"
 LINEAR = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
-CONTEXT, BLOCK_SIZE, STEPS = 1024, 16, 30
+CONTEXT, BLOCK_SIZE, STEPS = 1024, 16, 20
 MAX_LEN = CONTEXT + 8 * STEPS
+PROMPTS, PROMPT_TOKENS = 8, 256
 
 
 def adapter(runner: StepRunner, rank: int) -> LoRAAdapter:
@@ -68,6 +71,7 @@ def new_runner(
         load_format="dummy",
         max_model_len=MAX_LEN,
         max_num_seqs=max_batch,
+        max_num_batched_tokens=PROMPTS * PROMPT_TOKENS,
         block_size=BLOCK_SIZE,
         lora=lora,
     )
@@ -81,15 +85,15 @@ def new_runner(
     return runner
 
 
-def step_ms(runner: StepRunner, slots: Sequence[int], start: int) -> list[float]:
-    """Of decodes of one sequence per slot, from `start` on."""
+def step_ms(runner: StepRunner, slots: Sequence[int], start: int, num_tokens: int) -> list[float]:
+    """Of steps of one sequence per slot, each with so many new tokens, from `start` on."""
     blocks = -(-MAX_LEN // BLOCK_SIZE)
     times = []
     for number in range(STEPS):
         step = [
             StepSequence(
-                [1],
-                start + number,
+                [1] * num_tokens,
+                start + number if num_tokens == 1 else 0,
                 range(place * blocks, (place + 1) * blocks),
                 key=str(place),
                 lora_slot=slot,
@@ -102,14 +106,17 @@ def step_ms(runner: StepRunner, slots: Sequence[int], start: int) -> list[float]
     return times[2:]
 
 
-def measure(runner: StepRunner, batch: int, num_adapters: int) -> tuple[float, float]:
+def measure(
+    runner: StepRunner, batch: int, num_adapters: int, num_tokens: int = 1
+) -> tuple[float, float]:
     """Median milliseconds of a step with adapters and without, in turns."""
     with_adapters: list[float] = []
     without: list[float] = []
     for turn in range(3):
         start = CONTEXT + 2 * turn * STEPS
-        with_adapters += step_ms(runner, [each % num_adapters for each in range(batch)], start)
-        without += step_ms(runner, [-1] * batch, start + STEPS)
+        slots = [each % num_adapters for each in range(batch)]
+        with_adapters += step_ms(runner, slots, start, num_tokens)
+        without += step_ms(runner, [-1] * batch, start + STEPS, num_tokens)
     return statistics.median(with_adapters), statistics.median(without)
 
 
@@ -125,11 +132,11 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as root:
         folder = write_model(MODEL, Path(root))
         for rank in options.ranks:
+            most = max(options.adapters)
+            runner = new_runner(folder, rank, most, options.targets, max(options.batches))
+            num_bytes = adapter(runner, rank).num_bytes
             for num_adapters in options.adapters:
-                runner = new_runner(
-                    folder, rank, num_adapters, options.targets, max(options.batches)
-                )
-                num_bytes = adapter(runner, rank).num_bytes
+                seconds = num_adapters * num_bytes / report.bandwidth
                 for batch in options.batches:
                     if batch < num_adapters:
                         continue
@@ -139,12 +146,22 @@ def main() -> None:
                         MODEL,
                         value,
                         "ms",
-                        floor=plain + num_adapters * num_bytes / report.bandwidth * 1e3,
+                        floor=plain + seconds * 1e3,
                         batch=batch,
                         plain_ms=plain,
                     )
-                runner.drop_kv_cache()
-                runner.drop_model()
+                if num_adapters <= PROMPTS:
+                    value, plain = measure(runner, PROMPTS, num_adapters, PROMPT_TOKENS)
+                    report.add(
+                        f"LoRA r{rank} {num_adapters} of prompts{kind}",
+                        MODEL,
+                        value,
+                        "ms",
+                        batch=PROMPTS,
+                        plain_ms=plain,
+                    )
+            runner.drop_kv_cache()
+            runner.drop_model()
     report.write(RESULTS / "h200.json")
 
 

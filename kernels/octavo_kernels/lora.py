@@ -11,6 +11,8 @@ from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import accumulate, chain
+from math import gcd
 
 import numpy as np
 import numpy.typing as npt
@@ -23,7 +25,6 @@ from octavo_kernels.cpu import torch_lora
 # More rows of one adapter are left to blocked products, which read its matrices less often.
 FEW_ROWS = 16
 ANY_ROWS = 1 << 30
-BLOCK_COLUMNS = 128
 CPU_DTYPES = (torch.float32, torch.bfloat16)
 
 
@@ -43,8 +44,8 @@ class LoRASlots:
     b:      [num_slots, max_rank, sum of the parts' sizes], each Bᵀ with its scaling, side by side
     ranks:  [num_slots, num_parts] int32; what lies beyond a rank is never read; 0: nothing is added
     ranks_host: the same on the host, kept equal by whoever changes them
-    blocks: [num_blocks, 4] int32, pieces of at most BLOCK_COLUMNS columns of one part, for programs
-            of a GPU: the part, the first column in y and in `b`, and how many
+    part_columns: [num_parts, 3] int32, for a GPU: the first column in y and in `b`, how many
+    alignment: divides all of `part_columns`, up to 16
     """
 
     a: Tensor
@@ -52,7 +53,8 @@ class LoRASlots:
     ranks: Tensor
     ranks_host: npt.NDArray[np.int32]
     parts: tuple[LoRAPart, ...]
-    blocks: Tensor
+    part_columns: Tensor
+    alignment: int
 
     @classmethod
     def new(
@@ -67,6 +69,8 @@ class LoRASlots:
     ) -> LoRASlots:
         """On the device of `ranks`. A CPU commits memory only to what is written."""
         num_slots, width = len(ranks), sum(part.size for part in parts)
+        in_b = accumulate((part.size for part in parts), initial=0)
+        columns = [(part.first, at, part.size) for part, at in zip(parts, in_b, strict=False)]
         return cls(
             a=torch.zeros(
                 (num_slots, len(parts), max_rank, in_features), dtype=dtype, device=ranks.device
@@ -75,7 +79,8 @@ class LoRASlots:
             ranks=ranks,
             ranks_host=ranks_host,
             parts=tuple(parts),
-            blocks=torch.tensor(_blocks(parts), dtype=torch.int32, device=ranks.device),
+            part_columns=torch.tensor(columns, dtype=torch.int32, device=ranks.device),
+            alignment=gcd(16, *chain.from_iterable(columns)),
         )
 
     @cached_property
@@ -149,16 +154,6 @@ class LoRARows:
 def max_tiles(num_rows: int, num_slots: int, tile_rows: int) -> int:
     """The most tiles that so many rows can have."""
     return min(num_rows, num_slots + num_rows // tile_rows)
-
-
-def _blocks(parts: Sequence[LoRAPart]) -> list[tuple[int, int, int, int]]:
-    found, column = [], 0
-    for index, part in enumerate(parts):
-        for at in range(0, part.size, BLOCK_COLUMNS):
-            size = min(BLOCK_COLUMNS, part.size - at)
-            found.append((index, part.first + at, column + at, size))
-        column += part.size
-    return found
 
 
 def group_rows(

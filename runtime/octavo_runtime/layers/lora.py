@@ -22,9 +22,9 @@ from octavo_kernels.lora import (
 from octavo_runtime.config import LoRAConfig
 from octavo_runtime.lora.adapter import LoRAAdapter
 
-# Rows of a GPU's tile: the tensor cores' smallest, as most decodes have neighbours with other
-# adapters; with prompts more, so that fewer programs read an adapter again.
-DECODE_TILE = 16
+# Rows of a GPU's tile: few, as most decodes have neighbours with other adapters; with prompts more,
+# so that fewer programs read an adapter again.
+DECODE_TILE = 4
 MIXED_TILE = 64
 
 

@@ -13,16 +13,16 @@ pytest.importorskip("triton")
 from octavo_kernels.gpu import lora as gpu
 
 _PARTS = (LoRAPart(0, 136), LoRAPart(136, 40), LoRAPart(200, 24))  # 176 to 200 is of no adapter
-_OUT, _IN, _MAX_RANK = 224, 1030, 64
+_OUT, _IN, _MAX_RANK = 224, 1030, 80  # more of all than one program takes
 # Slot 1 is empty, the last part of slot 2 too.
-_RANKS = [[8, 8, 8], [0, 0, 0], [64, 5, 0], [16, 1, 33]]
+_RANKS = [[8, 8, 8], [0, 0, 0], [70, 5, 0], [16, 1, 33]]
 _BATCHES: dict[str, tuple[list[int], list[int], int]] = {
-    "decodes": ([3, -1, 0, 2, 2, 1, 0, -1], [1] * 8, 16),
-    "many of one adapter": ([0] * 19, [1] * 19, 16),
+    "decodes": ([3, -1, 0, 2, 2, 1, 0, -1], [1] * 8, 4),
+    "many of one adapter": ([0] * 19, [1] * 19, 4),
     "decodes and prompts": ([0, -1, 3, 2, 0], [1, 1, 70, 9, 20], 64),
 }
 # fp32: another order of the sum. Else x Aᵀ, about 1, is rounded, by 2^-11 or 2^-9, and the terms of
-# up to 64 ranks add up to 5 deviations of 8 times that; then y, up to 32.
+# up to 70 ranks add up to 5 deviations of 8 times that; then y, up to 32.
 _BOUND = {torch.float32: 2e-4, torch.float16: 2**-5, torch.bfloat16: 2**-3}
 
 
