@@ -122,8 +122,11 @@ class FileWriter:
             raise
 
     def _discard(self) -> None:
-        """Local: closes and removes. A bucket's upload is given up where fsspec can say so."""
-        with suppress(OSError):
+        """Local: closes and removes. A bucket's upload is given up where fsspec can say so.
+
+        Raises nothing: what has led here is to be told.
+        """
+        with suppress(Exception):
             if self._is_local:
                 self._file.close()
                 os.unlink(self._temporary)

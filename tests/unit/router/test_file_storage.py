@@ -6,7 +6,7 @@ from typing import Any
 
 import fsspec
 import pytest
-from fsspec.implementations.memory import MemoryFileSystem
+from fsspec.implementations.memory import MemoryFile, MemoryFileSystem
 
 from octavo_router.files.storage import FileStorage, StorageError
 
@@ -55,3 +55,15 @@ async def test_errors_of_a_bucket_are_the_storage_s(storage: FileStorage) -> Non
         await storage.read("file", 1)
     with pytest.raises(StorageError, match="no such file, or no such bucket"):
         await collected(storage.pieces("none"))
+
+
+async def test_an_upload_that_cannot_be_given_up_does_not_hide_why_it_was(
+    storage: FileStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(_: MemoryFile) -> None:
+        raise HttpError("501")
+
+    monkeypatch.setattr(MemoryFile, "discard", refuse)
+    with pytest.raises(RuntimeError, match="the client left"):
+        async with storage.writer("file"):
+            raise RuntimeError("the client left")
