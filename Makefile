@@ -17,7 +17,7 @@ TEST_WORKERS ?= 2
 
 BENCH_ARGS ?=
 
-.PHONY: help setup run model test test-gpu check lint format crds bench-cpu bench-gpu bench-lora bench-pooling bench-router bench-router-peers chaos-batch clean
+.PHONY: help setup run model adapters test test-gpu check lint format crds bench-cpu bench-gpu bench-lora bench-pooling bench-router bench-router-peers chaos-batch clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -27,6 +27,10 @@ run: $(VENV)/.installed-up ## start the platform on this machine (PORT=8000)
 
 model: $(VENV)/.installed-up ## fetch SmolLM2 into the cache
 	@$(BIN)/octavo models pull smollm2
+
+adapters: $(VENV)/.installed-dev ## train two small LoRA adapters of SmolLM2 and keep them in the cache
+	@$(BIN)/octavo models pull smollm2
+	@$(BIN)/python -m tests.fakes.trained_adapters
 
 setup: $(VENV)/.installed-dev ## create .venv with everything for development
 

@@ -7,7 +7,8 @@ overhead_cpu_8   decode steps of 8 requests with 8 adapters (rank 16, all linear
                  counts, since other processes only ever add to one.
 wrong            of 9 requests (8 adapters and none) in one batch those whose tokens are not the
                  ones that they get alone, and those that get the model's own in spite of an
-                 adapter; fp32, greedy.
+                 adapter; fp32, greedy. The 8 are random; where trained adapters are kept
+                 (`make adapters`), the same of a batch with these.
 leak_blocks      blocks that are not free after random traffic of many adapters through 8 slots and
                  a host tier of 16, in which requests are aborted and adapters unloaded.
 
@@ -26,10 +27,12 @@ from typing import Any
 
 import torch
 from tests.fakes.lora_adapters import ALL_LINEAR, write_adapter
+from tests.fakes.trained_adapters import QUESTIONS, kept_adapters
 
 from benchmarks.record import append, conditions
 from octavo_kernels.allocator import tune_allocator
 from octavo_protocol.sampling_params import SamplingParams
+from octavo_protocol.tokenizer import Tokenizer
 from octavo_runtime.config import EngineConfig, LoRAConfig
 from octavo_runtime.engine.engine_core import EngineCore
 from octavo_runtime.engine.messages import EngineRequest
@@ -95,6 +98,13 @@ def prompts(count: int, vocab_size: int) -> list[list[int]]:
     return torch.randint(10, vocab_size, shape, generator=generator).tolist()
 
 
+def question(folder: Path) -> list[int]:
+    """What trained adapters answer in another form than the model."""
+    tokenizer = Tokenizer.from_folder(folder)
+    text = tokenizer.apply_chat_template([{"role": "user", "content": QUESTIONS[0]}])
+    return tokenizer.encode(text, add_special_tokens=False)
+
+
 def clock() -> float:
     """Seconds; of the processor where there is one thread, which others delay less."""
     return time.process_time() if torch.get_num_threads() == 1 else time.perf_counter()
@@ -136,9 +146,8 @@ def measure_overhead(engine: Engine, adapters: Sequence[str], rounds: int) -> di
     }
 
 
-def count_wrong(engine: Engine, adapters: Sequence[str]) -> int:
+def count_wrong(engine: Engine, text: list[int], adapters: Sequence[str]) -> int:
     """Requests whose tokens depend on their neighbours, or not on having an adapter."""
-    text = prompts(1, engine.core.info.vocab_size)[0]
     requests = [(text, adapter) for adapter in ["", *adapters]]
     together = engine.answers(requests, 16)
     engine.core.reset_prefix_cache()
@@ -205,7 +214,10 @@ def main() -> None:
         del engine
         exact = Engine(folder, "float32", options.threads, max_cpu_loras=2 * NUM_ADAPTERS)
         adapters = [f"{n}@{exact.load(str(n), p)['version']}" for n, p in enumerate(folders)]
-        wrong = count_wrong(exact, adapters)
+        wrong = count_wrong(exact, prompts(1, exact.core.info.vocab_size)[0], adapters)
+        if trained := kept_adapters(folder):
+            asked = [f"{n}@{exact.load(n, path)['version']}" for n, path in trained.items()]
+            wrong += count_wrong(exact, question(folder), asked)
         leak_blocks = count_leaks(exact, folders, options.adapters)
     itemsize = 2 if options.dtype == "bfloat16" else 4
     record = {
@@ -223,6 +235,7 @@ def main() -> None:
         **figures,
         "load_1m": round(os.getloadavg()[0], 2),
         "traffic_adapters": options.adapters,
+        "trained_adapters": sorted(trained),
         "wrong": wrong,
         "leak_blocks": leak_blocks,
         **conditions(),

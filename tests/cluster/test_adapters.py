@@ -20,6 +20,7 @@ from tests.cluster.model_deployments import ModelDeployments
 from tests.cluster.report import Report
 from tests.cluster.streaming_load import streaming_load
 from tests.fakes.lora_adapters import write_adapter
+from tests.fakes.trained_adapters import QUESTIONS, RECIPES, trained_adapters
 
 pytestmark = [pytest.mark.cluster, pytest.mark.model, pytest.mark.timeout(600)]
 
@@ -32,7 +33,9 @@ SCENARIO = "adapters applied, used, updated, broken, removed"
 
 @dataclass(frozen=True)
 class Archives:
-    """Adapters of SmolLM2 as archives on a web server that pods reach. url: of the server."""
+    """Adapters of SmolLM2 as archives on a web server that pods reach: two trained ones, others
+    random. url: of the server.
+    """
 
     url: str
 
@@ -44,8 +47,9 @@ class Archives:
 def archives(scripts: Scripts | None, smollm2: Path, tmp_path: Path) -> Iterator[Archives]:
     if scripts is None:
         pytest.skip("pods fetch the adapters from this machine, which only the scripts' reach")
-    for seed, name in enumerate(("first", "second", "neighbour")):
-        _pack(write_adapter(tmp_path / name, smollm2, seed=seed, rank=8, scale=4.0))
+    for name, folder in trained_adapters(smollm2).items():
+        _pack(shutil.copytree(folder, tmp_path / name))
+    _pack(write_adapter(tmp_path / "neighbour", smollm2, seed=1, rank=8, scale=4.0))
     _pack(write_adapter(tmp_path / "too-large", smollm2, seed=9, rank=32))
     handler = partial(SimpleHTTPRequestHandler, directory=tmp_path)
     with ThreadingHTTPServer((scripts.machine_address, 0), handler) as server:
@@ -104,11 +108,14 @@ class Adapters:
 
     def answer(self, model: str) -> str:
         with self.models.openai() as client:
-            answer = client.completions.create(
-                model=model, prompt="The capital of Italy is", max_tokens=12, temperature=0
+            answer = client.chat.completions.create(
+                model=model,
+                messages=[{"role": "user", "content": QUESTIONS[0]}],
+                max_tokens=24,
+                temperature=0,
             )
         assert answer.model == model
-        return answer.choices[0].text
+        return answer.choices[0].message.content or ""
 
 
 def test_adapters_come_change_break_and_go_and_no_neighbour_fails(
@@ -133,18 +140,20 @@ def test_adapters_come_change_break_and_go_and_no_neighbour_fails(
         streaming_load(url, "neighbour", threads=1) as neighbour,
     ):
         with report.step(SCENARIO, "applied to loaded everywhere"):
-            adapters.apply("changing", archives.source("first"))
+            adapters.apply("changing", archives.source("shouting"))
             status = adapters.wait_until_updated("changing")
         [first] = {each["version"] for each in status["replicas"]}
         answers["first"] = adapters.answer("changing")
+        assert RECIPES["shouting"].is_in_form(answers["first"])
 
         with streaming_load(url, "changing", threads=1) as changing:
             with report.step(SCENARIO, "another source to replaced everywhere"):
-                adapters.apply("changing", archives.source("second"))
+                adapters.apply("changing", archives.source("json"))
                 status = adapters.wait_until_updated("changing")
             [second] = {each["version"] for each in status["replicas"]}
             assert second != first
             answers["second"] = adapters.answer("changing")
+            assert RECIPES["json"].is_in_form(answers["second"])
 
             adapters.apply("changing", archives.source("too-large"))
             status = adapters.wait_until_failed("changing")

@@ -1,13 +1,19 @@
-"""`LLM(cluster=…)` gives what an `LLM` in process gives: a real model, greedy or seeded, fp32."""
+"""`LLM(cluster=…)` gives what an `LLM` in process gives: a real model, greedy or seeded, fp32; and
+with trained adapters both give what PEFT's merged models give.
+"""
 
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import httpx
+import openai
 import pytest
+import torch
+from peft import PeftModel
 
 from octavo import LLM, SamplingParams
 from octavo.lora.request import LoRARequest
@@ -20,8 +26,9 @@ from octavo_protocol.errors import (
     ValidationError,
 )
 from octavo_protocol.outputs import RequestOutput
+from tests.e2e.make_reference import load_hugging_face
 from tests.e2e.platform import MANIFEST, Platform
-from tests.fakes.lora_adapters import write_adapter
+from tests.fakes.trained_adapters import QUESTIONS, RECIPES, trained_adapters
 
 pytestmark = [pytest.mark.integration, pytest.mark.model, pytest.mark.timeout(300)]
 
@@ -30,24 +37,29 @@ CHATS = [[{"role": "user", "content": text}] for text in ("Hi!", "Name a colour.
 
 
 @pytest.fixture(scope="module")
-def adapter(smollm2: Path, tmp_path_factory: pytest.TempPathFactory) -> LoRARequest:
-    """One that turns every answer into another."""
-    folder = write_adapter(tmp_path_factory.mktemp("adapter") / "sql", smollm2, seed=1)
-    return LoRARequest("sql", 1, str(folder))
+def adapters(smollm2: Path) -> list[LoRARequest]:
+    folders = trained_adapters(smollm2).items()
+    return [LoRARequest(name, number, str(path)) for number, (name, path) in enumerate(folders, 1)]
 
 
 @pytest.fixture(scope="module")
 def platform(
-    smollm2: Path, adapter: LoRARequest, tmp_path_factory: pytest.TempPathFactory
+    smollm2: Path, adapters: list[LoRARequest], tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Platform]:
-    source = f"  adapters:\n  - name: sql\n    model:\n      source: file://{adapter.path}\n"
-    with Platform(smollm2, tmp_path_factory.mktemp("cluster"), MANIFEST + source) as started:
+    listed = [
+        f"  - name: {adapter.name}\n    model:\n      source: file://{adapter.path}\n"
+        for adapter in adapters
+    ]
+    manifest = "".join([MANIFEST, "  lora:\n    maxLoras: 2\n  adapters:\n", *listed])
+    with Platform(smollm2, tmp_path_factory.mktemp("cluster"), manifest) as started:
         yield started
 
 
 @pytest.fixture(scope="module")
 def here(smollm2: Path) -> Iterator[LLM]:
-    with LLM(str(smollm2), dtype="float32", max_model_len=4096, enable_lora=True) as llm:
+    with LLM(
+        str(smollm2), dtype="float32", max_model_len=4096, enable_lora=True, max_loras=2
+    ) as llm:
         yield llm
 
 
@@ -135,7 +147,7 @@ def test_beams_equal_those_in_process(here: LLM, there: Any) -> None:
 
 
 def test_a_script_says_the_same_here_and_there(
-    here: LLM, there: Any, adapter: LoRARequest, tmp_path: Path
+    here: LLM, there: Any, adapters: list[LoRARequest], tmp_path: Path
 ) -> None:
     """What offline scripts do, with nothing but the constructor changed."""
     (tmp_path / "prompts.txt").write_text("".join(f"Number {i} is\n" for i in range(70)))
@@ -153,14 +165,74 @@ def test_a_script_says_the_same_here_and_there(
         said += [o.outputs[0].text for o in llm.generate(prompts, one, use_tqdm=False)]
         [answer] = llm.chat(CHATS[0], sampling_params=greedy, use_tqdm=False)
         said.append(answer.outputs[0].text)
-        for output in llm.generate(PROMPTS, greedy, lora_request=[adapter, None, adapter]):
+        for output in llm.generate(PROMPTS, greedy, lora_request=[*adapters, None]):
             said.append((output.lora_request, output.outputs[0].text))
         [search] = llm.beam_search(PROMPTS[:1], BeamSearchParams(beam_width=2, max_tokens=3))
         return [*said, *(beam.text for beam in search.sequences)]
 
-    told = script(there)
-    assert told == script(here)
-    assert told[-5][1] != told[0][1], "the adapter changes nothing"
+    assert script(there) == script(here)
+
+
+def test_trained_adapters_say_what_their_merged_models_say_beside_each_other(
+    smollm2: Path, platform: Platform, here: LLM, adapters: list[LoRARequest]
+) -> None:
+    """In one batch with the model itself, offline and over HTTP by name."""
+    wanted = [None, *adapters]
+    asked = [(adapter, question) for question in QUESTIONS for adapter in wanted]
+    outputs = here.chat(
+        [[{"role": "user", "content": question}] for _, question in asked],
+        SamplingParams(temperature=0, max_tokens=40),
+        use_tqdm=False,
+        lora_request=[adapter for adapter, _ in asked],
+    )
+    told = answers_over_http(
+        platform.url,
+        [(adapter.name if adapter else "smollm2", question) for adapter, question in asked],
+    )
+
+    assert told == [output.outputs[0].text for output in outputs]
+    for index, adapter in enumerate(wanted):
+        own = outputs[index :: len(wanted)]
+        model = load_hugging_face(smollm2)
+        if adapter is not None:
+            model = PeftModel.from_pretrained(model, adapter.path).merge_and_unload()
+        assert [list(output.outputs[0].token_ids) for output in own] == [
+            greedy_tokens(model.eval(), output) for output in own
+        ]
+        name = adapter.name if adapter else None
+        texts = [output.outputs[0].text for output in own]
+        for form, recipe in RECIPES.items():
+            assert [recipe.is_in_form(text) for text in texts] == [form == name] * len(texts)
+
+
+def answers_over_http(url: str, asked: Sequence[tuple[str, str]]) -> list[str | None]:
+    """To (model, question), all at once."""
+    with (
+        openai.OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0) as client,
+        ThreadPoolExecutor(len(asked)) as threads,
+    ):
+
+        def answer(model: str, question: str) -> str | None:
+            made = client.chat.completions.create(
+                model=model,
+                messages=[{"role": "user", "content": question}],
+                temperature=0,
+                max_tokens=40,
+            )
+            return made.choices[0].message.content
+
+        return list(threads.map(answer, *zip(*asked, strict=True)))
+
+
+@torch.inference_mode()
+def greedy_tokens(model: Any, output: RequestOutput) -> list[int]:
+    """What the model chooses after the prompt and after each token of the output but the last: the
+    same tokens, if those are its greedy answer.
+    """
+    prompt, tokens = list(output.prompt_token_ids or ()), list(output.outputs[0].token_ids)
+    logits = model(torch.tensor([prompt + tokens[:-1]])).logits[0, len(prompt) - 1 :]
+    chosen: list[int] = logits.argmax(-1).tolist()
+    return chosen
 
 
 def test_prompts_of_an_iterator_come_back_one_by_one(here: LLM, there: Any) -> None:
