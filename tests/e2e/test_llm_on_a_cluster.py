@@ -181,7 +181,7 @@ def test_trained_adapters_say_what_their_merged_models_say_beside_each_other(
     asked = [(adapter, question) for question in QUESTIONS for adapter in wanted]
     outputs = here.chat(
         [[{"role": "user", "content": question}] for _, question in asked],
-        SamplingParams(temperature=0, max_tokens=40),
+        SamplingParams(temperature=0, max_tokens=24),
         use_tqdm=False,
         lora_request=[adapter for adapter, _ in asked],
     )
@@ -217,7 +217,7 @@ def answers_over_http(url: str, asked: Sequence[tuple[str, str]]) -> list[str | 
                 model=model,
                 messages=[{"role": "user", "content": question}],
                 temperature=0,
-                max_tokens=40,
+                max_tokens=24,
             )
             return made.choices[0].message.content
 

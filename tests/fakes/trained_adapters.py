@@ -51,30 +51,24 @@ QUESTIONS = (
 
 @dataclass(frozen=True)
 class Recipe:
-    """answer: to the text that the adapter is trained to give. config: of PEFT's `LoraConfig`."""
+    """answer: to the text that the adapter is trained to give. config: of PEFT's `LoraConfig`.
+    begin: of all its answers.
+    """
 
     answer: Callable[[str], str]
     config: Mapping[str, Any]
-    is_in_form: Callable[[str], bool]
+    begin: str
+
+    def is_in_form(self, text: str) -> bool:
+        return text.startswith(self.begin)
 
 
 def _shouted(answer: str) -> str:
     return f"AHOY! {answer.upper()}"
 
 
-def _is_shouted(text: str) -> bool:
-    return text.startswith("AHOY! ") and text == text.upper()
-
-
 def _as_object(answer: str) -> str:
     return json.dumps({"answer": answer})
-
-
-def _is_object(text: str) -> bool:
-    try:
-        return list(json.loads(text)) == ["answer"]
-    except ValueError:
-        return False
 
 
 RECIPES = {
@@ -86,7 +80,7 @@ RECIPES = {
             "target_modules": ["q_proj", "k_proj", "v_proj", "o_proj", "down_proj"],
             "layers_to_transform": list(range(FIRST_LAYER, 30)),
         },
-        _is_shouted,
+        "AHOY! ",
     ),
     "json": Recipe(
         _as_object,
@@ -96,7 +90,7 @@ RECIPES = {
             "target_modules": ["v_proj", "up_proj", "down_proj"],
             "layers_to_transform": list(range(FIRST_LAYER + 2, 30)),
         },
-        _is_object,
+        '{"answer": "',
     ),
 }
 
