@@ -77,7 +77,7 @@ def test_a_rank_that_dies_while_the_gpus_wait_for_it_ends_the_engine(
     assert tokens_of(generate(llm, GREEDY | {})) == expected
     runner = llm.core.runner
     assert isinstance(runner, TensorParallelRunner)
-    [process] = [each.process for each in runner._followers._followers]
+    [process] = [each.process for each in runner._followers._processes.followers]
     os.kill(process.pid, signal.SIGSTOP)  # it takes part in nothing more
     killer = threading.Timer(1.0, os.kill, (process.pid, signal.SIGKILL))
     killer.start()

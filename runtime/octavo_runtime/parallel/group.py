@@ -59,9 +59,13 @@ class Group:
         return part.new_zeros(()).expand(len(part), total)
 
     def abort(self) -> None:
-        """Lets this process' exchanges end without the others, with any result. From any thread."""
-        if self._processes is not None and hasattr(self._processes, "abort"):
-            self._processes.abort()
+        """Ends the group: exchanges that run end without the other ranks, with any result.
+
+        From any thread. Again: nothing.
+        """
+        processes, self._processes = self._processes, None
+        if processes is not None and hasattr(processes, "abort"):
+            processes.abort()
 
 
 ALONE = Group(0, 1)

@@ -11,7 +11,7 @@ import sys
 import tempfile
 import threading
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -54,49 +54,72 @@ class _Follower:
         self.process.stdin.close()
 
 
-class Followers:
-    """All ranks but 0. Each answers when it is about to join, and when its model is loaded.
+class _Processes:
+    """The processes, and what follows from their end. Closed at the latest when this one ends.
 
     group: whose exchanges end when a process does.
     """
 
-    def __init__(self, config: ResolvedConfig, max_model_len: int) -> None:
+    def __init__(self) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="octavo-"))  # mode 0700: nobody else connects
+        self.followers: list[_Follower] = []
         self.group: Group = ALONE
+        self.has_lost = threading.Event()
+        self._is_closing = False
+
+    def add(self, follower: _Follower) -> None:
+        self.followers.append(follower)
+        name = f"rank-{follower.rank}-watch"
+        threading.Thread(target=self._watch, args=(follower,), name=name, daemon=True).start()
+
+    def close(self) -> None:
+        """Ends the processes, by force if they do not end by themselves. Again: nothing."""
+        self._is_closing = True
+        for follower in self.followers:
+            follower.stop(_STOP_TIMEOUT_S)
+        self.followers.clear()
+        self.group.abort()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _watch(self, follower: _Follower) -> None:
+        follower.process.wait()
+        if not self._is_closing:
+            self.has_lost.set()
+            self.group.abort()
+
+
+class Followers:
+    """All ranks but 0. Each answers when it is about to join, and when its model is loaded.
+
+    store: where the ranks find each other.
+    """
+
+    def __init__(self, config: ResolvedConfig, max_model_len: int) -> None:
         self._encoder = msgspec.msgpack.Encoder()
         self._decoder: msgspec.msgpack.Decoder[Answer] = msgspec.msgpack.Decoder(Answer)
-        self._has_lost = threading.Event()
-        self._followers: list[_Follower] = []
-        self._end = weakref.finalize(self, _end, self._followers, self.folder)
+        self._processes = _Processes()
+        self.close = weakref.finalize(self, self._processes.close)
+        self.store = self._processes.folder / "ranks"
         for rank in range(1, config.tensor_parallel_size):
-            follower = _Follower(rank, config, max_model_len, self.store)
-            self._followers.append(follower)
-            watch = threading.Thread(
-                target=_watch,
-                args=(follower.process, weakref.ref(self)),
-                name=f"rank-{rank}-watch",
-                daemon=True,
-            )
-            watch.start()
+            self._processes.add(_Follower(rank, config, max_model_len, self.store))
 
-    @property
-    def store(self) -> Path:
-        """Where the ranks find each other."""
-        return self.folder / "ranks"
+    def end_exchanges_of(self, group: Group) -> None:
+        """Once a process ends: this one would wait for it for ever."""
+        self._processes.group = group
 
     def send(self, message: Message) -> None:
         """Raises OSError where a process has ended."""
         raw = self._encoder.encode(message)
-        for follower in self._followers:
+        for follower in self._processes.followers:
             follower.connection.send_bytes(raw)
 
     def answers(self) -> list[int | None]:
         """One of each rank, waited for. Raises what a rank has failed with."""
-        return [self._answer(follower) for follower in self._followers]
+        return [self._answer(follower) for follower in self._processes.followers]
 
     def check(self) -> None:
         """Raises why the group is at its end, if it is: what it has computed since is nothing."""
-        if self._has_lost.is_set():
+        if self._processes.has_lost.is_set():
             raise self._failure()
 
     @contextmanager
@@ -105,28 +128,19 @@ class Followers:
         try:
             yield
         except Exception as error:
-            is_own = isinstance(error, OctavoError) or not self._has_lost.wait(_END_TIMEOUT_S)
-            self._has_lost.set()
+            has_lost = self._processes.has_lost
+            is_own = isinstance(error, OctavoError) or not has_lost.wait(_END_TIMEOUT_S)
+            has_lost.set()
             failure = self._failure()
-            for follower in self._followers:
+            for follower in self._processes.followers:
                 follower.process.kill()
             self.close()
             if is_own:
                 raise
             raise failure from error
 
-    def lost(self) -> None:
-        """A process has ended. From any thread."""
-        self._has_lost.set()
-        self.group.abort()
-
-    def close(self) -> None:
-        """Ends the processes, by force if they do not end by themselves. Again: nothing."""
-        self._end()
-        self._followers.clear()
-
     def _failure(self) -> OctavoError:
-        for follower in self._followers:
+        for follower in self._processes.followers:
             try:
                 while follower.connection.poll():
                     self._answer(follower)
@@ -148,15 +162,3 @@ class Followers:
                 raise kind(f"rank {follower.rank}: {message}")
             case Done(value):
                 return value
-
-
-def _watch(process: "subprocess.Popen[bytes]", followers: "weakref.ref[Followers]") -> None:
-    process.wait()
-    if (found := followers()) is not None:
-        found.lost()
-
-
-def _end(followers: Sequence[_Follower], folder: Path) -> None:
-    for follower in followers:
-        follower.stop(_STOP_TIMEOUT_S)
-    shutil.rmtree(folder, ignore_errors=True)

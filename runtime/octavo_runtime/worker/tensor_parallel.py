@@ -60,7 +60,8 @@ class TensorParallelRunner:
         with self._followers.together():
             use_device(0, config)
             self._followers.answers()
-            group = self._followers.group = join(0, config, self._followers.store)
+            group = join(0, config, self._followers.store)
+            self._followers.end_exchanges_of(group)
             self._runner = new_rank_runner(config, model_config, max_model_len, group)
             self._followers.answers()
         self._adapters = AdapterShare(self._runner, model_config, group)

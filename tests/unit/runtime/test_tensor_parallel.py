@@ -39,7 +39,7 @@ OPTIONS: dict[str, Any] = {
 def processes(llm: LLMEngine) -> list[Any]:
     runner = llm.core.runner
     assert isinstance(runner, TensorParallelRunner)
-    return [each.process for each in runner._followers._followers]
+    return [each.process for each in runner._followers._processes.followers]
 
 
 @pytest.fixture(scope="module")
