@@ -9,6 +9,12 @@ from tests.fakes.tiny_model import tiny_tokenizer
 from tests.integration.replica.harness import MODEL, Replica
 from tests.integration.router.test_tenants import tenants, usage_records
 
+from octavo_protocol.continuation import CONTINUE
+from octavo_protocol.hashing import SharedPrefix
+from octavo_protocol.overrides import PREFIX_HEADER, split_overrides
+from octavo_protocol.packed_ids import pack
+from octavo_router.tenancy.directory import load_directory
+
 pytestmark = pytest.mark.integration
 
 BLOCK_SIZE = 16
@@ -56,7 +62,7 @@ async def test_what_is_declared_is_cached_once_and_all_that_follows_for_each_ten
     sharers = {"tenants": ["one", "two"]}
     path = tenants(
         tmp_path,
-        *({"name": name} for name in ("one", "two", "stranger")),
+        *({"name": name, "may_override": ["replica"]} for name in ("one", "two", "stranger")),
         shared_prefixes=[
             {"name": "shop", "system": SYSTEM, **sharers},
             {"name": "guide", "text": GUIDE, **sharers},
@@ -76,6 +82,38 @@ async def test_what_is_declared_is_cached_once_and_all_that_follows_for_each_ten
         await until(lambda: len(usage_records(cluster)) == len(story))
         cached = [record.cached_tokens for record in usage_records(cluster)]
         assert cached == [expected for *_, expected in story]
-        assert await router.metric("octavo_router_cached_tokens_error_total") == 0
+
+        async def is_predicted() -> bool:
+            """Once the replica's events are here."""
+            key = {"authorization": "Bearer one-key"}
+            body = {"model": MODEL, **chat("never asked")}
+            async with router.client.post("/debug/route", json=body, headers=key) as response:
+                return bool((await response.json())["predicted_cached_tokens"] == system)
+
+        await until(is_predicted)
     finally:
         real.close()
+
+
+async def test_a_stream_that_goes_on_elsewhere_shares_what_it_shared(
+    cluster: RouterCluster, tmp_path: Path
+) -> None:
+    replicas = [await cluster.replica(name, takes_prompt_tokens=True) for name in "ab"]
+    for replica in replicas:
+        replica.behaviour.drop_after_chunks = 3
+    path = tenants(tmp_path, {"name": "one"}, shared_prefixes=[{"name": "guide", "text": GUIDE}])
+    router = await cluster.router(2, tenants=path, continue_patience_s=0.1)
+    headers = {"authorization": "Bearer one-key", PREFIX_HEADER: f"1/{'0' * 32}/mine"}
+    body = {"model": "fake", "prompt": GUIDE + "one", "stream": True}
+    async with router.client.post(TEXT, json=body, headers=headers) as response:
+        await response.read()
+    requests = [each for replica in replicas for each in replica.seen.requests]
+    assert {each.path for each in requests} == {TEXT, CONTINUE + TEXT}
+    told = [split_overrides(each.headers, each.body)[1].prompt_tokens for each in requests]
+    prefix = SharedPrefix.of(pack(tiny_tokenizer().encode(GUIDE.rstrip())), router_salt(path))
+    assert [each and each.shared for each in told] == [prefix] * len(requests)
+
+
+def router_salt(path: Path) -> str:
+    [prefix] = load_directory(path).shared_prefixes
+    return prefix.cache_salt
