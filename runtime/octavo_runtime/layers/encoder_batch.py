@@ -2,8 +2,6 @@
 
 from dataclasses import dataclass
 
-import numpy as np
-from numpy.typing import NDArray
 from torch import Tensor
 
 
@@ -16,8 +14,8 @@ class EncoderBatch:
         positions        |  0  1  2  |  0  1 |  0   1   2   3   |
         query_start_loc  0           3       5                  9
 
-    token_ids, positions: [num_tokens] int64. token_type_ids: alike; None: all 0.
-    query_start_loc: [num_prompts + 1] int32; query_start_loc_host: the same on the host.
+    token_ids, positions: [num_tokens] int32 or int64. token_type_ids: alike; None: all 0.
+    query_start_loc: [num_prompts + 1] int32; a prompt may be empty.
     max_seq_len: tokens of the longest prompt.
     """
 
@@ -25,5 +23,4 @@ class EncoderBatch:
     positions: Tensor
     token_type_ids: Tensor | None
     query_start_loc: Tensor
-    query_start_loc_host: NDArray[np.int32]
     max_seq_len: int

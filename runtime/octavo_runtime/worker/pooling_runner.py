@@ -13,19 +13,21 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.nn import functional
 
 from octavo_kernels.metadata import AttentionMetadata
 from octavo_protocol.pooling import PoolingParams
 from octavo_runtime.config import ResolvedConfig
 from octavo_runtime.layers.attention import ForwardBatch
-from octavo_runtime.layers.encoder_batch import EncoderBatch
 from octavo_runtime.layers.pooler import Pooler
 from octavo_runtime.layers.rotary import rotary_table
 from octavo_runtime.model_config import ModelConfig
 from octavo_runtime.models.registry import pooling_model_class
 from octavo_runtime.pooling import PoolingConfig, PoolPart
 from octavo_runtime.worker.adapted_model import AdaptedModel
+from octavo_runtime.worker.encoder_forward import EncoderForward, padded_size
 from octavo_runtime.worker.gpu.device_sampler import new_event
+from octavo_runtime.worker.gpu.encoder_graphs import EncoderGraphs, graph_keys
 from octavo_runtime.worker.gpu.host_weights import HostWeights
 from octavo_runtime.worker.prompt_so_far import PromptSoFar
 from octavo_runtime.worker.step_input import StepInput, StepSequence
@@ -95,7 +97,9 @@ class PoolingRunner(AdaptedModel):
         self.is_encoder: bool = pooling_model_class(model_config.architecture).is_encoder
         super().__init__(config, model_config, config.device)
         self.overlaps = self.device.type == "cuda"
-        if not self.is_encoder:
+        if self.is_encoder:
+            self._encoder = self._new_encoder(config)
+        else:
             table = rotary_table(model_config.rope, model_config.head_dim, max_model_len)
             self._cos_sin = table.to(self.device)
 
@@ -112,7 +116,9 @@ class PoolingRunner(AdaptedModel):
         lengths = [len(work.tokens.token_ids) for work in works]
         starts = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
         if self.is_encoder:
-            hidden = self._encode(works, starts, max(lengths))
+            hidden = self._encoder.run(
+                [work.tokens.token_ids for work in works], [work.token_type_ids for work in works]
+            )
         else:
             hidden = self._forward([work.tokens for work in works])
         parts, rows = self._parts(works, starts, hidden)
@@ -128,17 +134,19 @@ class PoolingRunner(AdaptedModel):
 
     def load_model(self) -> None:
         super().load_model()
-        head = self.model.head if self._pooling.labels else None
+        head = self._head if self._pooling.labels else None
         self.pooler = Pooler(self._pooling, head, self.device)
 
     def drop_model(self) -> None:
         self.__dict__.pop("pooler", None)
+        self._drop_graphs()
         self._host_weights = None
         super().drop_model()
         self._free_unused()
 
     def offload_model(self) -> None:
         if self.device.type == "cuda" and self._host_weights is None:
+            self._drop_graphs()
             self._host_weights = HostWeights(self.model)
             self._free_unused()
 
@@ -158,44 +166,53 @@ class PoolingRunner(AdaptedModel):
             return int(available * self._config.kv_memory_fraction)
         return self._gpu_memory_bytes()
 
+    @torch.inference_mode()
     def warm_up(self, max_model_len: int) -> None:
-        """Compiles kernels: a step of a few tokens, pooled in the default way."""
+        """Compiles kernels, and captures graphs: a step of a few tokens, pooled in the default way,
+        and one of the size of each graph.
+        """
+        if self.is_encoder and self.device.type == "cuda":
+            from octavo_kernels.gpu.rehearsal import rehearsal
+
+            with rehearsal():
+                self._encoder.run_each_graph()
+            self._encoder.run_each_graph()
+            self._encoder.capture()
         token_ids = [0] * min(_WARM_UP_TOKENS, max_model_len)
         table = () if self.is_encoder else range(-(-len(token_ids) // self.block_size))
         params = PoolingParams(task=self._pooling.task)
         work = PoolingWork(StepSequence(token_ids, 0, table), token_ids, params, is_last=True)
         self.launch([work]).result()
 
+    def _head(self, pooled: Tensor) -> Tensor:
+        """Logits of pooled rows; on a CPU, of few numbers of them: see `encoder_forward`."""
+        count = len(pooled)
+        if self.device.type == "cpu":
+            pooled = functional.pad(pooled, (0, 0, 0, padded_size(count) - count))
+        logits: Tensor = self.model.head(pooled)
+        return logits[:count]
+
+    def _new_encoder(self, config: ResolvedConfig) -> EncoderForward:
+        encoder = self.model_config.encoder
+        # Attention within a window is done by torch, which asks the device for lengths.
+        is_fixed = encoder is not None and encoder.modern is None
+        keys = graph_keys(config.max_num_batched_tokens) if config.cuda_graph_sizes else []
+        return EncoderForward(
+            lambda batch: self.model(batch),
+            self.device,
+            EncoderGraphs(keys if is_fixed else []),
+            max_model_len=self._max_model_len,
+            reads_types=encoder is not None and encoder.type_vocab_size > 1,
+        )
+
+    def _drop_graphs(self) -> None:
+        if self.is_encoder:
+            self._encoder.drop_graphs()
+
     def _build(self) -> nn.Module:
         kind = pooling_model_class(self.model_config.architecture)
         built: nn.Module = kind(self.model_config, self.dtype, len(self._pooling.labels))
         return built
-
-    def _encode(
-        self, works: Sequence[PoolingWork], starts: NDArray[np.int32], max_seq_len: int
-    ) -> Tensor:
-        token_ids = [token for work in works for token in work.tokens.token_ids]
-        lengths = np.diff(starts)
-        positions = np.arange(starts[-1]) - np.repeat(starts[:-1], lengths)
-        hidden: Tensor = self.model(
-            EncoderBatch(
-                token_ids=self._tensor(np.array(token_ids, dtype=np.int64)),
-                positions=self._tensor(positions.astype(np.int64)),
-                token_type_ids=self._token_types(works),
-                query_start_loc=self._tensor(starts),
-                query_start_loc_host=starts,
-                max_seq_len=max_seq_len,
-            )
-        )
-        return hidden
-
-    def _token_types(self, works: Sequence[PoolingWork]) -> Tensor | None:
-        if not any(work.token_type_ids for work in works):
-            return None
-        types: list[int] = []
-        for work in works:
-            types += work.token_type_ids or [0] * len(work.tokens.token_ids)
-        return self._tensor(np.array(types, dtype=np.int64))
 
     def _forward(self, sequences: Sequence[StepSequence]) -> Tensor:
         step = StepInput.build(sequences, self.block_size)

@@ -68,6 +68,5 @@ def encoder_batch(prompts: list[list[int]], types: list[list[int]] | None = None
         positions=torch.cat([torch.arange(len(prompt)) for prompt in prompts]),
         token_type_ids=None if types is None else torch.tensor([t for row in types for t in row]),
         query_start_loc=torch.from_numpy(starts),
-        query_start_loc_host=starts,
         max_seq_len=max(map(len, prompts)),
     )
