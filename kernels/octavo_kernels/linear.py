@@ -82,6 +82,9 @@ def linear_gelu(
         from octavo_kernels.cpu import linear as cpu
 
         return cpu.linear_gelu(x, packed.data, bias, form)
+    output = _few_rows(x, packed, bias=bias, gelu_form=form)
+    if output is not None:
+        return output
     return gelu(linear(x, packed, bias), approximate="tanh" if form == "tanh" else "none")
 
 
@@ -91,6 +94,7 @@ def _few_rows(
     *,
     bias: Tensor | None = None,
     is_gated: bool = False,
+    gelu_form: GeluForm | None = None,
 ) -> Tensor | None:
     """By a GPU kernel of our own; None where there is none for the case, or a slower one."""
     if packed.arrivals is None or x.dtype != packed.dtype or x.data_ptr() % 16:
@@ -110,5 +114,6 @@ def _few_rows(
         plan,
         bias=bias,
         is_gated=is_gated,
+        gelu=gelu_form,
     )
     return output.view(*x.shape[:-1], num_columns)

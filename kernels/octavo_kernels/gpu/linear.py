@@ -17,6 +17,7 @@ import triton
 from torch import Tensor
 from triton.tools.tensor_descriptor import TensorDescriptor
 
+from octavo_kernels.activation import GeluForm
 from octavo_kernels.gpu.linear_plans import SMALLEST_TILE, DotProducts, Plan, Streams, Tiles
 from octavo_kernels.gpu.linear_streams import dot_products, streams
 from octavo_kernels.gpu.linear_tiles import tiles
@@ -56,9 +57,10 @@ def linear(
     *,
     bias: Tensor | None = None,
     is_gated: bool = False,
+    gelu: GeluForm | None = None,
     overlap: bool = True,
 ) -> Tensor:
-    """x @ weight.T, then + bias, or silu(first half) * second half, as `plan` says.
+    """x @ weight.T, then + bias and gelu, or silu(first half) * second half, as `plan` says.
 
     x: [rows, in_features], contiguous, aligned to 16 bytes, rows as `plan` allows; weight:
     [out_features, in_features], one that `can_read`; arrivals: from `new_arrivals`, for one launch
@@ -75,6 +77,7 @@ def linear(
         "BLOCK_K": plan.block_k,
         "GATED": is_gated,
         "HAS_BIAS": bias is not None,
+        "GELU": gelu or "",
         "OVERLAP": overlap,
         "num_warps": plan.num_warps,
         "launch_pdl": overlap,

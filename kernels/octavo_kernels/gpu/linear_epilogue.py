@@ -7,6 +7,15 @@ import triton.language as tl
 
 
 @triton.jit
+def _gelu(x, FORM: tl.constexpr):
+    if FORM == "exact":
+        result = 0.5 * x * (1.0 + tl.erf(x * 0.7071067811865476))
+    else:  # 0.5 * (1 + tanh(y)) is sigmoid(2 * y)
+        result = x * tl.sigmoid(1.5957691216057308 * (x + 0.044715 * x * x * x))
+    return result
+
+
+@triton.jit
 def finish(
     product,  # [BLOCK_M, BLOCK_N] fp32
     up,  # alike; read where GATED
@@ -19,8 +28,11 @@ def finish(
     BLOCK_N: tl.constexpr,
     GATED: tl.constexpr,
     HAS_BIAS: tl.constexpr,
+    GELU: tl.constexpr,
 ):
-    """Store product + bias or silu(product) * up.
+    """Store product + bias, gelu(product + bias) or silu(product) * up.
+
+    GELU: "exact", "tanh" or "" for none.
 
     Rounds to the dtype of the output wherever the operations one by one would.
     """
@@ -36,4 +48,6 @@ def finish(
         gate = result.to(tl.float32)
         gate = (gate / (1.0 + tl.exp(-gate))).to(dtype).to(tl.float32)
         result = (gate * up.to(dtype).to(tl.float32)).to(dtype)
+    if GELU:
+        result = _gelu(result.to(tl.float32), GELU).to(dtype)
     tl.store(output_ptr + offsets, result, mask=inside)

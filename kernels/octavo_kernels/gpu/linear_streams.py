@@ -45,6 +45,7 @@ def streams(
     SLICES: tl.constexpr,
     GATED: tl.constexpr,
     HAS_BIAS: tl.constexpr,
+    GELU: tl.constexpr,
     OVERLAP: tl.constexpr,
 ):
     first_n = tl.program_id(0) * BLOCK_N
@@ -102,6 +103,7 @@ def streams(
         BLOCK_N,
         GATED,
         HAS_BIAS,
+        GELU,
     )
 
 
@@ -118,6 +120,7 @@ def dot_products(
     BLOCK_K: tl.constexpr,
     GATED: tl.constexpr,
     HAS_BIAS: tl.constexpr,
+    GELU: tl.constexpr,
     OVERLAP: tl.constexpr,
 ):
     first_n = tl.program_id(0) * BLOCK_N
@@ -162,4 +165,5 @@ def dot_products(
         BLOCK_N,
         GATED,
         HAS_BIAS,
+        GELU,
     )

@@ -46,6 +46,7 @@ def tiles(
     SPLITS: tl.constexpr,
     GATED: tl.constexpr,
     HAS_BIAS: tl.constexpr,
+    GELU: tl.constexpr,
     OVERLAP: tl.constexpr,
     PREFETCH: tl.constexpr,
 ):
@@ -119,4 +120,5 @@ def tiles(
             BLOCK_N,
             GATED,
             HAS_BIAS,
+            GELU,
         )

@@ -66,9 +66,9 @@ class EncoderForward:
             return self._graphs.replay(key)
         size = padded_size(num_tokens) if self._device.type == "cpu" else num_tokens
         key = GraphKey(size, len(prompts))
-        inputs = torch.from_numpy(_inputs(prompts, token_types, key))
+        inputs = _inputs(prompts, token_types, key)
         longest = max(size - num_tokens, *map(len, prompts))
-        memory = inputs.to(self._device, non_blocking=True)
+        memory = torch.from_numpy(inputs).to(self._device, non_blocking=True)
         return self._compute(_batch(memory, key, longest, has_types=any(token_types)))
 
     def run_each_graph(self) -> None:

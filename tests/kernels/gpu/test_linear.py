@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from octavo_kernels.activation import silu_and_mul
+from octavo_kernels.activation import GeluForm, silu_and_mul
 from octavo_kernels.linear import linear, linear_silu_and_mul, pack_linear_weight
 from octavo_kernels.reference import activation as reference
 
@@ -33,7 +33,8 @@ PLANS: dict[str, tuple[int, Plan]] = {  # and the most rows that each takes
     "streams, one slice": (32, Streams(32, 64, 64, 1, 4)),
     "dot products": (2, DotProducts(8, 128, 4)),
 }
-EPILOGUES = ["plain", "bias", "silu_and_mul"]
+FORMS: dict[str, GeluForm] = {"exact": "exact", "tanh": "tanh"}
+EPILOGUES = ["plain", "bias", "silu_and_mul", *FORMS]
 # The sum in fp32 is exact to ~1e-6 of its size; what is left is up to three roundings, each of
 # 2^-9 (bf16) of values no larger than the terms: the product, the activation, the result.
 BOUND = {torch.bfloat16: 3 * 2**-8, torch.float16: 3 * 2**-11}
@@ -80,9 +81,11 @@ def test_every_kernel_matches_fp32_and_repeats_its_bits(
         x = _randn(generator, num_rows, in_features, dtype=dtype, device=device)
         expected = F.linear(x.float(), weight.float())
         bias = None
-        if epilogue == "bias":
+        if epilogue in ("bias", *FORMS):
             bias = _randn(generator, out_features, dtype=dtype, device=device)
             expected += bias.float()
+        if epilogue in FORMS:
+            expected = F.gelu(expected, approximate=epilogue.replace("exact", "none"))
         if epilogue == "silu_and_mul":
             expected = reference.silu_and_mul(expected)
         arrivals = torch.zeros(16, dtype=torch.int32, device=device)
@@ -95,6 +98,7 @@ def test_every_kernel_matches_fp32_and_repeats_its_bits(
                 plan,
                 bias=bias,
                 is_gated=epilogue == "silu_and_mul",
+                gelu=FORMS.get(epilogue),
             )
             for _ in range(2)
         )
