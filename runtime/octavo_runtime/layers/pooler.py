@@ -9,6 +9,7 @@ Prompts that ask for the same go through each stage together.
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -83,9 +84,9 @@ class Pooler:
         """One row for each part: [len(parts), hidden_size]."""
         match self._config.seq_pooling_type:
             case "CLS":
-                return hidden[[part.start for part in parts]]
+                return hidden[_places([part.start for part in parts], hidden.device)]
             case "LAST":
-                return hidden[[part.stop - 1 for part in parts]]
+                return hidden[_places([part.stop - 1 for part in parts], hidden.device)]
             case "MEAN":
                 return _means(hidden, parts)
 
@@ -119,10 +120,16 @@ class Pooler:
         return rows[wanted]
 
 
+def _places(numbers: Sequence[int], device: torch.device) -> Tensor:
+    """int64, without waiting for what the device does."""
+    return torch.tensor(numbers).to(device, non_blocking=True)
+
+
 def _means(hidden: Tensor, parts: Sequence[PoolPart]) -> Tensor:
     """The mean row of each part, in fp32."""
     edges = sorted({0, len(hidden), *(p.start for p in parts), *(p.stop for p in parts)})
-    lengths = torch.tensor(edges).diff().to(hidden.device)
-    means = torch.segment_reduce(hidden.float(), "mean", lengths=lengths)
+    lengths = _places([stop - start for start, stop in pairwise(edges)], hidden.device)
+    # unsafe: the lengths' sum is not checked, for which it would wait for the device
+    means = torch.segment_reduce(hidden.float(), "mean", lengths=lengths, unsafe=True)
     place = {edge: index for index, edge in enumerate(edges)}
-    return means[[place[part.start] for part in parts]]
+    return means[_places([place[part.start] for part in parts], hidden.device)]
