@@ -61,14 +61,14 @@ class EncoderForward:
         num_tokens = sum(map(len, prompts))
         key = self._graphs.key_for(num_tokens, len(prompts))
         if key is not None:
-            inputs = _inputs(prompts, token_types, key)
-            self._memory[: len(inputs)].copy_(torch.from_numpy(inputs), non_blocking=True)
+            inputs = self._on_host(_inputs(prompts, token_types, key))
+            self._memory[: len(inputs)].copy_(inputs, non_blocking=True)
             return self._graphs.replay(key)
         size = padded_size(num_tokens) if self._device.type == "cpu" else num_tokens
         key = GraphKey(size, len(prompts))
-        inputs = _inputs(prompts, token_types, key)
+        inputs = self._on_host(_inputs(prompts, token_types, key))
         longest = max(size - num_tokens, *map(len, prompts))
-        memory = torch.from_numpy(inputs).to(self._device, non_blocking=True)
+        memory = inputs.to(self._device, non_blocking=True)
         return self._compute(_batch(memory, key, longest, has_types=any(token_types)))
 
     def run_each_graph(self) -> None:
@@ -82,6 +82,11 @@ class EncoderForward:
 
     def drop_graphs(self) -> None:
         self._graphs.drop()
+
+    def _on_host(self, inputs: NDArray[np.int32]) -> Tensor:
+        """In memory from which a GPU takes them later, without being waited for."""
+        tensor = torch.from_numpy(inputs)
+        return tensor.pin_memory() if self._device.type == "cuda" else tensor
 
     def _compute_static(self, key: GraphKey) -> Tensor:
         """Padding may be longer than any prompt; attention then leaves some of it out."""
