@@ -48,6 +48,6 @@ def finish(
         gate = result.to(tl.float32)
         gate = (gate / (1.0 + tl.exp(-gate))).to(dtype).to(tl.float32)
         result = (gate * up.to(dtype).to(tl.float32)).to(dtype)
-    if GELU:
+    if GELU != "":
         result = _gelu(result.to(tl.float32), GELU).to(dtype)
     tl.store(output_ptr + offsets, result, mask=inside)

@@ -72,7 +72,8 @@ class EncoderForward:
         return self._compute(_batch(memory, key, longest, has_types=any(token_types)))
 
     def run_each_graph(self) -> None:
-        """The step of each graph, all of it padding."""
+        """The step of each graph, without prompts."""
+        self._memory.zero_()  # to another graph, what a step has left are other numbers
         for key in self._graphs.keys:
             self._compute_static(key)
 
