@@ -119,14 +119,9 @@ def layer_norm(
         BLOCK=block,
         OVERLAP=can_overlap(rows.device),
         launch_pdl=can_overlap(rows.device),
-        num_warps=_layer_norm_warps(num_rows, block),
+        num_warps=min(16, max(1, block // 512)),
     )
     return out
-
-
-def _layer_norm_warps(num_rows: int, block: int) -> int:
-    """Of many rows each has as few as can hold it: more would wait for each other's sums."""
-    return min(16, max(1, block // (1024 if num_rows > 2048 else 512)))
 
 
 def _rows(x: Tensor) -> Tensor:
