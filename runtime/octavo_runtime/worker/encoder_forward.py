@@ -23,8 +23,11 @@ Compute = Callable[[EncoderBatch], Tensor]
 
 
 def padded_size(num_tokens: int) -> int:
-    """The next of 16 sizes between a power of two and the next one, which are 8 apart or more."""
-    step = max(8, 1 << (num_tokens - 1).bit_length() >> 5)
+    """The next of 16 sizes between a power of two and the next one, 8 apart or more; of 32 sizes
+    from 1,024 on, so that steps of long lists of prompts have little padding.
+    """
+    power = 1 << (num_tokens - 1).bit_length()
+    step = max(8, power >> (6 if power > 1024 else 5))
     return -(-num_tokens // step) * step
 
 
