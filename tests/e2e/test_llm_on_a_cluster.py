@@ -275,7 +275,7 @@ def test_what_goes_wrong_says_what(
         there.embed(["a"], use_tqdm=False)
     with pytest.raises(TypeError, match="expected BeamSearchParams"):
         there.beam_search(["a"], None)
-    with pytest.raises(NotFoundError, match="does not serve 'other'; it serves json, .*smollm2"):
+    with pytest.raises(NotFoundError, match=r"does not serve 'other'; it serves json, .*smollm2"):
         LLM("other", cluster=platform.url)
     with pytest.raises(TypeError, match="dtype is set where the model is served"):
         LLM("smollm2", cluster=platform.url, dtype="float32")
