@@ -16,15 +16,12 @@ from torch.nn.functional import pad
 
 
 class Group:
-    """rank: this process' place among `size`. processes: torch's process group; None: of one.
-    in_graphs: the same for what is captured.
-    """
+    """rank: this process' place among `size`. processes: torch's process group; None: of one."""
 
-    def __init__(self, rank: int, size: int, processes: Any = None, in_graphs: Any = None) -> None:
+    def __init__(self, rank: int, size: int, processes: Any = None) -> None:
         self.rank = rank
         self.size = size
         self._processes = processes
-        self._in_graphs = in_graphs
         self._abort_lock = threading.Lock()
 
     def all_reduce(self, x: Tensor) -> Tensor:
@@ -32,9 +29,7 @@ class Group:
         if self.size > 1:
             options = dist.AllreduceOptions()
             options.asyncOp = False
-            is_captured = self._in_graphs is not None and torch.cuda.is_current_stream_capturing()
-            processes = self._in_graphs if is_captured else self._processes
-            _wait(processes.allreduce([x], options))
+            _wait(self._processes.allreduce([x], options))
         return x
 
     def broadcast(self, x: Tensor) -> Tensor:
@@ -71,11 +66,9 @@ class Group:
         From any thread. Again: nothing, but the end of the first call is waited for.
         """
         with self._abort_lock:
-            both = self._processes, self._in_graphs
-            self._processes = self._in_graphs = None
-            for processes in both:
-                if hasattr(processes, "abort"):
-                    processes.abort()
+            processes, self._processes = self._processes, None
+            if processes is not None and hasattr(processes, "abort"):
+                processes.abort()
 
 
 ALONE = Group(0, 1)
@@ -88,24 +81,16 @@ def connect(rank: int, size: int, device: torch.device, store: Path) -> Group:
     A GPU's group is of the current device.
     """
     files = dist.FileStore(str(store), size)  # type: ignore[attr-defined]
-    both: list[Any]
+    processes: Any
     if device.type == "cuda":
         # Multicast memory gains nothing for sums this small, and not every machine has it.
         os.environ.setdefault("NCCL_NVLS_ENABLE", "0")
-        # With a communicator for graphs alone NCCL need not order these and others itself, which
-        # takes 15 us for each sum in a graph.
-        os.environ.setdefault("NCCL_GRAPH_MIXING_SUPPORT", "0")
-        both = [
-            dist.ProcessGroupNCCL(
-                dist.PrefixStore(name, files), rank, size, dist.ProcessGroupNCCL.Options()
-            )
-            for name in ("launched", "in graphs")
-        ]
+        processes = dist.ProcessGroupNCCL(files, rank, size, dist.ProcessGroupNCCL.Options())
     else:
-        both = [dist.ProcessGroupGloo(files, rank, size, _TIMEOUT)]
-    for processes in both:  # they connect now, not in a graph's capture
-        Group(rank, size, processes).all_reduce(torch.zeros(1, device=device))
-    return Group(rank, size, *both)
+        processes = dist.ProcessGroupGloo(files, rank, size, _TIMEOUT)
+    group = Group(rank, size, processes)
+    group.all_reduce(torch.zeros(1, device=device))  # connects now, not in a graph's capture
+    return group
 
 
 def _wait(work: Any) -> None:
