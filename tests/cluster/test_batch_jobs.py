@@ -36,6 +36,11 @@ def jobs(octavo: Installation, scripts: Scripts | None) -> Iterator[BatchJobs]:
         made.delete(found["metadata"]["name"])
 
 
+def is_under_way(status: Object) -> bool:
+    """The platform has made the batch."""
+    return status.get("phase") == "Running" and "batchId" in status
+
+
 def _line(i: int) -> Object:
     messages = [{"role": "user", "content": f"Tell a story about the number {i}."}]
     body = {"messages": messages, "max_tokens": 32, "temperature": 0}
@@ -49,7 +54,7 @@ def test_a_pod_that_is_killed_in_the_middle_costs_no_line_and_repeats_none(
     models.apply("smollm2")
     models.wait_until_ready("smollm2")
     made = jobs.apply("stories", target={"name": "smollm2"})
-    running = jobs.wait("stories", "running", lambda s: s.get("phase") == "Running")
+    running = jobs.wait("stories", "running", is_under_way)
     [pod] = jobs.pods("stories")
     killed = pod["metadata"]["name"]
     jobs.kube.delete("v1/Pod", killed, NAMESPACE, gracePeriodSeconds=0)
@@ -87,7 +92,7 @@ def test_deletion_cancels_the_batch_and_takes_the_job_away(
 ) -> None:
     models.apply("nowhere", podTemplate=NOWHERE)
     jobs.apply("endless", target={"name": "nowhere"})
-    status = jobs.wait("endless", "running", lambda s: s.get("phase") == "Running")
+    status = jobs.wait("endless", "running", is_under_way)
     found = jobs.kube.get(BATCH_JOB, "endless", NAMESPACE)
     assert found is not None
     assert conditions(found)["Running"]["reason"] == "InProgress"

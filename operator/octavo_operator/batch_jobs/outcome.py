@@ -84,8 +84,8 @@ def problem_of(pods: Sequence[KubernetesObject]) -> tuple[Reason, str] | None:
 
 
 def told_elsewhere(observed: ObservedBatchJob) -> str | None:
-    """What can be said of a batch that Redis of this installation does not have, while its pod runs
-    with a router that the spec names; None otherwise.
+    """What can be said of a batch that Redis of this installation does not have, or not yet, while
+    its pod runs with a router that the spec names; None otherwise.
     """
     url = text(observed.resource, "spec", "router", "url")
     pods = _newest_first(observed.pods)[:1]
@@ -93,8 +93,8 @@ def told_elsewhere(observed: ObservedBatchJob) -> str | None:
     if not url or not runs or observed.batch is not None or problem_of(pods) is not None:
         return None
     return (
-        f"pod {name(runs[0])} has the requests answered by {url}, whose batches this operator does "
-        "not see: lines are counted here when it ends"
+        f"pod {name(runs[0])} has the requests answered by {url}; lines are counted once the "
+        "operator sees the batch: where that router has another Redis, at the end"
     )
 
 

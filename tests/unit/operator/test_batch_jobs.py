@@ -134,7 +134,7 @@ def test_a_batch_of_a_platform_elsewhere_runs_while_its_pod_does() -> None:
     found = next(each for each in running["conditions"] if each["type"] == "Running")
     assert (found["status"], found["reason"]) == ("True", "InProgress")
     assert (
-        "answered by http://elsewhere, whose batches this operator does not see"
+        "answered by http://elsewhere; lines are counted once the operator sees the batch"
         in (found["message"])
     )
     assert status(pods=[pod(phase="Pending")])["phase"] == "Pending"
