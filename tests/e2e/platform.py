@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
+from typing import TypeVar
 
 import httpx
 import psutil
@@ -31,6 +32,8 @@ spec:
     maxModelLen: 4096
     kvCacheMemoryMib: 700
 """
+_RUNNING = "vllm:num_requests_running"
+T = TypeVar("T")
 
 
 class Platform:
@@ -97,6 +100,13 @@ class Platform:
                 return float(line.split()[1])
         raise AssertionError(f"the router has no metric {name}")
 
+    def busy_replica(self) -> str | None:
+        """One that runs requests; None: none does."""
+        for _, command in self._children():
+            if "--replica-id" in command and _num_running(_value(command, "--port")):
+                return _value(command, "--replica-id")
+        return None
+
     def kill_replica(self, replica_id: str | None = None) -> None:
         """SIGKILL for the API process of one replica, of any without an id; its engine process dies
         with it.
@@ -106,15 +116,17 @@ class Platform:
     def kill_redis(self) -> None:
         self._find("valkey-server", "redis-server").kill()
 
-    def wait_until(self, condition: Callable[[], bool], timeout_s: float) -> None:
+    def wait_until(self, condition: Callable[[], T], timeout_s: float) -> T:
+        """What `condition` gives when it holds."""
         deadline = time.monotonic() + timeout_s
-        while not condition():
+        while not (found := condition()):
             assert time.monotonic() < deadline, self._log.read_text()
             time.sleep(0.05)
+        return found
 
     def _replica_ports(self) -> list[str]:
         commands = [command for _, command in self._children()]
-        return [each[each.index("--port") + 1] for each in commands if "--replica-id" in each]
+        return [_value(each, "--port") for each in commands if "--replica-id" in each]
 
     def _children(self) -> Iterator[tuple[psutil.Process, list[str]]]:
         """With their command lines; those that end meanwhile are left out."""
@@ -128,6 +140,15 @@ class Platform:
             if is_meant and any(Path(part).name in words for part in arguments[:4]):
                 return process
         raise AssertionError(f"no child process of octavo up has one of {words}")
+
+
+def _value(command: list[str], flag: str) -> str:
+    return command[command.index(flag) + 1]
+
+
+def _num_running(port: str) -> float:
+    lines = httpx.get(f"http://127.0.0.1:{port}/metrics").text.splitlines()
+    return sum(float(each.split()[-1]) for each in lines if each.startswith(_RUNNING))
 
 
 def _is_ready(port: str) -> bool:
