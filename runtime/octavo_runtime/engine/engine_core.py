@@ -125,7 +125,7 @@ class EngineCore(EngineCoreBase[EngineRequest]):
             num_graphs=self._runner.num_graphs,
         )
         self._launched: deque[_Launched] = deque()
-        self._rates, self._background_rates = StepRates(), StepRates()
+        self._rates = StepRates()
         self._background_pace = BackgroundPace()
         self._timing = LaunchTiming()
         self._takes_more = True  # the last step left nobody waiting, and places free
@@ -264,12 +264,8 @@ class EngineCore(EngineCoreBase[EngineRequest]):
         return self._background_pace.budget(
             now,
             has_foreground=self.scheduler.has_foreground,
-            tokens_per_s=self._prefill_tokens_per_s,
+            tokens_per_s=self._rates.prefill_tokens_per_s,
         )
-
-    @property
-    def _prefill_tokens_per_s(self) -> float:
-        return self._rates.prefill_tokens_per_s or self._background_rates.prefill_tokens_per_s
 
     def _launch(self, plan: StepPlan) -> _Launched:
         started = time.perf_counter()
@@ -313,10 +309,11 @@ class EngineCore(EngineCoreBase[EngineRequest]):
         plan = launched.plan
         num_decodes = sum(item.start >= item.sequence.num_prompt_tokens for item in plan.scheduled)
         self._num_steps += 1
-        # Short steps, as background work makes them, take longer for each token.
-        rates = self._background_rates if plan.has_background else self._rates
-        rates.add(
-            plan.num_tokens, num_decodes, ended - max(launched.started, self._last_step_ended)
+        self._rates.add(
+            plan.num_tokens,
+            num_decodes,
+            ended - max(launched.started, self._last_step_ended),
+            has_background=plan.has_background,
         )
         self._last_step_ended = ended
 
@@ -331,9 +328,8 @@ class EngineCore(EngineCoreBase[EngineRequest]):
             background_waiting=scheduler.waiting.num_background,
             background_waiting_tokens=scheduler.num_background_uncomputed_tokens,
             kv_usage=1 - pool.num_free / pool.num_blocks,
-            prefill_tokens_per_s=self._prefill_tokens_per_s,
-            decode_tokens_per_s=self._rates.decode_tokens_per_s
-            or self._background_rates.decode_tokens_per_s,
+            prefill_tokens_per_s=self._rates.prefill_tokens_per_s,
+            decode_tokens_per_s=self._rates.decode_tokens_per_s,
             preemptions_total=scheduler.num_preemptions,
             prefix_queried_tokens_total=scheduler.num_queried_tokens,
             prefix_hit_tokens_total=scheduler.num_hit_tokens,

@@ -130,7 +130,7 @@ class PoolingCore(EngineCoreBase[PoolingRequest]):
         )
         self._launched: deque[_Launched] = deque()
         self._notices: list[PoolingResult] = []  # results of no step, or of one that was waited for
-        self._rates, self._background_rates = StepRates(), StepRates()
+        self._rates = StepRates()
         self._background_pace = BackgroundPace()
         self._num_steps = 0
         self._last_step_ended = 0.0  # perf_counter
@@ -224,12 +224,8 @@ class PoolingCore(EngineCoreBase[PoolingRequest]):
         return self._background_pace.budget(
             now,
             has_foreground=self.scheduler.has_foreground,
-            tokens_per_s=self._tokens_per_s,
+            tokens_per_s=self._rates.prefill_tokens_per_s,
         )
-
-    @property
-    def _tokens_per_s(self) -> float:
-        return self._rates.prefill_tokens_per_s or self._background_rates.prefill_tokens_per_s
 
     def _reads_prefix_cache(self, request: PoolingRequest) -> bool:
         """Whether the last token's hidden state is all that is needed."""
@@ -272,10 +268,12 @@ class PoolingCore(EngineCoreBase[PoolingRequest]):
         ended = time.perf_counter()
         num_tokens = sum(chunk.num_tokens for chunk in launched.chunks)
         self._num_steps += 1
-        # Short steps, as background work makes them, take longer for each token.
-        has_background = any(chunk.prompt.is_background for chunk in launched.chunks)
-        rates = self._background_rates if has_background else self._rates
-        rates.add(num_tokens, 0, ended - max(launched.started, self._last_step_ended))
+        self._rates.add(
+            num_tokens,
+            0,
+            ended - max(launched.started, self._last_step_ended),
+            has_background=any(chunk.prompt.is_background for chunk in launched.chunks),
+        )
         self._last_step_ended = ended
 
     def _stats(self) -> EngineStats:
@@ -289,7 +287,7 @@ class PoolingCore(EngineCoreBase[PoolingRequest]):
             background_waiting=scheduler.waiting.num_background,
             background_waiting_tokens=scheduler.num_background_uncomputed_tokens,
             kv_usage=0.0 if pool is None else 1 - pool.num_free / pool.num_blocks,
-            prefill_tokens_per_s=self._tokens_per_s,
+            prefill_tokens_per_s=self._rates.prefill_tokens_per_s,
             preemptions_total=scheduler.num_preemptions,
             prefix_queried_tokens_total=scheduler.num_queried_tokens,
             prefix_hit_tokens_total=scheduler.num_hit_tokens,
